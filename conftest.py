@@ -1,0 +1,3 @@
+"""Hooks of this repository only; what users get is in `melcheck.plugin`."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,407 @@
+"""How an audio file becomes a waveform: decoded, mixed to mono, resampled, cut to length.
+
+A waveform is `[1, samples]`, float32, full scale +-1. TorchCodec decodes where FFmpeg's shared
+libraries load, soundfile where they do not; `decoder_name` says which. MP3 is left to soundfile
+everywhere: at 24 kHz FFmpeg 5.1.9 differs by up to 0.09 from mpg123, which libsndfile uses, and
+from libmad, and those two agree within 1.3e-6. Resampling is `torchaudio.functional.resample`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import re
+import stat
+import struct
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from melcheck.config import MelCheckConfig
+
+__all__ = ["AudioError", "LoadedAudio", "decoder_name", "load_audio"]
+
+# Samples that a lossy format may hold less than its header promises: encoder delay and padding
+# amount to at most a few frames of 1152 samples. WAV and FLAC are held to the sample.
+_LOSSY_SLACK_SAMPLES = 4 * 1152
+_EXACT_SUFFIXES = frozenset({".wav", ".flac"})
+
+# torchaudio.functional.resample's defaults, from which the reach of its kernel follows.
+_LOWPASS_FILTER_WIDTH = 6
+_ROLLOFF = 0.99
+# Elements of the polyphase kernel above which a rate is refused. The worst rate just below it,
+# 47,997 Hz to 24,000, was measured at 2.1 GB and 5 s.
+_MAX_KERNEL_ELEMENTS = 2**27
+
+_SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".opus"})
+_FORMATS_HINT = " With FFmpeg installed, TorchCodec reads more formats than soundfile."
+
+# What libsndfile says of a length that the header does not give (SF_COUNT_MAX), and its number for
+# an MP3 without a frame in it, whose text speaks of a missing file instead.
+_UNKNOWN_LENGTH = 2**63 - 1
+_SNDFILE_NO_MP3_FRAME = 7
+
+# Where in TorchCodec's source an error of FFmpeg was noticed, with which its message begins.
+_SOURCE_PLACE = re.compile(r"^[^\n]*?\.(?:cpp|h):\d+, ")
+
+# Containers that are a list of chunks: byte order of the lengths, name of the chunk of samples.
+_CONTAINERS = {
+    b"RIFF": ("<", b"data"),
+    b"RF64": ("<", b"data"),
+    b"BW64": ("<", b"data"),
+    b"FORM": (">", b"SSND"),
+}
+# A writer that streams cannot know the length and leaves a value from here up, which promises
+# nothing. In RF64 a length of all ones means that the chunk `ds64` has it, in 64 bits.
+_STREAMING_LENGTH = 0x7FFF_F000
+_LENGTH_IN_DS64 = 0xFFFF_FFFF
+_STREAMING_LENGTH_64 = 2**63 - 1
+
+
+class AudioError(ValueError):
+    """An audio file that cannot be used; the message names the file and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAudio:
+    """A waveform and where it came from.
+
+    Attributes:
+        waveform: `[1, samples]`, float32, full scale +-1, at `sample_rate`.
+        sample_rate: Hz of `waveform`.
+        valid_samples: How many samples, from the start, come from the file; the rest is padding.
+        source_sample_rate: Hz of the file.
+        source_channels: Channels of the file, of which `waveform` is the mean.
+        decoder: What decoded it, as `decoder_name` gives it.
+    """
+
+    waveform: Tensor
+    sample_rate: int
+    valid_samples: int
+    source_sample_rate: int
+    source_channels: int
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    samples: Tensor  # [channels, samples]
+    sample_rate: int
+
+
+def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
+    """Read the start of an audio file as a mono waveform at the wanted rate.
+
+    Only what `config.target_duration` needs is decoded, plus the reach of the resampler's kernel,
+    so that the result is that of reading the whole file and cutting it.
+
+    Args:
+        config: The file, the rate in Hz, the duration in seconds, and whether to pad.
+        min_samples: The fewest samples of signal, at `config.target_sr`, that are of use:
+            `MelRecipe.min_samples` for audio that a mel is taken of.
+
+    Returns:
+        The waveform, `[1, samples]`: exactly `config.target_samples` when the file is that long or
+        `config.pad_short` is set, else all that the file has.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        AudioError: A folder, a file that cannot be read or decoded, one with fewer than
+            `min_samples` samples, one with NaN or infinite samples, or a truncated one: a WAV or
+            AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
+            bears no sign of the cut and counts as a shorter clip.
+    """
+    path = config.audio_path
+    decoder = _soundfile_name() if _is_mp3(_checked_head(path)) else decoder_name()
+    decoded = _decode(path, config, decoder)
+    if decoded.samples.shape[-1] == 0:
+        raise _no_samples(path)
+    _check_finite(path, decoded)
+    waveform = decoded.samples.mean(dim=0, keepdim=True)
+    if decoded.sample_rate != config.target_sr:
+        _check_rates(path, decoded.sample_rate, config.target_sr)
+        waveform = torchaudio.functional.resample(
+            waveform, decoded.sample_rate, config.target_sr, _LOWPASS_FILTER_WIDTH, _ROLLOFF
+        )
+    target_samples = config.target_samples
+    if target_samples is not None:
+        waveform = waveform[:, :target_samples]
+    valid_samples = waveform.shape[-1]
+    if valid_samples < min_samples:
+        raise _error(
+            path,
+            f"the clip must have at least {min_samples} samples at {config.target_sr} Hz, "
+            f"got {valid_samples}: shorter ones have no mel. Use a longer clip.",
+        )
+    if config.pad_short and target_samples is not None and valid_samples < target_samples:
+        waveform = torch.nn.functional.pad(waveform, (0, target_samples - valid_samples))
+    return LoadedAudio(
+        waveform=waveform.contiguous(),
+        sample_rate=config.target_sr,
+        valid_samples=valid_samples,
+        source_sample_rate=decoded.sample_rate,
+        source_channels=decoded.samples.shape[0],
+        decoder=decoder,
+    )
+
+
+def decoder_name() -> str:
+    """Return the decoder of all but MP3: "torchcodec 0.17.0, FFmpeg 5" or "soundfile ...".
+
+    TorchCodec counts as usable when it decodes a short WAV held in memory: being importable says
+    nothing, since it looks for FFmpeg's libraries only when it first decodes.
+    """
+    return _torchcodec_name() or _soundfile_name()
+
+
+@functools.cache
+def _torchcodec_name() -> str | None:
+    try:
+        # torchcodec raises RuntimeError, at import or at first use, when FFmpeg does not load.
+        import torchcodec
+        from torchcodec.decoders import AudioDecoder
+
+        AudioDecoder(_probe_wav()).get_all_samples()
+    except (ImportError, OSError, RuntimeError):
+        return None
+    ffmpeg = getattr(torchcodec, "ffmpeg_major_version", None)
+    return f"torchcodec {torchcodec.__version__}, FFmpeg {ffmpeg or 'of unknown version'}"
+
+
+def _soundfile_name() -> str:
+    import soundfile
+
+    return f"soundfile {soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}"
+
+
+def _shown(path: Path) -> str:
+    # A line break would tear the message apart, and a byte that is no UTF-8 cannot be printed.
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _error(path: Path, message: str) -> AudioError:
+    return AudioError(f"{_shown(path)}: {message}")
+
+
+def _no_samples(path: Path) -> AudioError:
+    return _error(
+        path,
+        "the file holds no samples: it is empty, truncated or a recording that "
+        "was never finished. Use a clip with sound in it.",
+    )
+
+
+def _probe_wav() -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(8000)
+        writer.writeframes(bytes(1600))
+    return buffer.getvalue()
+
+
+def _is_mp3(head: bytes) -> bool:
+    # An ID3 tag, or a frame: 11 bits set, two of version, and 01 for Layer III.
+    return head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE6 == 0xE2)
+
+
+def _checked_head(path: Path) -> bytes:
+    """Return the first bytes of a file that holds what its header promises."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise _error(path, "expected an audio file, got a folder. Name a file in it.")
+        if not stat.S_ISREG(mode):
+            raise _error(
+                path,
+                "expected an audio file, got a pipe or a device. Save the sound to a file first.",
+            )
+        with path.open("rb") as file:
+            head = file.read(12)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{_shown(path)}: no such file. Check the path.") from None
+    except OSError as error:
+        raise _error(
+            path, f"the file cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from None
+    if not head:
+        raise _error(path, "the file is empty (0 bytes). Copy or download it again.")
+    if head[:4] in _CONTAINERS and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
+        _check_chunks(path, *_CONTAINERS[head[:4]])
+    return head
+
+
+def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
+    # A chunk is four letters, a length, that many bytes, padded to an even number. Decoders read a
+    # chunk of samples that is cut short without a word.
+    size = path.stat().st_size
+    streaming, long_length = _STREAMING_LENGTH, None
+    with path.open("rb") as file:
+        position = 12
+        while position + 8 <= size:
+            file.seek(position)
+            name, length = struct.unpack(f"{byte_order}4sI", file.read(8))
+            position += 8
+            if name == b"ds64" and length >= 16 and position + 16 <= size:
+                # The length of the file, then that of the samples.
+                long_length = struct.unpack("<QQ", file.read(16))[1]
+            if name == samples_chunk:
+                if length == _LENGTH_IN_DS64 and long_length is not None:
+                    streaming, length = _STREAMING_LENGTH_64, long_length
+                if length == 0:
+                    raise _no_samples(path)
+                held = size - position
+                if held < length < streaming:
+                    raise _error(
+                        path,
+                        f"the file is truncated: its header promises {length:,} "
+                        f"bytes of samples, it holds {held:,}. Copy or download it again.",
+                    )
+                return
+            position += length + length % 2
+
+
+def _decode(path: Path, config: MelCheckConfig, decoder: str) -> _Decoded:
+    with_torchcodec = decoder.startswith("torchcodec")
+    decode = _decode_torchcodec if with_torchcodec else _decode_soundfile
+    try:
+        return decode(path, config)
+    except AudioError:
+        raise
+    except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        other_format = path.suffix.lower() not in _SOUNDFILE_SUFFIXES
+        hint = "" if with_torchcodec or not other_format else _FORMATS_HINT
+        raise _error(
+            path,
+            f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is whole and "
+            f"what its name says, or convert it to WAV or FLAC.{hint}",
+        ) from None
+
+
+def _decode_torchcodec(path: Path, config: MelCheckConfig) -> _Decoded:
+    from torchcodec.decoders import AudioDecoder
+
+    # An absolute path: FFmpeg takes what precedes a colon in a relative one for a protocol.
+    source = str(path.absolute())
+    try:
+        decoder = AudioDecoder(source)
+        metadata = decoder.metadata
+        rate = metadata.sample_rate
+        if rate is None:
+            raise _error(path, "the file does not say its sampling rate. Convert it to WAV.")
+        wanted = _source_samples(rate, config)
+        if wanted is None:
+            samples = decoder.get_all_samples().data
+        else:
+            # A lossy stream begins late, by its encoder's delay: 1105 samples in an MP3.
+            stop_seconds = (wanted + _slack_samples(path)) / rate
+            samples = decoder.get_samples_played_in_range(0.0, stop_seconds).data[:, :wanted]
+    except RuntimeError as error:
+        # Its text begins with a place in its own source, and repeats the path.
+        text = _SOURCE_PLACE.sub("", str(error).replace(source, ""))
+        raise RuntimeError(" ".join(text.split())) from None
+    # FFmpeg guesses the length of a bare MPEG stream from its bit rate, and can be far off. In an
+    # MP3 whose header gives the length, that also gives the encoder's delay.
+    codec, delay_seconds = metadata.codec or "", metadata.begin_stream_seconds_from_header
+    header_seconds = metadata.duration_seconds_from_header
+    guessed = codec.startswith(("mp", "aac")) and not delay_seconds
+    if header_seconds is not None and not guessed:
+        _check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
+    return _Decoded(samples, rate)
+
+
+def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
+    import soundfile
+
+    promised = 0
+    wanted = None
+    try:
+        with soundfile.SoundFile(path) as file:
+            promised = file.frames
+            wanted = _source_samples(file.samplerate, config)
+            if wanted is None and promised == _UNKNOWN_LENGTH:
+                raise _unknown_length(path)
+            frames = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
+            # soundfile gives [samples, channels].
+            decoded = _Decoded(torch.from_numpy(frames.T.copy()), file.samplerate)
+    except soundfile.LibsndfileError as error:
+        if promised == _UNKNOWN_LENGTH:
+            raise _unknown_length(path) from None
+        # Its own text repeats the path, where that may hold a line break.
+        no_frame = error.code == _SNDFILE_NO_MP3_FRAME
+        reason = "No MPEG frame found." if no_frame else error.error_string
+        raise RuntimeError(reason.removeprefix("Error : ")) from None
+    _check_complete(path, len(frames), promised, wanted)
+    return decoded
+
+
+def _unknown_length(path: Path) -> AudioError:
+    return _error(
+        path,
+        "its header does not say how long it is, as when it was written to a pipe, and it ends "
+        "before target_duration or is damaged. Convert it to WAV, or install FFmpeg.",
+    )
+
+
+def _source_samples(source_rate: int, config: MelCheckConfig) -> int | None:
+    target_samples = config.target_samples
+    if target_samples is None:
+        return None
+    needed = math.ceil(target_samples * source_rate / config.target_sr)
+    return needed + _kernel_reach(source_rate, config.target_sr)
+
+
+def _kernel_reach(source_rate: int, target_rate: int) -> int:
+    # The windowed sinc has _LOWPASS_FILTER_WIDTH zero crossings on each side, at the rate
+    # _ROLLOFF * min(rates): so many source samples past the cut still reach the last one kept.
+    if source_rate == target_rate:
+        return 0
+    crossings_per_second = _ROLLOFF * min(source_rate, target_rate)
+    return math.ceil(_LOWPASS_FILTER_WIDTH * source_rate / crossings_per_second) + 1
+
+
+def _check_complete(path: Path, got: int, promised: int, wanted: int | None) -> None:
+    expected = promised if wanted is None else min(wanted, promised)
+    slack = _slack_samples(path)
+    if got < expected - slack:
+        # Where a bare MPEG stream gives no length, mpg123 guesses it from the first frames.
+        fix = "Copy or download it again" + (", or convert it to WAV." if slack else ".")
+        raise _error(
+            path,
+            f"the file is truncated: {expected:,} samples expected from its header, "
+            f"{got:,} decoded. {fix}",
+        )
+
+
+def _slack_samples(path: Path) -> int:
+    return 0 if path.suffix.lower() in _EXACT_SUFFIXES else _LOSSY_SLACK_SAMPLES
+
+
+def _check_finite(path: Path, decoded: _Decoded) -> None:
+    broken = ~torch.isfinite(decoded.samples).all(dim=0)
+    if broken.any():
+        first = int(broken.int().argmax())
+        raise _error(
+            path,
+            f"{int(broken.sum()):,} samples are NaN or infinite, the first at "
+            f"{first / decoded.sample_rate:.3f} s. Repair what wrote the file.",
+        )
+
+
+def _check_rates(path: Path, source_rate: int, target_rate: int) -> None:
+    divisor = math.gcd(source_rate, target_rate)
+    phases, stride = target_rate // divisor, source_rate // divisor
+    if phases * (stride + 2 * _kernel_reach(source_rate, target_rate)) > _MAX_KERNEL_ELEMENTS:
+        raise _error(
+            path,
+            f"{source_rate} Hz shares too small a divisor with {target_rate} Hz to be "
+            "resampled exactly. If the header is right, convert the file to a common rate first.",
+        )

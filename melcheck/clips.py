@@ -1,0 +1,204 @@
+"""Which audio files a run checks: a manifest with provenance, or files and folders of the user's.
+
+A manifest is a YAML file with a list `clips`, each entry with `name`, `file` (relative to the
+folder `audio` beside the manifest), `kind`, `sha256`, `source` and `licence`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Clip",
+    "ClipError",
+    "file_name",
+    "find_clips",
+    "load_manifest",
+    "sha256_file",
+]
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
+)
+"""What counts as audio in a folder. A file that is named outright may be called anything."""
+
+# A name of 255 bytes is the limit of most file systems. Half of it leaves room for what a caller
+# appends; a longer name is cut, and ends in this many digits of its hash to stay distinct.
+_MAX_NAME_BYTES = 120
+_HASH_DIGITS = 8
+
+# Names that Windows keeps for devices, with any suffix behind them.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
+_KINDS = ("speech", "music", "percussion", "sparse")
+
+
+class ClipError(ValueError):
+    """A path or a manifest that does not lead to clips; the message names it and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """An audio file and what is expected of it.
+
+    Attributes:
+        name: Unique in a run; part of test ids and of artifact paths.
+        path: The file.
+        kind: "speech", "music", "percussion" or "sparse" in a manifest; "user" for a file that the
+            user named.
+        sha256: Hash of the file that the manifest promises; None for a user's file.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    sha256: str | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether the sanity thresholds apply: to speech, and to all that a user brings."""
+        return self.kind in ("speech", "user")
+
+
+def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
+    """Return the audio files among `paths` and, recursively, in the folders among them.
+
+    Files keep the order of `paths`, and are sorted inside a folder; one that is met twice counts
+    once. Names are the files' stems, made unique by a number, also where capitals do not count.
+    Hidden files are passed over; a link that leads nowhere is not, so that it fails visibly.
+
+    Raises:
+        FileNotFoundError: A path that does not exist.
+        ClipError: A folder without audio.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in AUDIO_SUFFIXES
+                and not file.is_dir()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+            if not found:
+                known = ", ".join(sorted(AUDIO_SUFFIXES))
+                raise ClipError(f"{path}: no audio in this folder. Looked for {known}.")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
+    files = list(dict.fromkeys(files))
+    names = _unique_names(file.stem for file in files)
+    return tuple(Clip(name, file, "user") for name, file in zip(names, files, strict=True))
+
+
+def load_manifest(path: Path) -> tuple[Clip, ...]:
+    """Return the clips of a manifest, in its order.
+
+    Raises:
+        ClipError: A manifest that cannot be read, that is empty, or an entry that lacks a field,
+            has a name that is no file name or is taken, is of an unknown kind, or names a file
+            that is missing, outside the folder `audio` or has another hash.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ClipError(f"{path}: the manifest cannot be read ({error}).") from None
+    entries = document.get("clips") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ClipError(f"{path}: the manifest lists no clips. It must hold a list `clips`.")
+    clips = tuple(_clip_of_entry(path, entry) for entry in entries)
+    names = [clip.name.casefold() for clip in clips]
+    for clip in clips:
+        if names.count(clip.name.casefold()) > 1:
+            raise ClipError(
+                f"{path}: two clips are called {clip.name!r}. Names must be unique, also where "
+                "capitals do not count."
+            )
+    return clips
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file as 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def file_name(text: str) -> str:
+    """Return `text` as a name that any file system takes, of at most 120 bytes in UTF-8.
+
+    Letters of any script, digits, `_`, `.` and `-` stay; all else becomes a dash. What is too long
+    is cut and ends in a hash of the whole, so that two long names that begin alike stay apart.
+
+    Example:
+        >>> file_name("Take 3: the rain"), file_name("..."), file_name("aux.wav")
+        ('Take-3-the-rain', 'clip', '_aux.wav')
+    """
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-.") or "clip"
+    if _RESERVED.match(name):
+        name = f"_{name}"
+    encoded = name.encode()
+    if len(encoded) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    cut = encoded[: _MAX_NAME_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
+    return f"{cut.rstrip('-.')}-{digest}"
+
+
+def _clip_of_entry(manifest: Path, entry: object) -> Clip:
+    if not isinstance(entry, Mapping):
+        raise ClipError(
+            f"{manifest}: each clip must be a mapping with a name and a file, got {entry!r:.60}. "
+            "Begin the entry with '- name:'."
+        )
+    for key in ("name", "file", "kind", "sha256", "source", "licence"):
+        if not entry.get(key):
+            raise ClipError(
+                f"{manifest}: {entry.get('name', 'a clip')} lacks {key!r}. Add it to the entry."
+            )
+    name, kind = str(entry["name"]), str(entry["kind"])
+    if kind not in _KINDS:
+        raise ClipError(f"{manifest}: {name} must be of a kind in {_KINDS}, got {kind!r}.")
+    if name != file_name(name):
+        raise ClipError(
+            f"{manifest}: a name must do as a file name, got {name!r}. Use {file_name(name)!r}."
+        )
+    folder = manifest.parent / "audio"
+    path = folder / str(entry["file"])
+    # By its words only: a link inside the folder may lead to where a dataset is stored.
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise ClipError(
+            f"{manifest}: the file of {name} must lie in the folder 'audio' beside the manifest, "
+            f"got {entry['file']!r}. Copy it there."
+        )
+    if not path.is_file():
+        raise ClipError(f"{path}: the manifest lists this clip, but there is no such file.")
+    actual = sha256_file(path)
+    if actual != str(entry["sha256"]).lower():
+        raise ClipError(
+            f"{path}: sha256 must be {entry['sha256']}, got {actual}. Restore the file, or record "
+            "its new hash in the manifest and regenerate its goldens."
+        )
+    return Clip(name, path, kind, actual)
+
+
+def _unique_names(stems: Iterable[str]) -> list[str]:
+    names: list[str] = []
+    taken: set[str] = set()
+    for stem in stems:
+        base = file_name(stem)
+        name, number = base, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

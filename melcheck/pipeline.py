@@ -1,0 +1,262 @@
+"""The loop that melcheck checks: audio -> mel -> audio -> mel, through one vocoder.
+
+Shapes, for Vocos at 24 kHz and a clip of 3.0 s:
+
+    waveform                 [batch, samples]                  [1, 72000]
+    mel                      [batch, n_mels, frames]           [1, 100, 282]
+    reconstructed_waveform   [batch, (frames - 1) * 256]       [1, 71936]
+    reconstructed_mel        [batch, n_mels, frames]           [1, 100, 282]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from melcheck.audio import LoadedAudio, load_audio
+from melcheck.config import MelCheckConfig
+from melcheck.metrics import (
+    STFT_WINDOW_LENGTHS,
+    MelMetrics,
+    compare,
+    multi_resolution_stft_distance,
+)
+from melcheck.recipes import MelRecipe
+from melcheck.vocoders import Vocoder, VocoderInfo, load_vocoder
+
+__all__ = ["MelPipeline", "RoundTrip"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundTrip:
+    """All that one pass through the loop produced.
+
+    Attributes:
+        waveform: What went in, `[batch, samples]`.
+        mel: Its log-mel, `[batch, n_mels, frames]`, with `frames = recipe.frames(samples)`.
+        reconstructed_waveform: The decoded mel, `[batch, recipe.num_samples(frames)]`: up to
+            `hop_length - 1` samples shorter than `waveform`, by design.
+        reconstructed_mel: The log-mel of that, `[batch, n_mels, frames]`.
+        valid_samples: For each item, how many samples are signal; the rest is padding.
+        recipe: What the mels mean.
+        vocoder: Which vocoder decoded, from where, with which hash.
+        device: Where it ran.
+    """
+
+    waveform: Tensor
+    mel: Tensor
+    reconstructed_waveform: Tensor
+    reconstructed_mel: Tensor
+    valid_samples: tuple[int, ...]
+    recipe: MelRecipe
+    vocoder: VocoderInfo
+    device: torch.device
+
+    @property
+    def frame_mask(self) -> Tensor:
+        """Which frames count, `[batch, frames]`: those that begin before the padding does."""
+        counted = torch.tensor([self.recipe.frames(valid) for valid in self.valid_samples])
+        frames = torch.arange(self.mel.shape[-1])
+        return (frames < counted[:, None]).to(self.mel.device)
+
+    def metrics(self) -> tuple[MelMetrics, ...]:
+        """Measure the reconstructed mel of each item against the original; padding stays out."""
+        return compare(
+            self.mel,
+            self.reconstructed_mel,
+            log_floor=self.recipe.log_floor,
+            mask=self.frame_mask,
+        )
+
+    def waveform_distance(self) -> Tensor:
+        """Return the multi-resolution STFT distance of each item's waveforms, `[batch]`.
+
+        Window lengths longer than the shortest item are left out; without any, it is NaN.
+        """
+        shortest = min(*self.valid_samples, self.reconstructed_waveform.shape[-1])
+        fitting = [length for length in STFT_WINDOW_LENGTHS if length <= shortest]
+        if not fitting:
+            return torch.full((len(self.waveform),), torch.nan, dtype=torch.float64)
+        return multi_resolution_stft_distance(
+            self.waveform,
+            self.reconstructed_waveform,
+            window_lengths=fitting,
+            num_samples=self.valid_samples,
+        )
+
+
+class MelPipeline:
+    """Runs one configuration through one vocoder.
+
+    Args:
+        config: The audio file and how to read it.
+        vocoder: A name that `melcheck.vocoders.load_vocoder` knows ("embedded", "official",
+            "griffin-lim", a directory, a hub id), or a vocoder that is already loaded.
+        device: Where to run, for a vocoder given by name: "cpu", "cuda", "cuda:1".
+
+    Attributes:
+        config: As given.
+        vocoder: The loaded vocoder.
+        recipe: The recipe of the vocoder's mels.
+        device: Where everything runs.
+
+    Raises:
+        ValueError: `config.target_sr` is not the recipe's rate.
+        VocoderError: The vocoder cannot be loaded.
+
+    Example:
+        >>> pipeline = MelPipeline(MelCheckConfig("clip.wav"), vocoder="embedded")
+        >>> mel = pipeline.waveform2mel(torch.zeros(1, 72_000))
+        >>> list(mel.shape), list(pipeline.mel2waveform(mel).shape)
+        ([1, 100, 282], [1, 71936])
+    """
+
+    def __init__(
+        self,
+        config: MelCheckConfig,
+        *,
+        vocoder: str | Vocoder = "embedded",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        loaded = load_vocoder(vocoder, device=device) if isinstance(vocoder, str) else vocoder
+        if config.target_sr != loaded.recipe.sample_rate:
+            raise ValueError(
+                f"target_sr must be {loaded.recipe.sample_rate} Hz, the rate of the vocoder "
+                f"{loaded.info.name!r}, got {config.target_sr}. A mel of another rate is not the "
+                "mel that it was trained on."
+            )
+        self.config = config
+        self.vocoder = loaded
+        self.recipe = loaded.recipe
+        # A tensor says "cuda:0" where a vocoder may say "cuda", and to torch the two differ.
+        self.device = torch.empty(0, device=loaded.device).device
+
+    def load_audio(self) -> Tensor:
+        """Read the configured file.
+
+        Returns:
+            `[1, samples]`, float32, on the pipeline's device.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            AudioError: It cannot be used, or is too short to have a mel.
+        """
+        return self._load(self.recipe.min_samples).waveform
+
+    def waveform2mel(self, waveform: Tensor) -> Tensor:
+        """Extract the log-mel through the vocoder's own feature extractor.
+
+        Args:
+            waveform: `[batch, samples]`, float32, on the pipeline's device.
+
+        Returns:
+            `[batch, n_mels, frames]` in nats, `frames = recipe.frames(samples)`.
+
+        Raises:
+            ValueError: Another shape, dtype or device, or fewer than `recipe.min_samples` samples.
+        """
+        self._check_tensor("waveform", waveform, "[batch, samples]", 2)
+        self.recipe.frames(waveform.shape[-1])  # raises on a waveform that is too short
+        return self.vocoder.encode(waveform)
+
+    def mel2waveform(self, mel: Tensor) -> Tensor:
+        """Decode a log-mel to sound.
+
+        Args:
+            mel: `[batch, n_mels, frames]`, float32, nats, on the pipeline's device.
+
+        Returns:
+            `[batch, recipe.num_samples(frames)]`, full scale +-1. It carries no gradient: Vocos
+            decodes under `torch.inference_mode`. To train through it, call
+            `pipeline.vocoder.model.backbone` and `.head`.
+
+        Raises:
+            ValueError: Another shape, dtype or device, or a vocoder that returns another length.
+        """
+        bands = self.recipe.n_mels
+        self._check_tensor("mel", mel, f"[batch, {bands}, frames]", 3)
+        if mel.shape[1] != bands:
+            hint = (
+                "It looks like [batch, frames, n_mels]: use mel.transpose(1, 2)."
+                if mel.shape[2] == bands
+                else f"The recipe has {bands} bands."
+            )
+            raise ValueError(f"mel must be [batch, {bands}, frames], got {list(mel.shape)}. {hint}")
+        waveform = self.vocoder.decode(mel)
+        expected = [mel.shape[0], self.recipe.num_samples(mel.shape[2])]
+        if list(waveform.shape) != expected:
+            raise ValueError(
+                f"the vocoder {self.vocoder.info.name!r} must return {expected} for a mel of "
+                f"{list(mel.shape)}, got {list(waveform.shape)}. Its padding or hop is not that of "
+                "its feature extractor."
+            )
+        return waveform
+
+    def round_trip(
+        self, waveform: Tensor | None = None, *, valid_samples: Sequence[int] | None = None
+    ) -> RoundTrip:
+        """Go once round: audio -> mel -> audio -> mel.
+
+        Args:
+            waveform: `[batch, samples]`; None reads the configured file.
+            valid_samples: For each item of `waveform`, how many samples are signal; None means
+                all. Frames after them stay out of the metrics.
+
+        Raises:
+            FileNotFoundError: The configured file does not exist.
+            AudioError: The configured file cannot be used.
+            ValueError: A waveform of another shape, dtype, device or length, or `valid_samples`
+                that do not fit it.
+        """
+        if waveform is None:
+            if valid_samples is not None:
+                raise ValueError("valid_samples must be None when no waveform is given.")
+            audio = self._load(self.recipe.min_round_trip_samples)
+            waveform, valid_samples = audio.waveform, [audio.valid_samples]
+        mel = self.waveform2mel(waveform)
+        batch, samples = waveform.shape
+        shortest = self.recipe.min_round_trip_samples
+        if samples < shortest:
+            raise ValueError(
+                f"a waveform must have at least {shortest} samples to go round, got {samples}: "
+                "what is decoded from less is too short to have a mel. Use a longer clip."
+            )
+        valid = (samples,) * batch if valid_samples is None else tuple(valid_samples)
+        if len(valid) != batch or not all(shortest <= count <= samples for count in valid):
+            raise ValueError(
+                f"valid_samples must hold {batch} numbers from {shortest} to {samples}, "
+                f"got {list(valid)}."
+            )
+        decoded = self.mel2waveform(mel)
+        return RoundTrip(
+            waveform=waveform,
+            mel=mel,
+            reconstructed_waveform=decoded,
+            reconstructed_mel=self.waveform2mel(decoded),
+            valid_samples=valid,
+            recipe=self.recipe,
+            vocoder=self.vocoder.info,
+            device=self.device,
+        )
+
+    def _load(self, min_samples: int) -> LoadedAudio:
+        audio = load_audio(self.config, min_samples=min_samples)
+        return dataclasses.replace(audio, waveform=audio.waveform.to(self.device))
+
+    def _check_tensor(self, name: str, value: Tensor, shape: str, dimensions: int) -> None:
+        if value.dim() != dimensions:
+            hint = " Add the batch dimension with unsqueeze(0)." if value.dim() < dimensions else ""
+            raise ValueError(f"{name} must be {shape}, got {list(value.shape)}.{hint}")
+        if value.dtype != torch.float32:
+            raise ValueError(
+                f"{name} must be float32, got {value.dtype}. Convert it with .float(); integer "
+                "samples must also be divided by their full scale."
+            )
+        if value.device != self.device:
+            raise ValueError(
+                f"{name} must be on {self.device}, got {value.device}. Move it with .to()."
+            )
