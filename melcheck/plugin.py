@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["Golden", "Plan"]
 
 _MARKERS = {
-    "sanity": "the gate: each clip survives audio -> mel -> audio -> mel",
+    "sanity": "the gate: each clip of speech, and each of your own, survives the loop",
     "shapes": "tensors have the shapes that the recipe promises",
     "golden": "statistics of the mels are those on record",
     "artifacts": "pictures and files that a run leaves behind",
+    "mel_clips(which)": "only the clips that the thresholds apply to ('gated'), or the 'others'",
     "cuda": "runs on a CUDA device",
     "official": "runs the official weights, charactr/vocos-mel-24khz",
 }
@@ -195,6 +196,9 @@ def _make_plan(config: pytest.Config) -> Plan:
     else:
         raise pytest.UsageError("melcheck: no clips to check. Name some with --mel-audio PATH.")
 
+    if not any(clip.gated for clip in clips):
+        raise ValueError(f"{manifest}: no clip of speech, so that the gate would check nothing.")
+
     required = _names(config.getoption("mel_require"))
     for name in required:
         if name not in _REQUIRABLE:
@@ -321,9 +325,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not names:
         return
     plan = _plan(metafunc.config)
+    marker = metafunc.definition.get_closest_marker("mel_clips")
     for name in names:
         values = getattr(plan, _PARAMETRIZED[name])
-        metafunc.parametrize(name, [_param(plan, value) for value in values], indirect=True)
+        if name == "mel_clip" and marker:
+            values = [clip for clip in values if clip.gated == (marker.args == ("gated",))]
+        params = [_param(plan, value) for value in values]
+        if not params:
+            reason = "the thresholds apply to every clip of this run"
+            params = [pytest.param(None, id="none", marks=pytest.mark.skip(reason))]
+        metafunc.parametrize(name, params, indirect=True)
 
 
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
@@ -344,12 +355,13 @@ def _plan(config: pytest.Config) -> Plan:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note on each gate test which case it is, so that none can go missing from the summary."""
+    """Note on each test with a row which case it is, so that none goes missing from the summary."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec and item.get_closest_marker("sanity") and "mel_clip" in callspec.params:
+        if callspec and "mel_record" in getattr(item, "fixturenames", ()):
             clip, vocoder, device = (callspec.params[name] for name in _PARAMETRIZED)
-            item.user_properties.append((_CASE_PROPERTY, f"{clip.name} {vocoder} {device}"))
+            if clip is not None:
+                item.user_properties.append((_CASE_PROPERTY, f"{clip.name} {vocoder} {device}"))
 
 
 # Fixtures.

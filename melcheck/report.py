@@ -130,18 +130,18 @@ def table_text(rows: Iterable[CaseRow], *, width: int, colour: bool = False) -> 
     for row in rows:
         by_clip.setdefault(row.clip, []).append(row)
     devices = {row.device for group in by_clip.values() for row in group}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("clip", overflow="fold", min_width=16)
     for name in ("MAE", "MSE", "max", "SNR", "corr", "cSNR", "floor", "STFT"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column(" verdict", no_wrap=True)
     for clip, group in by_clip.items():
         table.add_row(Text(clip))
         for row in sorted(group, key=lambda row: row.outcome == "baseline"):
             place = f"  {row.vocoder}" + (f" {row.device}" if len(devices) > 1 else "")
             table.add_row(
                 *(Text(text) for text in (place, *_figures(row))),
-                Text(row.outcome, style=_STYLES.get(row.outcome, "")),
+                Text(f" {row.outcome}", style=_STYLES.get(row.outcome, "")),
                 style="dim" if row.outcome == "baseline" else "",
             )
     output = io.StringIO()

@@ -252,6 +252,8 @@ def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     end = next(number for number, line in enumerate(lines) if line.startswith("gates"))
     assert end - start > 2 * len(list(AUDIO.iterdir()))
     assert max(map(len, lines[start:end])) <= 80
+    verdicts = {line.rsplit(maxsplit=1)[-1] for line in lines[start + 2 : end - 1] if "0." in line}
+    assert verdicts <= {"passed", "failed", "baseline"}, "a verdict was cut off"
 
 
 def test_pictures_go_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
