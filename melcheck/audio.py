@@ -77,6 +77,7 @@ class LoadedAudio:
         valid_samples: How many samples, from the start, come from the file; the rest is padding.
         source_sample_rate: Hz of the file.
         source_channels: Channels of the file, of which `waveform` is the mean.
+        source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
     """
 
@@ -85,6 +86,7 @@ class LoadedAudio:
     valid_samples: int
     source_sample_rate: int
     source_channels: int
+    source_seconds: float
     decoder: str
 
 
@@ -92,6 +94,7 @@ class LoadedAudio:
 class _Decoded:
     samples: Tensor  # [channels, samples]
     sample_rate: int
+    source_seconds: float
 
 
 def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
@@ -136,7 +139,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         raise _error(
             path,
             f"the clip must have at least {min_samples} samples at {config.target_sr} Hz, "
-            f"got {valid_samples}: shorter ones have no mel. Use a longer clip.",
+            f"got {valid_samples}: shorter ones cannot be used. Use a longer clip.",
         )
     if config.pad_short and target_samples is not None and valid_samples < target_samples:
         waveform = torch.nn.functional.pad(waveform, (0, target_samples - valid_samples))
@@ -146,6 +149,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         valid_samples=valid_samples,
         source_sample_rate=decoded.sample_rate,
         source_channels=decoded.samples.shape[0],
+        source_seconds=decoded.source_seconds,
         decoder=decoder,
     )
 
@@ -315,7 +319,8 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> _Decoded:
     guessed = codec.startswith(("mp", "aac")) and not delay_seconds
     if header_seconds is not None and not guessed:
         _check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
-    return _Decoded(samples, rate)
+    seconds = math.nan if header_seconds is None or guessed else header_seconds
+    return _Decoded(samples, rate, seconds)
 
 
 def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
@@ -331,7 +336,8 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
                 raise _unknown_length(path)
             frames = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
             # soundfile gives [samples, channels].
-            decoded = _Decoded(torch.from_numpy(frames.T.copy()), file.samplerate)
+            seconds = math.nan if promised == _UNKNOWN_LENGTH else promised / file.samplerate
+            decoded = _Decoded(torch.from_numpy(frames.T.copy()), file.samplerate, seconds)
     except soundfile.LibsndfileError as error:
         if promised == _UNKNOWN_LENGTH:
             raise _unknown_length(path) from None

@@ -94,7 +94,7 @@ def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
             files.append(path)
         else:
             raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
-    files = list(dict.fromkeys(files))
+    files = list({file.resolve(): file for file in files}.values())
     names = _unique_names(file.stem for file in files)
     return tuple(Clip(name, file, "user") for name, file in zip(names, files, strict=True))
 

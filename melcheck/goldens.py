@@ -10,10 +10,13 @@ Each tolerance is an absolute one, in the statistic's own unit, with no relative
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,7 +26,13 @@ from melcheck.metrics import floor_share
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders import VocoderInfo
 
-__all__ = ["ENCODED_TOLERANCES", "RECONSTRUCTED_TOLERANCES", "mel_statistics", "provenance"]
+__all__ = [
+    "ENCODED_TOLERANCES",
+    "RECONSTRUCTED_TOLERANCES",
+    "Golden",
+    "mel_statistics",
+    "provenance",
+]
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -109,3 +118,106 @@ def provenance(
             "weights_sha256": vocoder.weights_sha256,
         }
     return depends_on
+
+
+class Golden:
+    """Holds statistics of a mel against what is on record.
+
+    `pytest --force-regen` rewrites what differs and fails, as always with pytest-regressions; a
+    golden that is absent is written and fails.
+
+    Args:
+        folder: Where goldens are kept.
+        data_regression: The fixture of pytest-regressions that compares provenance.
+        num_regression: The fixture that compares statistics.
+        complete: Whether every case must be on record here. Otherwise one that `check` is told
+            may be absent is skipped, visibly.
+        regenerating: Whether goldens are being written anew.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        data_regression: Any,
+        num_regression: Any,
+        *,
+        complete: bool = True,
+        regenerating: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._data_regression = data_regression
+        self._num_regression = num_regression
+        self._complete = complete
+        self._regenerating = regenerating
+
+    def check(
+        self,
+        name: str,
+        *,
+        provenance: dict[str, Any],
+        statistics: dict[str, list[float]],
+        tolerances: Mapping[str, float],
+        may_be_absent: bool = False,
+    ) -> None:
+        """Compare provenance first, then each statistic within its own tolerance.
+
+        Args:
+            name: Of the golden, without suffix.
+            provenance: What the statistics depend on; any difference is reported before a number.
+            statistics: As `mel_statistics` gives them.
+            tolerances: Absolute, for each statistic.
+            may_be_absent: Whether this case may be skipped where there is no golden of it.
+
+        Raises:
+            ValueError: Statistics without tolerance, or that are not finite.
+            AssertionError: A statistic outside its tolerance.
+            pytest.fail.Exception: Another provenance or other statistics than those on record, or
+                a golden that was absent or regenerated.
+        """
+        missing = set(statistics) - set(tolerances)
+        if missing:
+            raise ValueError(f"tolerances must cover every statistic, got none for {missing}.")
+        for key, values in statistics.items():
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}: {key} must be finite, got NaN or infinity. No golden.")
+        recorded = self._folder / f"{name}.csv"
+        if not recorded.is_file():
+            if may_be_absent and not self._complete and not self._regenerating:
+                pytest.skip(f"no golden {name} on record: --force-regen records one")
+        elif not self._regenerating:
+            self._check_names(recorded, statistics)
+        failures = []
+        try:
+            self._data_regression.check(dict(provenance), fullpath=self._folder / f"{name}.yml")
+        except AssertionError as error:
+            pytest.fail(
+                f"golden {name} was recorded under other conditions; its numbers were not "
+                "compared. If the change is meant, run with --force-regen and commit why.\n"
+                f"{error}",
+                pytrace=False,
+            )
+        except pytest.fail.Exception as written:
+            failures.append(str(written))
+        try:
+            # The columns have different lengths: pytest-regressions pads them with NaN.
+            self._num_regression.check(
+                dict(statistics),
+                fullpath=recorded,
+                tolerances={key: {"atol": atol, "rtol": 0.0} for key, atol in tolerances.items()},
+            )
+        except pytest.fail.Exception as written:
+            failures.append(str(written))
+        if failures:
+            pytest.fail("\n".join(failures), pytrace=False)
+
+    def _check_names(self, recorded: Path, statistics: Mapping[str, list[float]]) -> None:
+        # pytest-regressions looks at the columns that it is given: one that is gone from the code
+        # would never be missed.
+        with recorded.open(encoding="utf-8") as file:
+            names = set(file.readline().strip().split(",")[1:])
+        if names != set(statistics):
+            pytest.fail(
+                f"{recorded} must hold {sorted(statistics)}, got {sorted(names)}. If the change "
+                "is meant, run with --force-regen and commit why.",
+                pytrace=False,
+            )

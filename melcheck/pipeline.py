@@ -11,6 +11,7 @@ Shapes, for Vocos at 24 kHz and a clip of 3.0 s:
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ class RoundTrip:
         recipe: What the mels mean.
         vocoder: Which vocoder decoded, from where, with which hash.
         device: Where it ran.
+        audio: The file that `waveform` was read from; None where it came from elsewhere.
     """
 
     waveform: Tensor
@@ -55,10 +57,14 @@ class RoundTrip:
     recipe: MelRecipe
     vocoder: VocoderInfo
     device: torch.device
+    audio: LoadedAudio | None = None
 
     @property
     def frame_mask(self) -> Tensor:
-        """Which frames count, `[batch, frames]`: those that begin before the padding does."""
+        """Which frames count, `[batch, frames]`: as many as the signal alone would have.
+
+        With `center` those are the frames whose centre lies no later than the signal's end.
+        """
         counted = torch.tensor([self.recipe.frames(valid) for valid in self.valid_samples])
         frames = torch.arange(self.mel.shape[-1])
         return (frames < counted[:, None]).to(self.mel.device)
@@ -75,17 +81,20 @@ class RoundTrip:
     def waveform_distance(self) -> Tensor:
         """Return the multi-resolution STFT distance of each item's waveforms, `[batch]`.
 
-        Window lengths longer than the shortest item are left out; without any, it is NaN.
+        Window lengths longer than an item are left out for it; without any, it is NaN.
         """
-        shortest = min(*self.valid_samples, self.reconstructed_waveform.shape[-1])
-        fitting = [length for length in STFT_WINDOW_LENGTHS if length <= shortest]
+        return torch.cat([self._item_distance(item) for item in range(len(self.waveform))])
+
+    def _item_distance(self, item: int) -> Tensor:
+        samples = min(self.valid_samples[item], self.reconstructed_waveform.shape[-1])
+        fitting = [length for length in STFT_WINDOW_LENGTHS if length <= samples]
         if not fitting:
-            return torch.full((len(self.waveform),), torch.nan, dtype=torch.float64)
+            return torch.full((1,), torch.nan, dtype=torch.float64, device=self.device)
         return multi_resolution_stft_distance(
-            self.waveform,
-            self.reconstructed_waveform,
+            self.waveform[item : item + 1],
+            self.reconstructed_waveform[item : item + 1],
             window_lengths=fitting,
-            num_samples=self.valid_samples,
+            num_samples=[samples],
         )
 
 
@@ -119,21 +128,24 @@ class MelPipeline:
         self,
         config: MelCheckConfig,
         *,
-        vocoder: str | Vocoder = "embedded",
+        vocoder: str | os.PathLike[str] | Vocoder = "embedded",
         device: str | torch.device = "cpu",
     ) -> None:
-        loaded = load_vocoder(vocoder, device=device) if isinstance(vocoder, str) else vocoder
-        if config.target_sr != loaded.recipe.sample_rate:
+        if not isinstance(config, MelCheckConfig):
+            raise TypeError(f"config must be a MelCheckConfig, got {config!r}.")
+        if isinstance(vocoder, (str, os.PathLike)):
+            vocoder = load_vocoder(vocoder, device=device)
+        if config.target_sr != vocoder.recipe.sample_rate:
             raise ValueError(
-                f"target_sr must be {loaded.recipe.sample_rate} Hz, the rate of the vocoder "
-                f"{loaded.info.name!r}, got {config.target_sr}. A mel of another rate is not the "
+                f"target_sr must be {vocoder.recipe.sample_rate} Hz, the rate of the vocoder "
+                f"{vocoder.info.name!r}, got {config.target_sr}. A mel of another rate is not the "
                 "mel that it was trained on."
             )
         self.config = config
-        self.vocoder = loaded
-        self.recipe = loaded.recipe
+        self.vocoder: Vocoder = vocoder
+        self.recipe = vocoder.recipe
         # A tensor says "cuda:0" where a vocoder may say "cuda", and to torch the two differ.
-        self.device = torch.empty(0, device=loaded.device).device
+        self.device = torch.empty(0, device=vocoder.device).device
 
     def load_audio(self) -> Tensor:
         """Read the configured file.
@@ -212,6 +224,7 @@ class MelPipeline:
             ValueError: A waveform of another shape, dtype, device or length, or `valid_samples`
                 that do not fit it.
         """
+        audio = None
         if waveform is None:
             if valid_samples is not None:
                 raise ValueError("valid_samples must be None when no waveform is given.")
@@ -241,6 +254,7 @@ class MelPipeline:
             recipe=self.recipe,
             vocoder=self.vocoder.info,
             device=self.device,
+            audio=audio,
         )
 
     def _load(self, min_samples: int) -> LoadedAudio:

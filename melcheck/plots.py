@@ -33,6 +33,7 @@ __all__ = ["DifferencePicture", "MelPicture", "difference_figure", "mel_figure"]
 MEL_COLOURS = "magma"
 DIFFERENCE_COLOURS = "RdBu_r"
 
+_UNITS = {"e": "log-mel (nats)", "10": "log10-mel", None: "mel"}
 _TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 11000)
 _DPI = 100
 
@@ -116,7 +117,7 @@ class MelPicture:
         left.set_ylabel("Frequency (Hz)")
         scale = self.figure.add_axes((0.905, 0.13, 0.014, 0.69))
         bar = self.figure.colorbar(self._images[0], cax=scale, ticks=MaxNLocator(5))
-        bar.set_label("log-mel (nats)" if recipe.log_base == "e" else "log10-mel")
+        bar.set_label(_UNITS[recipe.log_base])
         self._title = _title(self.figure)
         self._canvas = _Canvas(self.figure, self._images, [scale, self._title])
 

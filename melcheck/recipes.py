@@ -127,6 +127,13 @@ class MelRecipe:
                 raise ValueError(f"{name} must be a {kind} number, got {value!r}.")
             # 1 and 1.0 are one recipe, with one digest.
             object.__setattr__(self, name, float(value))
+        if not isinstance(self.periodic, bool):
+            raise TypeError(f"periodic must be True or False, got {self.periodic!r}.")
+        rate = self.filterbank_rate
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
+            raise ValueError(f"filterbank_rate must be None or a whole number of Hz, got {rate!r}.")
+        if self.dynamic_range is not None and not 0 < self.dynamic_range < math.inf:
+            raise ValueError(f"dynamic_range must be None or positive, got {self.dynamic_range!r}.")
         if self.win_length > self.n_fft:
             raise ValueError(
                 f"win_length must be at most n_fft, got {self.win_length} > {self.n_fft}."
@@ -160,6 +167,8 @@ class MelRecipe:
         whole transform has to fit.
         """
         needed = max(1, self.n_fft - 2 * self.pad_samples)
+        if self.tail == "drop_last":
+            needed += self.hop_length
         if self.pad_mode == "reflect":
             needed = max(needed, self.pad_samples + 1)
         return needed

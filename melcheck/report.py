@@ -20,6 +20,8 @@ __all__ = ["CaseRow", "case_row", "legend", "table_text"]
 
 Outcome = Literal["passed", "failed", "measured", "baseline", "known miss"]
 
+# Resampling and the header of a lossy file may round a length by less than this.
+_SAME_LENGTH_SECONDS = 0.01
 _STYLES = {"passed": "green", "failed": "bold red", "known miss": "yellow"}
 
 
@@ -43,6 +45,9 @@ class CaseRow:
         floor_share: Share of the original mel's cells at the floor.
         stft_distance: Multi-resolution STFT distance of the waveforms.
         detail: The verdict in words.
+        checked_seconds: How much of the clip went round.
+        source_seconds: How long the whole file is; NaN where that is not known.
+        decoder: What read the file; empty for a waveform that came from elsewhere.
         artifacts: Folder with the pictures; empty where none were made.
         provenance: Which vocoder exactly: source, parameters and hash.
     """
@@ -59,18 +64,33 @@ class CaseRow:
     centred_snr_db: float
     floor_share: float
     stft_distance: float
+    checked_seconds: float
+    source_seconds: float
+    decoder: str = ""
     detail: str = ""
     artifacts: str = ""
     provenance: str = ""
 
+    def is_part(self) -> bool:
+        """Return whether the file is longer than what was checked."""
+        return self.source_seconds > self.checked_seconds + _SAME_LENGTH_SECONDS
+
     def to_json(self) -> str:
-        """Return the row as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        """Return the row as one line of JSON; what is not finite stands there as a string."""
+        values = dataclasses.asdict(self)
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = str(value)
+        return json.dumps(values, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> CaseRow:
         """Return the row that `to_json` wrote."""
-        return CaseRow(**json.loads(text))
+        values = json.loads(text)
+        for field in dataclasses.fields(CaseRow):
+            if field.type == "float":
+                values[field.name] = float(values[field.name])
+        return CaseRow(**values)
 
 
 def case_row(
@@ -95,6 +115,8 @@ def case_row(
     metrics = trip.metrics()[0]
     info = trip.vocoder
     size = f", {info.num_parameters / 1e6:.1f} M parameters" if info.num_parameters else ""
+    audio = trip.audio
+    checked = trip.valid_samples[0] / trip.recipe.sample_rate
     weights = f", sha256 {info.weights_sha256[:12]}" if info.weights_sha256 else ""
     return CaseRow(
         clip=clip,
@@ -109,6 +131,9 @@ def case_row(
         centred_snr_db=metrics.centred_snr_db,
         floor_share=metrics.reference_floor_share,
         stft_distance=float(trip.waveform_distance()[0]),
+        checked_seconds=checked,
+        source_seconds=checked if audio is None else audio.source_seconds,
+        decoder="" if audio is None else audio.decoder,
         detail="" if verdict is None else str(verdict),
         artifacts=artifacts,
         provenance=f"{info.source}{size}{weights}",
@@ -172,7 +197,7 @@ def legend(thresholds: Thresholds) -> str:
         f"gates on the log-mel: MAE < {thresholds.mae:g} nats, corr > {thresholds.pearson:g}, "
         f"SNR > {thresholds.snr_db:g} dB\n"
         "cSNR: SNR without the mel's mean; floor: share of the mel's cells at its floor;\n"
-        "STFT: distance of the waveforms at other windows; griffin-lim: untrained, not gated"
+        "STFT: distance of the waveforms at other windows; baseline: untrained, not gated"
     )
 
 

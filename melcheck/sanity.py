@@ -107,7 +107,15 @@ def judge(metrics: MelMetrics, thresholds: Thresholds | None = None) -> Verdict:
 
     Returns:
         A verdict that names each metric that missed, its value and its margin.
+
+    Raises:
+        TypeError: Anything but the metrics of one mel.
     """
+    if not isinstance(metrics, MelMetrics):
+        raise TypeError(
+            f"metrics must be the MelMetrics of one mel, got {type(metrics).__name__}. "
+            "A round trip has one for each item: trip.metrics()[0]."
+        )
     thresholds = thresholds or Thresholds()
     checks: tuple[tuple[str, float, float, Literal["below", "above"]], ...] = (
         ("mae", metrics.mae, thresholds.mae, "below"),
@@ -130,6 +138,6 @@ def judge(metrics: MelMetrics, thresholds: Thresholds | None = None) -> Verdict:
     if metrics.reference_floor_share >= thresholds.reference_floor_share:
         notes = (
             f"silent clip: {metrics.reference_floor_share:.1%} of its mel is at the floor, so the "
-            "other figures say nothing; use a clip with sound in it",
+            "other figures say nothing; use a clip with sound in it (channels in antiphase cancel)",
         )
     return Verdict(tuple(failures), notes)

@@ -21,10 +21,10 @@ from melcheck.config import MelCheckConfig
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
     RECONSTRUCTED_TOLERANCES,
+    Golden,
     mel_statistics,
     provenance,
 )
-from melcheck.plugin import Golden
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
 from melcheck.vocoders import VocosVocoder, load_vocoder
 
@@ -209,6 +209,24 @@ def test_other_audio_is_reported_before_any_number(golden: Golden, tmp_path: Pat
 def test_every_statistic_needs_a_tolerance(golden: Golden) -> None:
     with pytest.raises(ValueError, match="'mean'"):
         golden.check("x", provenance={}, statistics={"mean": [0.0]}, tolerances={})
+
+
+def test_a_statistic_that_is_gone_from_the_code_is_missed(golden: Golden) -> None:
+    clip = CLIPS["kokoro-kumo-en"]
+    statistics = mel_statistics(log_mel(waveform(clip))[0], VOCOS)
+    del statistics["floor_share"]
+    with pytest.raises(pytest.fail.Exception, match="must hold"):
+        golden.check(
+            f"{clip.name}.encoded",
+            provenance=provenance(clip, MelCheckConfig(clip.path), VOCOS),
+            statistics=statistics,
+            tolerances=ENCODED_TOLERANCES,
+        )
+
+
+def test_nan_is_never_put_on_record(golden: Golden) -> None:
+    with pytest.raises(ValueError, match="mean must be finite"):
+        golden.check("x", provenance={}, statistics={"mean": [torch.nan]}, tolerances={"mean": 1.0})
 
 
 def test_each_clip_has_both_goldens_and_no_golden_is_without_a_clip() -> None:

@@ -134,7 +134,7 @@ def test_every_bad_file_is_named_at_once(run: Run, tmp_path: Path) -> None:
         (["--mel-duration", "-1"], "target_duration must be a positive"),
         (["--mel-duration", "0"], "target_duration must be a positive"),
         (["--mel-duration", "nan"], "target_duration must be a positive"),
-        (["--mel-duration", "long"], "--mel-duration must be seconds, got 'long'"),
+        (["--mel-duration", "long"], "--mel-duration must be seconds, or all, got 'long'"),
         (["--mel-sample-rate", "22050"], "--mel-sample-rate must be 24000"),
         (["--mel-sample-rate", "fast"], "--mel-sample-rate must be a whole number of Hz"),
         (["--mel-vocoder", "oficial"], "Did you mean 'official'?"),
@@ -159,22 +159,27 @@ def test_an_artifacts_folder_that_is_a_file_is_refused(run: Run, tmp_path: Path)
 def test_an_artifacts_folder_that_cannot_be_written_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mode bits do not bind root, so the question itself is answered with no.
-    monkeypatch.setattr("os.access", lambda *_: False)
+    # Mode bits do not bind root, so the attempt itself is made to fail.
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("melcheck.plan.tempfile.TemporaryDirectory", refuse)
     errors = usage_error(run("--mel-audio", CLIP, "--mel-artifacts", tmp_path / "new"))
     assert "cannot be written" in errors
 
 
 def test_a_gate_without_clips_is_refused(run: Run) -> None:
     result = run("-m", "sanity")
-    assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    assert "--mel-audio PATH" in result.stdout.str() + result.stderr.str()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    output = result.stdout.str() + result.stderr.str()
+    assert "no clips to check. Name some with --mel-audio PATH." in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_was_named_and_is_absent_is_refused(run: Run) -> None:
     errors = usage_error(run("--mel-audio", CLIP, "--mel-device", "cuda"))
-    assert "sees no CUDA device" in errors
+    assert "sees 0 CUDA devices" in errors
 
 
 # What is absent is skipped with a reason, or fails where it is required.
@@ -205,6 +210,73 @@ def test_an_absent_cuda_device_fails_where_it_is_required(run: Run) -> None:
     result = run("--mel-audio", CLIP, "--mel-require", "cuda", "--mel-vocoder", "embedded")
     result.assert_outcomes(passed=1, errors=1)
     assert "cuda is required and missing" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--mel-vocoder", "embedded", "--mel-require", "official"),
+        pytest.param(
+            ("--mel-device", "cpu", "--mel-require", "cuda", "--mel-vocoder", "embedded"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+    ids=" ".join,
+)
+def test_what_is_required_is_planned_whatever_else_is_named(
+    run: Run, options: tuple[str, ...]
+) -> None:
+    result = run("--mel-audio", CLIP, *options)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "is required and missing" in result.stdout.str()
+
+
+def test_a_broken_cuda_device_that_was_named_fails(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device that works")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    result = run("--mel-audio", CLIP, "--mel-device", "cuda", "--mel-vocoder", "embedded")
+    assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def test_a_marker_of_clips_that_is_misspelt_is_refused(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.mel_clips("gatd")
+        def test_it(mel_clip):
+            pass
+    """)
+    result = run("--mel-audio", CLIP, "--mel-vocoder", "embedded")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_cases_that_did_not_run_are_counted(run: Run, tmp_path: Path) -> None:
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, torch.zeros(RATE).numpy(), RATE)
+    result = run("-x", "--mel-audio", silent, CLIP, "--mel-vocoder", "griffin-lim")
+    result.stdout.fnmatch_lines(["2 cases planned: 1 failed, 1 without a result"])
+
+
+def test_a_failure_names_its_likely_cause(run: Run, tmp_path: Path) -> None:
+    loud = tmp_path / "integers.wav"
+    samples, _ = soundfile.read(CLIP, dtype="float32")
+    soundfile.write(loud, 32768 * samples, RATE, subtype="FLOAT")
+    result = run("--mel-audio", loud, "--mel-vocoder", "embedded")
+    result.stdout.fnmatch_lines(["likely cause: the waveform is not scaled to +-1 *"])
+
+
+def test_a_clip_of_which_only_a_part_was_checked_says_so(run: Run) -> None:
+    output = run("--mel-audio", CLIP, "--mel-vocoder", "griffin-lim").stdout
+    output.fnmatch_lines(["only the start was checked *: kokoro-kumo-en 3.0 of 3.4"])
+
+
+def test_the_whole_clip_is_checked_when_asked_for(run: Run) -> None:
+    options = ("--mel-duration", "all", "--mel-vocoder", "griffin-lim")
+    assert "only the start" not in run("--mel-audio", CLIP, *options).stdout.str()
 
 
 # The plan, the table, the pictures.
@@ -247,10 +319,11 @@ def test_each_case_has_its_row_and_the_baseline_beside_it(run: Run) -> None:
 
 def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = run("--mel-audio", AUDIO, "--mel-vocoder", "embedded").stdout.lines
+    clips = [AUDIO / f"austen-{number}.flac" for number in ("0870", "0890", "0930")]
+    lines = run("--mel-audio", *clips, "--mel-vocoder", "embedded").stdout.lines
     start = next(number for number, line in enumerate(lines) if "verdict" in line)
     end = next(number for number, line in enumerate(lines) if line.startswith("gates"))
-    assert end - start > 2 * len(list(AUDIO.iterdir()))
+    assert end - start > 3 * len(clips)
     assert max(map(len, lines[start:end])) <= 80
     verdicts = {line.rsplit(maxsplit=1)[-1] for line in lines[start + 2 : end - 1] if "0." in line}
     assert verdicts <= {"passed", "failed", "baseline"}, "a verdict was cut off"

@@ -164,7 +164,7 @@ def test_silence_that_comes_back_perfectly_fails() -> None:
             _metrics(reference_floor_share=1.0),
             "failed: reference_floor_share 1 must be below 0.999, misses it by 0.001 | "
             "silent clip: 100.0% of its mel is at the floor, so the other figures say nothing; "
-            "use a clip with sound in it",
+            "use a clip with sound in it (channels in antiphase cancel)",
             id="silent",
         ),
     ],
