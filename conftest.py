@@ -18,4 +18,3 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("markexpr") != "sanity" or collection_path.suffix != ".py":
         return None
     return True if "mark.sanity" not in collection_path.read_text(encoding="utf-8") else None
-
