@@ -67,3 +67,27 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = melcheck.nothing
+
+
+def test_the_wheel_brings_the_plugin(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_where.py").write_text(
+        "import melcheck.plugin\n\n\n"
+        "def test_where(mel_round_trip):\n"
+        f"    assert melcheck.plugin.__file__.startswith({str(site)!r})\n"
+        "    assert list(mel_round_trip.mel.shape) == [1, 100, 282]\n"
+    )
+    clip = REPOSITORY / "fixtures" / "audio" / "kokoro-kumo-en.wav"
+    command = [sys.executable, "-m", "pytest", "-q", "--mel-vocoder", "embedded"]
+    result = subprocess.run(
+        [*command, "--mel-audio", str(clip)],
+        cwd=project,
+        env={"PYTHONPATH": str(site), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
