@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,68 @@ def pytest_collection_finish() -> None:
     at its end: a tenth of the time of the gate.
     """
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gather what the tests of faults record, in the process that prints."""
+    if not hasattr(config, "workerinput"):  # of pytest-xdist
+        config.pluginmanager.register(_KillMatrix(), "melcheck-kill-matrix")
+
+
+class _KillMatrix:
+    """Which gate caught which fault, printed at the end of a run."""
+
+    def __init__(self) -> None:
+        self.cases: dict[str, list[frozenset[str]]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the case out of a test's report, from whichever process."""
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name == "melcheck-fault":
+                    case = json.loads(str(value))
+                    self.cases[case["fault"]].append(frozenset(case["gates"]))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the matrix, faults that one gate alone sees, and gates that see nothing alone."""
+        if not self.cases:
+            return
+        from melcheck.faults import FAULTS
+        from melcheck.gates import GATES
+
+        write = terminalreporter.write_line
+        terminalreporter.section("melcheck: which gate catches which fault")
+        write("percent of the cases (severity x clip) of a fault; . is none, * is all of them")
+        for number, gate in enumerate(GATES):
+            write(f"  {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[number]} {gate}")
+        letters = "  ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(GATES)])
+        write(f"{'':32}cases  {letters}")
+        faults = [fault for fault in FAULTS if fault.name in self.cases]
+        for fault in faults:
+            fired = self.cases[fault.name]
+            shares = [sum(gate in gates for gates in fired) / len(fired) for gate in GATES]
+            cells = " ".join(_cell(share) for share in shares)
+            label = f"{fault.tier}{fault.row:<3}{fault.name}"
+            write(f"{label:32}{len(fired):5} {cells}{'' if fault.visible else '  (invisible)'}")
+        visible = [case for fault in faults if fault.visible for case in self.cases[fault.name]]
+        survivors = sum(not case for case in visible)
+        write(f"{len(visible)} cases of {len(faults)} faults, {survivors} survived")
+        single: dict[str, set[str]] = defaultdict(set)
+        alone: dict[str, int] = defaultdict(int)
+        for fault in faults:
+            for case in self.cases[fault.name]:
+                if len(case) == 1:
+                    [gate] = case
+                    alone[gate] += 1
+                    single[gate].add(fault.name)
+        for gate in GATES:
+            if alone[gate]:
+                write(f"{gate} alone, {alone[gate]} cases: {', '.join(sorted(single[gate]))}")
+        idle = [gate for gate in GATES if not alone[gate]]
+        write(f"catch nothing that no other gate catches: {', '.join(idle) or 'none'}")
+
+
+def _cell(share: float) -> str:
+    if share in (0.0, 1.0):
+        return " *" if share else " ."
+    return f"{min(99, max(1, round(100 * share))):2}"

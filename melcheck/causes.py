@@ -1,0 +1,217 @@
+"""The causes that forensics can name: a code, a title and the fix in one line for each.
+
+A code is kebab-case and stable: tests and reports refer to it. `profile:<name>` stands for a whole
+recipe of another project; `cause` accepts those too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CAUSES", "INDISTINGUISHABLE", "PROFILE_PREFIX", "Cause", "alike", "cause"]
+
+PROFILE_PREFIX = "profile:"
+"""What the code of a named profile begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What can be wrong with a mel.
+
+    Attributes:
+        code: Its stable name, kebab-case.
+        title: What it is, in a few words.
+        fix: What to do, in one line.
+    """
+
+    code: str
+    title: str
+    fix: str
+
+
+def _table(*rows: tuple[str, str, str]) -> dict[str, Cause]:
+    return {code: Cause(code, title, fix) for code, title, fix in rows}
+
+
+CAUSES = _table(
+    (
+        "power",
+        "the exponent of the magnitudes differs (energy against magnitude)",
+        "Set power=1; torchaudio's default is 2. Halving the log does not undo it.",
+    ),
+    (
+        "log-base",
+        "decimal logarithm where the natural one is expected",
+        "Take torch.log, or multiply this mel by ln 10 = 2.3026.",
+    ),
+    (
+        "decibels",
+        "decibels where nats are expected",
+        "Take torch.log of the mel; from 20 log10 it is a division by 8.6859.",
+    ),
+    ("no-log", "no logarithm was taken", "Take torch.log(mel.clip(min=floor))."),
+    (
+        "double-log",
+        "the logarithm was taken twice",
+        "Take it once; what the second one clipped is lost, so extract again.",
+    ),
+    (
+        "mel-scale",
+        "the bands lie on the other mel scale (Slaney against HTK)",
+        'Set mel_scale="htk" (librosa: htk=True).',
+    ),
+    (
+        "filter-norm",
+        "the filters are normalised to equal area",
+        "Set norm=None in the filterbank.",
+    ),
+    (
+        "padding",
+        "frames begin elsewhere: other padding at the ends",
+        "Use center=True; the extractor and the vocoder's head must agree.",
+    ),
+    ("hop-length", "another hop length", "Set hop_length to the recipe's value."),
+    ("n-fft", "another length of the transform", "Set n_fft to the recipe's value."),
+    ("win-length", "another length of the window", "Set win_length to the recipe's value."),
+    ("window", "another window", "Use the periodic Hann window (torch.hann_window's default)."),
+    ("f-max", "the highest band ends elsewhere", "Set f_max to the recipe's value."),
+    ("f-min", "the lowest band begins elsewhere", "Set f_min to the recipe's value."),
+    (
+        "filterbank-rate",
+        "the filters are laid out for another sampling rate",
+        "Pass sample_rate to MelSpectrogram; its default is 16000.",
+    ),
+    (
+        "pad-mode",
+        "the padding at the ends holds something else",
+        'Set pad_mode="reflect".',
+    ),
+    (
+        "stft-normalized",
+        "the STFT is divided by a property of its window",
+        "Set normalized=False.",
+    ),
+    (
+        "pre-emphasis",
+        "the waveform was pre-emphasised",
+        "Leave the pre-emphasis out of the front end.",
+    ),
+    (
+        "floor",
+        "another floor under the logarithm",
+        "Clip at the recipe's floor; some projects differ on purpose, then use their profile.",
+    ),
+    (
+        "gain",
+        "the waveform is louder or quieter by one factor",
+        "Undo the level change before the mel, or leave loudness normalisation out.",
+    ),
+    (
+        "int16-scale",
+        "the samples are integers, not within +-1 (or were scaled down twice)",
+        "Divide int16 samples by 32768, once.",
+    ),
+    (
+        "stereo-sum",
+        "the channels were added, not averaged",
+        "Mix down with waveform.mean(dim=0).",
+    ),
+    (
+        "normalisation",
+        "the mel is normalised: shifted and scaled as a whole",
+        "Undo the normalisation before decoding, with the statistics that were used.",
+    ),
+    (
+        "sample-rate",
+        "the waveform has another sampling rate than the recipe says",
+        "Resample to the recipe's rate before the mel; trust the file's header, not a default.",
+    ),
+    (
+        "frame-shift",
+        "the mel is early or late against the audio",
+        "Trim the decoder's delay (MP3: 528, 1105 or more samples), or align the frames.",
+    ),
+    (
+        "axes-transposed",
+        "bands and frames are swapped",
+        "Swap them: mel.transpose(-1, -2).",
+    ),
+    ("frequency-flipped", "the bands are upside down", "Reverse the band axis: mel.flip(-2)."),
+    ("time-flipped", "the frames run backwards", "Reverse the time axis: mel.flip(-1)."),
+    ("dc-offset", "the waveform has a constant offset", "Subtract the waveform's mean."),
+    (
+        "clipping",
+        "the waveform was clipped",
+        "Lower the level before the step that clips.",
+    ),
+    ("clamped", "the mel was cut off at a largest value", "Remove the clamp on the mel."),
+    (
+        "band-limited",
+        "the sound ends below the highest band",
+        "Use a source of the full bandwidth; no code can bring the upper bands back.",
+    ),
+    (
+        "aliasing",
+        "the audio was resampled without an anti-alias filter",
+        "Resample with torchaudio.functional.resample, never by slicing or repeating samples.",
+    ),
+    ("n-mels", "another number of bands", "Set n_mels to the recipe's value."),
+    (
+        "length",
+        "the mel is longer or shorter than its audio",
+        "Cut the mel and its audio at the same places; look for trimming before one of them.",
+    ),
+    (
+        "int16-wrap",
+        "loud samples wrapped around on their way to int16",
+        "Clip to +-1 before the conversion, or lower the level.",
+    ),
+    (
+        "channel-dropped",
+        "one channel was taken where the mean is expected",
+        "Mix down with waveform.mean(dim=0).",
+    ),
+    ("nan", "the mel holds NaN or infinite cells", "Find the first step that makes them."),
+    (
+        "padded-frames",
+        "frames were padded with a value that is no silence (0 is loud in a log-mel)",
+        "Pad with the log of the floor, and mask those frames.",
+    ),
+    (
+        "magnitude-eps",
+        "a constant is added to the energies under the root",
+        "Leave the constant out, or use the profile that has it.",
+    ),
+)
+"""Every cause by its code; the codes of profiles are not among them."""
+
+INDISTINGUISHABLE = (
+    frozenset({"gain", "stereo-sum"}),
+    frozenset({"gain", "stft-normalized"}),
+    frozenset({"gain", "int16-scale"}),
+)
+"""Causes that one mel can have in common, where constants coincide: they are listed together."""
+
+
+def cause(code: str) -> Cause:
+    """Return the cause of a code, that of a profile included.
+
+    Raises:
+        KeyError: No cause has this code.
+    """
+    if code.startswith(PROFILE_PREFIX):
+        name = code.removeprefix(PROFILE_PREFIX)
+        return Cause(
+            code,
+            f"the mel follows the recipe of {name}",
+            f"Extract with the expected recipe, or decode with a vocoder trained on {name} mels; "
+            "an equal rate, hop and number of bands do not make two mels compatible.",
+        )
+    if code not in CAUSES:
+        raise KeyError(f"code must be one of {', '.join(CAUSES)} or profile:<name>, got {code!r}.")
+    return CAUSES[code]
+
+
+def alike(code: str, other: str) -> bool:
+    """Return whether two codes are one, or can explain the same mel."""
+    return code == other or any({code, other} <= group for group in INDISTINGUISHABLE)

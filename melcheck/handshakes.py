@@ -1,0 +1,229 @@
+"""Does a front end make the mels that a vocoder expects? Run probes through both and compare.
+
+`handshake` takes the user's own function, so that what is checked is what will run in training. It
+says identical, "differs only at the floor", or incompatible; where (edges, bands, floor, length);
+and, by `melcheck.forensics.diagnose`, why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis import Diagnosis
+from melcheck.forensics import diagnose
+from melcheck.inspection import as_mel
+from melcheck.probes import Probe, probes
+from melcheck.recipes import VOCOS, MelRecipe, log_mel
+
+__all__ = ["Handshake", "ProbeResult", "handshake"]
+
+Verdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
+
+# A cell differs beyond the rounding of another library.
+_DIFFERS_NATS = 1e-3
+# Below the floors in use, from 1e-5 down, a difference is one of the floor.
+_FLOOR_MAGNITUDE = 1.2e-5
+_EDGE_FRAMES = 2
+_SPEECH = "speech"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one probe showed.
+
+    Attributes:
+        probe: Its name.
+        frames: Of the front end's mel; 0 where there is none.
+        expected_frames: Of the reference.
+        max_abs_diff: Over the common frames, nats; NaN where the shapes cannot be compared.
+        where: Where it differs: "length", "floor", "edges", "bands 3-7", "everywhere".
+        diagnosis: Of this probe, None where it failed.
+        error: What the front end raised or returned instead, in one line; "" for nothing.
+    """
+
+    probe: str
+    frames: int
+    expected_frames: int
+    max_abs_diff: float
+    where: tuple[str, ...]
+    diagnosis: Diagnosis | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The verdict on a front end.
+
+    Attributes:
+        verdict: "identical", "differs only at the floor", "incompatible" or "failed".
+        results: One for each probe, in order.
+        diagnosis: The most telling of the probes' diagnoses, None where all failed.
+        layout: How the front end's axes lie, as "[batch, n_mels, frames]".
+    """
+
+    verdict: Verdict
+    results: tuple[ProbeResult, ...]
+    diagnosis: Diagnosis | None
+    layout: str
+
+    @property
+    def compatible(self) -> bool:
+        """Whether the vocoder can take these mels as they are."""
+        return self.verdict in ("identical", "differs only at the floor")
+
+    def message(self) -> str:
+        """Return the verdict in words, one line for each probe that differs."""
+        lines = [f"{self.verdict} (the front end returns {self.layout})"]
+        for result in self.results:
+            if result.error:
+                lines.append(f"{result.probe}: {result.error}")
+            elif result.where:
+                lines.append(
+                    f"{result.probe}: {result.frames} frames, {result.expected_frames} expected; "
+                    f"differs at {', '.join(result.where)}, by up to {result.max_abs_diff:.4g}"
+                )
+        if self.diagnosis is not None and self.verdict != "identical":
+            lines.append(self.diagnosis.message())
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.message()
+
+
+def handshake(
+    frontend: Callable[[Tensor], Any],
+    *,
+    expected: MelRecipe = VOCOS,
+    speech: Sequence[Tensor] = (),
+) -> Handshake:
+    """Run probe clips through a front end and compare its mels with the reference.
+
+    Args:
+        frontend: Takes a waveform `[1, samples]`, float32, at `expected.sample_rate`, and returns
+            its mel: `[batch, n_mels, frames]`, `[n_mels, frames]` or with the last two axes
+            swapped; a tensor or a NumPy array.
+        expected: The recipe of the vocoder.
+        speech: More clips, `[samples]` or `[1, samples]`: real speech settles what noise cannot.
+
+    Returns:
+        The verdict, where the mels differ, and the diagnosis.
+    """
+    clips = list(probes(sample_rate=expected.sample_rate))
+    clips += [Probe(f"{_SPEECH} {index}", clip.reshape(-1)) for index, clip in enumerate(speech, 1)]
+    results, layouts = [], []
+    for clip in clips:
+        result, layout = _try(frontend, clip, expected)
+        results.append(result)
+        layouts.append(layout)
+    known = [layout for layout in layouts if layout]
+    return Handshake(
+        verdict=_verdict(results),
+        results=tuple(results),
+        diagnosis=_most_telling(results),
+        layout=known[0] if known else "nothing usable",
+    )
+
+
+def _try(
+    frontend: Callable[[Tensor], Any], clip: Probe, expected: MelRecipe
+) -> tuple[ProbeResult, str]:
+    waveform = clip.waveform[None].clone()
+    reference = log_mel(clip.waveform, expected)
+    if expected.axes == "frames_first":
+        reference = reference.T
+    frames = reference.shape[-1]
+
+    def failed(error: str) -> tuple[ProbeResult, str]:
+        return ProbeResult(clip.name, 0, frames, torch.nan, (), None, error), ""
+
+    try:
+        returned = frontend(waveform)
+    # Whatever the user's own code raises is the finding.
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
+        return failed(f"{text}: {reason}")
+    try:
+        shape = list(getattr(returned, "shape", ()))
+        mel = as_mel(returned)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return failed(f"the front end returned {type(returned).__name__}, no mel: {reason}")
+    diagnosis = diagnose(
+        clip.waveform, mel.T if expected.axes == "frames_first" else mel, expected=expected
+    )
+    lying = diagnosis.names("axes-transposed")
+    bands_last = lying != (expected.axes == "frames_first")
+    layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
+    if len(shape) > 2:
+        layout = layout.replace("[", "[batch, ")
+    upright = mel.T if bands_last else mel
+    where, largest = _where(reference, upright, expected)
+    result = ProbeResult(clip.name, upright.shape[-1], frames, largest, where, diagnosis)
+    return result, layout
+
+
+def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[str, ...], float]:
+    """Return where a mel leaves its reference, and by how much at most."""
+    found = []
+    if mel.shape[0] != reference.shape[0]:
+        return (f"{mel.shape[0]} bands for {reference.shape[0]}",), float("nan")
+    if mel.shape[1] != reference.shape[1]:
+        found.append("length")
+    frames = min(mel.shape[1], reference.shape[1])
+    reference, mel = reference[:, :frames], mel[:, :frames]
+    difference = (mel - reference).abs()
+    off = ~(difference <= _DIFFERS_NATS)
+    largest = float(difference.max())
+    at_floor = off & _low(reference, expected) & _low(mel, expected)
+    if at_floor.any():
+        found.append("floor")
+    off &= ~at_floor
+    columns, rows = off.any(dim=0).nonzero()[:, 0], off.any(dim=1).nonzero()[:, 0]
+    if not len(columns):
+        return tuple(found), largest
+    edges = (columns < _EDGE_FRAMES) | (columns >= frames - _EDGE_FRAMES)
+    if edges.all():
+        found.append("edges")
+    elif len(rows) < reference.shape[0] // 3:
+        found.append(f"bands {int(rows[0])}-{int(rows[-1])}")
+    else:
+        found.append("everywhere")
+    return tuple(found), largest
+
+
+def _low(mel: Tensor, expected: MelRecipe) -> Tensor:
+    limit = expected.normalised(expected.logarithm(max(_FLOOR_MAGNITUDE, 1.2 * expected.floor)))
+    return mel <= limit
+
+
+def _verdict(results: list[ProbeResult]) -> Verdict:
+    if any(result.error for result in results):
+        return "failed"
+    places = {place for result in results for place in result.where}
+    transposed = any(r.diagnosis and r.diagnosis.names("axes-transposed") for r in results)
+    if not places and not transposed:
+        return "identical"
+    if places == {"floor"} and not transposed:
+        return "differs only at the floor"
+    return "incompatible"
+
+
+def _most_telling(results: list[ProbeResult]) -> Diagnosis | None:
+    """Return the diagnosis that names most; one of speech before one of a probe."""
+    order = {"fault": 3, "unknown": 2, "benign": 1, "identical": 0}
+    best: tuple[int, int, int] | None = None
+    chosen = None
+    for result in results:
+        if result.diagnosis is None:
+            continue
+        speech = int(result.probe.startswith(_SPEECH))
+        key = (order[result.diagnosis.kind], speech, len(result.diagnosis.causes))
+        if best is None or key > best:
+            best, chosen = key, result.diagnosis
+    return chosen

@@ -1,0 +1,177 @@
+"""Named recipes: the log-mels that other projects extract, each with the file that defines it.
+
+A profile describes what the project feeds its model or vocoder. Where the project's function is
+only part of the way (F5-TTS and ZipVoice share the vocoder of `vocos`), the note says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from melcheck.recipes import VOCOS, MelRecipe
+
+__all__ = ["PROFILES", "Profile", "profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A recipe with its name and where it was read.
+
+    Attributes:
+        name: As in `profile:<name>`.
+        recipe: All its numbers.
+        source: Project and file.
+        note: What else to know, in one line.
+    """
+
+    name: str
+    recipe: MelRecipe
+    source: str
+    note: str = ""
+
+
+# HiFi-GAN's mel and those that descend from it: 1e-9 under the root, librosa's filters.
+_HIFIGAN = MelRecipe(
+    sample_rate=22_050,
+    padding="same",
+    magnitude_eps=1e-9,
+    n_mels=80,
+    f_max=8_000.0,
+    mel_scale="slaney",
+    norm="slaney",
+    floor=1e-5,
+)
+_MATCHA_MEAN, _MATCHA_STD = -5.536622, 2.116101
+
+_PROFILES = (
+    Profile("vocos", VOCOS, "vocos, vocos/feature_extractors.py and vocos/modules.py"),
+    Profile(
+        "f5-tts",
+        MelRecipe(floor=1e-5),
+        "F5-TTS, src/f5_tts/model/modules.py",
+        "decoded with the Vocos of `vocos` although its floor is higher",
+    ),
+    Profile(
+        "zipvoice",
+        MelRecipe(tail="round"),
+        "ZipVoice, zipvoice/utils/feature.py",
+        "the model sees it times feat_scale = 0.1, which is undone before the vocoder",
+    ),
+    Profile(
+        "bigvgan-24k",
+        MelRecipe(
+            padding="same",
+            magnitude_eps=1e-9,
+            mel_scale="slaney",
+            norm="slaney",
+            floor=1e-5,
+        ),
+        "BigVGAN, meldataset.py and configs/bigvgan_24khz_100band.json",
+        "the rate, hop and number of bands of `vocos`, yet another mel",
+    ),
+    Profile(
+        "matcha-22k",
+        MelRecipe(
+            sample_rate=22_050,
+            padding="same",
+            magnitude_eps=1e-9,
+            n_mels=80,
+            f_max=8_000.0,
+            mel_scale="slaney",
+            norm="slaney",
+            floor=1e-5,
+            mean=_MATCHA_MEAN,
+            std=_MATCHA_STD,
+        ),
+        "Matcha-TTS, matcha/utils/audio.py and configs/data/ljspeech.yaml",
+        "normalised with the statistics of LJ Speech",
+    ),
+    Profile("hifigan-22k", _HIFIGAN, "HiFi-GAN, meldataset.py and config_v1.json"),
+    Profile(
+        "tacotron2",
+        MelRecipe(
+            sample_rate=22_050,
+            n_mels=80,
+            f_max=8_000.0,
+            mel_scale="slaney",
+            norm="slaney",
+            floor=1e-5,
+        ),
+        "Tacotron 2 of NVIDIA, layers.py, stft.py and hparams.py",
+    ),
+    Profile(
+        "librosa-default",
+        MelRecipe(
+            sample_rate=22_050,
+            n_fft=2048,
+            win_length=2048,
+            hop_length=512,
+            pad_mode="constant",
+            power=2.0,
+            n_mels=128,
+            f_max=11_025.0,
+            mel_scale="slaney",
+            norm="slaney",
+            floor=1e-10,
+            log_base="10",
+            log_scale=10.0,
+            dynamic_range=80.0,
+        ),
+        "librosa, feature/spectral.py (melspectrogram) and core/spectrum.py (power_to_db)",
+    ),
+    Profile(
+        "torchaudio-default",
+        MelRecipe(
+            sample_rate=16_000,
+            n_fft=400,
+            win_length=400,
+            hop_length=200,
+            power=2.0,
+            n_mels=128,
+            f_max=8_000.0,
+            floor=1e-10,
+            log_base="10",
+            log_scale=10.0,
+        ),
+        "torchaudio, transforms/_transforms.py (MelSpectrogram, then AmplitudeToDB)",
+    ),
+    Profile(
+        "whisper",
+        MelRecipe(
+            sample_rate=16_000,
+            n_fft=400,
+            win_length=400,
+            hop_length=160,
+            tail="drop_last",
+            power=2.0,
+            n_mels=80,
+            f_max=8_000.0,
+            mel_scale="slaney",
+            norm="slaney",
+            floor=1e-10,
+            log_base="10",
+            dynamic_range=8.0,
+            mean=-4.0,
+            std=4.0,
+        ),
+        "whisper, whisper/audio.py",
+    ),
+)
+
+PROFILES = {entry.name: entry for entry in _PROFILES}
+"""Every profile by its name."""
+
+
+def profile(name: str) -> MelRecipe:
+    """Return the recipe of a named profile.
+
+    Raises:
+        ValueError: There is none of this name.
+
+    Example:
+        >>> profile("f5-tts").log_floor
+        -11.512925464970229
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}.")
+    return PROFILES[name].recipe

@@ -1,0 +1,249 @@
+"""What a chosen hypothesis does not say: edges, floor, ceiling, quiet cells, frames too many.
+
+The prediction is the hypothesis with its slope and offset and without a floor; every place where
+the candidate leaves it is either explained here or left over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from melcheck.hypotheses import Change
+from melcheck.inspection import Prepared
+from melcheck.recipes import MelRecipe
+from melcheck.search import Fit
+from melcheck.selection import Choice
+from melcheck.spectra import first_centre
+
+__all__ = ["BENIGN_FLOORS", "Finding", "examine"]
+
+BENIGN_FLOORS = (0.99e-9, 1.01e-5)
+"""Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
+
+_MIN_CELLS = 4
+_FLOOR_NATS = 0.02
+_VISIBLE_NATS = 0.05
+_EDGE_NATS = 0.02
+# A shift of so few samples is nobody's fault: 0.0017 nats for one sample.
+_BENIGN_SHIFT_SAMPLES = 8
+# Another resampler bends the bands from 95 % up and no others: 0.16 nats at 95 %, 1.4 at the last.
+_TOP_BANDS_SHARE = 0.86
+_LAST_BANDS_SHARE = 0.94
+_FALLEN_NATS = 2.0
+_BENT_NATS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One place where the candidate leaves the prediction, with its cause.
+
+    Attributes:
+        code: As in `melcheck.causes`.
+        text: Its numbers.
+        benign: Whether no vocoder minds.
+    """
+
+    code: str
+    text: str
+    benign: bool = False
+
+
+def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
+    """Return what else is other, given a chosen hypothesis.
+
+    Args:
+        prepared: The candidate.
+        choice: The chosen hypothesis.
+    """
+    entry = choice.fit
+    findings = _place(prepared, entry)
+    findings += _edges(prepared, entry, findings)
+    findings += _ceiling(prepared, entry)
+    findings += _floor(prepared, choice)
+    if "top" in choice.ignored_bands:
+        findings += _top_bands(prepared, entry)
+    return findings
+
+
+def _place(prepared: Prepared, entry: Fit) -> list[Finding]:
+    """Explain where the frames lie and how many there are."""
+    sound, recipe = entry.hypothesis.sound, entry.hypothesis.recipe
+    offset, frames = sound.offset, prepared.mel.shape[-1]
+    length = len(sound.waveform)
+    for padding in (recipe.padding, "center", "same", "none"):
+        placed = dataclasses.replace(recipe, padding=padding)
+        if offset != first_centre(placed) or length < placed.min_samples:
+            continue
+        if padding != recipe.padding and frames != placed.frames(length):
+            continue
+        found = []
+        if padding != recipe.padding:
+            found.append(Finding("padding", f"padding={padding!r}"))
+        return found + _count(prepared, placed, length)
+    late = -(offset - first_centre(recipe))
+    word = "late" if late > 0 else "early"
+    text = f"{abs(late)} samples ({abs(late) / recipe.hop_length:.2f} frames) {word}"
+    return [Finding("frame-shift", text, benign=abs(late) <= _BENIGN_SHIFT_SAMPLES)]
+
+
+def _count(prepared: Prepared, recipe: MelRecipe, length: int) -> list[Finding]:
+    frames = prepared.mel.shape[-1]
+    kept = dataclasses.replace(recipe, tail="keep").frames(length)
+    if prepared.leading or frames == recipe.frames(length):
+        return []
+    if frames == dataclasses.replace(recipe, tail="round").frames(length):
+        return [Finding("profile:zipvoice", "frames = samples / hop, rounded", benign=True)]
+    if prepared.trailing:
+        return []
+    text = f"{frames} frames where the audio gives {recipe.frames(length)}"
+    return [Finding("length", text, benign=abs(frames - kept) <= 1)]
+
+
+def _edges(prepared: Prepared, entry: Fit, place: list[Finding]) -> list[Finding]:
+    """Explain the frames that see padding."""
+    hypothesis = entry.hypothesis
+    sound, recipe = hypothesis.sound, hypothesis.recipe
+    if any(finding.code == "frame-shift" for finding in place) or sound.changes:
+        return []
+    frames = prepared.mel.shape[-1]
+    centres = sound.centres(frames)
+    half = recipe.n_fft // 2
+    outside = (centres < half) | (centres > len(sound.waveform) - half)
+    cells = prepared.usable & outside
+    cells[sound.highest_band :] = False
+    if int(cells.sum()) < _MIN_CELLS:
+        return []
+    errors = {}
+    for mode in (recipe.pad_mode, "reflect", "constant", "replicate"):
+        if mode not in errors:
+            mel = hypothesis.log_mel(frames, pad_mode=mode)
+            errors[mode] = _rms(prepared.mel, mel, entry, cells & (mel > _quiet(recipe)))
+    best = min(errors, key=lambda mode: errors[mode])
+    own = errors[recipe.pad_mode]
+    if own > _EDGE_NATS and errors[best] < 0.3 * own:
+        return [Finding("pad-mode", f"pad_mode={best!r}")]
+    return []
+
+
+def _quiet(recipe: MelRecipe) -> float:
+    return recipe.power * -7.0
+
+
+def _rms(candidate: Tensor, mel: Tensor, entry: Fit, cells: Tensor) -> float:
+    if not cells.any():
+        return 0.0
+    error = (candidate - entry.slope * mel - entry.offset)[cells] / entry.slope
+    return float(error.square().mean().sqrt())
+
+
+def _ceiling(prepared: Prepared, entry: Fit) -> list[Finding]:
+    if prepared.ceiling is None:
+        return []
+    prediction = entry.slope * entry.mel + entry.offset
+    at_ceiling = prepared.mel >= prepared.ceiling - 1e-5
+    beyond = at_ceiling & (prediction > prepared.ceiling + _FLOOR_NATS * entry.slope)
+    if int(beyond.sum()) < _MIN_CELLS:
+        return []
+    share = float(at_ceiling.float().mean())
+    return [Finding("clamped", f"at {prepared.ceiling:.4g}, {share:.1%} of the cells")]
+
+
+def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
+    """Explain the lowest cells: a clip, an addend, a limited range, energy under the root."""
+    entry = choice.fit
+    recipe = entry.hypothesis.recipe
+    # A gain moves cells, not the floor: take its share out of the offset.
+    shift = _waveform_shift(choice)
+    base = entry.offset - entry.slope * shift
+    prediction = entry.slope * entry.mel + entry.offset
+    edge = _inner(prepared, entry)
+    if prepared.floor is not None:
+        value = (prepared.floor - base) / entry.slope
+        span = float(prepared.mel.max()) - prepared.floor
+        for limit in (80.0, 8.0 / recipe.std):
+            if abs(span - limit) < 1e-3 * limit and abs(value - math.log(recipe.floor)) > 0.05:
+                text = f"cut off {limit:g} below the maximum"
+                return [] if recipe.dynamic_range else [Finding("floor", text)]
+        if recipe.dynamic_range:
+            return []
+        return _other_floor(math.exp(min(value, 50.0)), recipe, "clipped at")
+    # Cells that should be at the expected floor, if it were there.
+    low = base + entry.slope * math.log(recipe.floor)
+    below = edge & (prediction < low - _VISIBLE_NATS * entry.slope)
+    if recipe.floor_mode == "clip" and int(below.sum()) >= _MIN_CELLS:
+        nats = (prepared.mel - base) / entry.slope
+        added = (nats.exp() - (entry.mel + shift).exp())[below]
+        typical = float(added.median())
+        if typical <= 0:
+            return [Finding("floor", "no floor, or a lower one", benign=True)]
+        return _other_floor(typical, recipe, "an addend near")
+    return _quiet_cells(prepared, choice, recipe, edge)
+
+
+def _quiet_cells(
+    prepared: Prepared, choice: Choice, recipe: MelRecipe, edge: Tensor
+) -> list[Finding]:
+    entry = choice.fit
+    if recipe.magnitude_eps or any(c.code == "magnitude-eps" for c in entry.hypothesis.changes):
+        return []
+    quiet = edge & prepared.usable & ~entry.active & (entry.mel < _quiet(recipe))
+    if int(quiet.sum()) < 10 * _MIN_CELLS:
+        return []
+    plain = _rms(prepared.mel, entry.mel, entry, quiet)
+    for epsilon in (1e-9, 1e-6):
+        change = Change("magnitude-eps", (("magnitude_eps", epsilon),))
+        other = dataclasses.replace(
+            entry.hypothesis,
+            changes=(*entry.hypothesis.changes, change),
+            recipe=dataclasses.replace(recipe, magnitude_eps=epsilon),
+        )
+        mel = other.log_mel(prepared.mel.shape[-1])
+        if plain > _VISIBLE_NATS and _rms(prepared.mel, mel, entry, quiet) < 0.1 * plain:
+            return [Finding("magnitude-eps", f"magnitude_eps={epsilon:g}")]
+    return []
+
+
+def _top_bands(prepared: Prepared, entry: Fit) -> list[Finding]:
+    """Tell another resampler, which bends the last bands, from a source that ends below them."""
+    bands = prepared.mel.shape[0]
+    cells = _inner(prepared, entry) & prepared.usable
+    error = (prepared.mel - entry.offset) / entry.slope - entry.mel
+    top = error[math.floor(_LAST_BANDS_SHARE * bands) :]
+    low = error[math.floor(_TOP_BANDS_SHARE * bands) : math.floor(_LAST_BANDS_SHARE * bands)]
+    top_cells = cells[-len(top) :]
+    low_cells = cells[-len(top) - len(low) : -len(top)]
+    fallen = float(top[top_cells].mean()) if top_cells.any() else -math.inf
+    bent = float(low[low_cells].abs().mean()) if low_cells.any() else math.inf
+    if fallen < -_FALLEN_NATS:
+        return [Finding("band-limited", "the highest bands have fallen")]
+    if bent <= _BENT_NATS:
+        return [Finding("band-limited", "the last bands bend, as after a resampler", benign=True)]
+    return [Finding("f-max", "the highest bands differ, in no way that is known")]
+
+
+def _inner(prepared: Prepared, entry: Fit) -> Tensor:
+    sound = entry.hypothesis.sound
+    inside = sound.inner_frames(prepared.mel.shape[-1], entry.hypothesis.recipe.n_fft)
+    allowed = inside.expand(prepared.mel.shape).clone()
+    allowed[sound.highest_band :] = False
+    return allowed
+
+
+def _waveform_shift(choice: Choice) -> float:
+    """Return power * ln(gain), nats, of the causes that act on the waveform."""
+    codes = {cause.code for cause in choice.affine}
+    if not codes & {"gain", "int16-scale", "stereo-sum", "stft-normalized"}:
+        return 0.0
+    return sum(cause.shift_nats for cause in choice.affine)
+
+
+def _other_floor(value: float, recipe: MelRecipe, how: str) -> list[Finding]:
+    if abs(math.log(value) - math.log(recipe.floor)) <= _FLOOR_NATS:
+        return []
+    low, high = BENIGN_FLOORS
+    text = f"{how} {value:.3g}, {recipe.floor:g} expected"
+    return [Finding("floor", text, benign=low <= value <= high)]

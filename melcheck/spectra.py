@@ -1,0 +1,153 @@
+"""Spectra at any places of a waveform, and how a mel lies against them.
+
+The extraction in `melcheck.recipes` computes every frame of one recipe. Forensics asks for a few
+frames under many recipes, at places that a recipe need not have: a late mel has its frames between
+those of the expected one. So a frame is given by its centre, in samples, and frames at the edges
+see the recipe's padding and, beyond it, zeros.
+
+References:
+    The framing is that of `torch.stft`, whose window is centred in the transform.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from melcheck.recipes import MelRecipe
+
+__all__ = ["energies", "first_centre", "frame_offset", "log_bands", "pre_emphasised"]
+
+# Below any floor in use, so that the logarithm stays finite where the filters see nothing.
+_TINY = 1e-12
+
+# Log-mels are compared by shape within this range below their loudest cell, nats.
+_RANGE_NATS = 9.0
+
+
+def first_centre(recipe: MelRecipe) -> int:
+    """Return where the first frame is centred, in samples: 0, hop / 2 or n_fft / 2.
+
+    The n_fft samples of frame 0 begin `pad_samples` before the waveform does.
+    """
+    return recipe.n_fft // 2 - recipe.pad_samples
+
+
+def pre_emphasised(waveform: Tensor, coefficient: float) -> Tensor:
+    """Return y[n] = x[n] - coefficient x[n - 1] of `[samples]`, with x[-1] = 0."""
+    if not coefficient:
+        return waveform
+    previous = torch.nn.functional.pad(waveform, (1, 0))[:-1]
+    return waveform - coefficient * previous
+
+
+def energies(waveform: Tensor, recipe: MelRecipe, centres: Tensor) -> Tensor:
+    """Return the energy spectrum at each centre, as `recipe` takes it, without STFT normalisation.
+
+    Args:
+        waveform: `[samples]`, float32.
+        recipe: Gives pre-emphasis, transform, window, padding and what is added under the root.
+        centres: `[frames]`, whole samples, inside the waveform or beyond its ends.
+
+    Returns:
+        `[frames, n_fft // 2 + 1]`, |X|^2.
+    """
+    waveform = pre_emphasised(waveform, recipe.pre_emphasis)
+    half = recipe.n_fft // 2
+    side = min(half, waveform.shape[-1] - 1)
+    padded = torch.nn.functional.pad(waveform[None], (side, side), mode=recipe.pad_mode)[0]
+    starts = centres - half + side
+    before = max(0, -int(starts.min()))
+    after = max(0, int(starts.max()) + recipe.n_fft - len(padded))
+    if before or after:
+        padded = torch.nn.functional.pad(padded, (before, after))
+    frames = padded.unfold(0, recipe.n_fft, 1)[starts + before]
+    spectrum = torch.fft.rfft(frames * _window(recipe))
+    energy: Tensor = spectrum.real.square() + spectrum.imag.square()
+    return energy.add_(recipe.magnitude_eps)
+
+
+def log_bands(energy: Tensor, filters: Tensor, power: float) -> Tensor:
+    """Return the natural log of the filtered spectrum, `[frames, columns of filters]`."""
+    if power == 1.0:
+        energy = energy.sqrt()
+    elif power != 2.0:
+        energy = energy ** (power / 2)
+    return (energy @ filters).clamp_(min=_TINY).log_()
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _window_of(name: str, periodic: bool, win_length: int, n_fft: int) -> Tensor:
+    if name == "rectangular":
+        window = torch.ones(win_length)
+    elif name == "hamming":
+        window = torch.hamming_window(win_length, periodic=periodic)
+    else:
+        window = torch.hann_window(win_length, periodic=periodic)
+    if name == "sqrt_hann":
+        window = window.sqrt()
+    left = (n_fft - win_length) // 2
+    return torch.nn.functional.pad(window, (left, n_fft - win_length - left))
+
+
+def _window(recipe: MelRecipe) -> Tensor:
+    return _window_of(recipe.window, recipe.periodic, recipe.win_length, recipe.n_fft)
+
+
+def frame_offset(
+    candidate: Tensor,
+    waveform: Tensor,
+    recipe: MelRecipe,
+    filters: Tensor,
+    *,
+    max_lag_frames: int,
+) -> tuple[int, float]:
+    """Return where the candidate's first frame is centred, to a quarter of a hop.
+
+    The mean of each band is taken out of both, so that filters, level and logarithm matter little:
+    what remains is when each band is loud.
+
+    Args:
+        candidate: `[bands, frames]`, a log-mel in any unit.
+        waveform: `[samples]`.
+        recipe: Gives the hop and the transform.
+        filters: `[bins, bands]`.
+        max_lag_frames: How many frames early or late to look.
+
+    Returns:
+        The offset in samples, and the correlation there, -1 to 1.
+    """
+    frames = candidate.shape[-1]
+    hop, phases = recipe.hop_length, 4
+    reach = torch.arange(-max_lag_frames, frames + max_lag_frames) * hop
+    grid = torch.cat([reach + hop * phase // phases for phase in range(phases)])
+    bare = dataclasses.replace(recipe, pre_emphasis=0.0, magnitude_eps=0.0)
+    reference = log_bands(energies(waveform, bare, grid), filters, 1.0)
+    reference = reference.clamp(min=float(reference.max()) - _RANGE_NATS)
+    reference = reference.reshape(phases, len(reach), -1).transpose(1, 2)  # [phases, bands, reach]
+    pattern = _centred(_clipped(candidate))
+    # Correlation against a sliding window; the mean of each band over the whole stands for the
+    # mean over the window.
+    reference = reference - reference.mean(dim=-1, keepdim=True)
+    products = torch.nn.functional.conv1d(reference, pattern[None])[:, 0]
+    squares = torch.nn.functional.conv1d(reference.square(), torch.ones_like(pattern[None]))[:, 0]
+    correlation = products / (squares * pattern.square().sum()).clamp(min=_TINY).sqrt()
+    best = int(correlation.argmax())
+    phase, lag = divmod(best, correlation.shape[1])
+    offset = (lag - max_lag_frames) * hop + hop * phase // phases
+    return offset, float(correlation.max())
+
+
+def _clipped(candidate: Tensor) -> Tensor:
+    # In any unit, the lowest tenth of the cells is mostly floor or noise.
+    rank = 1 + math.floor(0.1 * candidate.numel())
+    return candidate.clamp(min=float(candidate.flatten().kthvalue(rank).values))
+
+
+def _centred(mel: Tensor) -> Tensor:
+    return mel - mel.mean(dim=-1, keepdim=True)

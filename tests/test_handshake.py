@@ -1,0 +1,142 @@
+"""The handshake tells fronts that may meet the vocoder from those that may not, and says where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from melcheck.handshakes import handshake
+from melcheck.probes import PROBE_LENGTHS, probe, probes
+from melcheck.profiles import profile
+from melcheck.recipes import VOCOS, MelRecipe, log_mel
+
+Front = Callable[[Tensor], Any]
+
+
+def _front(**numbers: Any) -> Front:
+    return lambda waveform: log_mel(waveform, MelRecipe(**numbers))
+
+
+# The probes.
+
+
+def test_a_probe_is_the_same_each_time() -> None:
+    probe.cache_clear()
+    first = probe(72_000).clone()
+    probe.cache_clear()
+    assert torch.equal(first, probe(72_000))
+
+
+@pytest.mark.parametrize("samples", PROBE_LENGTHS)
+def test_a_probe_has_loud_ends_silence_and_no_loud_tone(samples: int) -> None:
+    clip = probe(samples)
+    edge = 1_440  # 60 ms
+    assert min(float(clip[:edge].std()), float(clip[-edge:].std())) > 0.05
+    assert float(clip.abs().max()) <= 0.35
+    silent = (clip == 0).float().unfold(0, 7_200, 1).mean(dim=1)
+    assert float(silent.max()) == 1.0
+
+
+@pytest.mark.parametrize("samples", PROBE_LENGTHS)
+def test_a_probe_reaches_every_band_and_the_floor(samples: int) -> None:
+    mel = log_mel(probe(samples))
+    assert float(mel.amax(dim=1).min()) > -3
+    assert float(mel.min()) == pytest.approx(VOCOS.log_floor, rel=0, abs=1e-5)
+
+
+def test_the_lengths_part_the_ways_of_counting_frames() -> None:
+    counts = {
+        tuple(recipe.frames(samples) for samples in PROBE_LENGTHS)
+        for recipe in (VOCOS, profile("zipvoice"), MelRecipe(padding="same"))
+    }
+    assert len(counts) == 3
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        pytest.param(log_mel, id="batch"),
+        pytest.param(lambda waveform: log_mel(waveform[0]), id="no-batch"),
+        pytest.param(lambda waveform: log_mel(waveform).numpy(), id="numpy"),
+        pytest.param(lambda waveform: log_mel(-waveform), id="polarity"),
+    ],
+)
+def test_the_same_front_is_identical(front: Front) -> None:
+    found = handshake(front)
+    assert found.verdict == "identical"
+    assert found.compatible
+
+
+@pytest.mark.parametrize("floor", [1e-5, 1e-9])
+def test_another_floor_is_told_from_another_mel(floor: float) -> None:
+    found = handshake(_front(floor=floor))
+    assert found.verdict == "differs only at the floor"
+    assert found.compatible
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == ("floor",)
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "front"),
+    [
+        pytest.param("power", "everywhere", _front(power=2.0), id="power"),
+        pytest.param("mel-scale", "everywhere", _front(mel_scale="slaney"), id="mel-scale"),
+        pytest.param("pad-mode", "edges", _front(pad_mode="constant"), id="pad-mode"),
+        pytest.param("padding", "length", _front(padding="same"), id="padding"),
+        pytest.param("log-base", "everywhere", _front(log_base="10"), id="log10"),
+        pytest.param(
+            "profile:bigvgan-24k",
+            "everywhere",
+            lambda waveform: log_mel(waveform, profile("bigvgan-24k")),
+            id="bigvgan",
+        ),
+    ],
+)
+def test_an_incompatible_front_is_located_and_named(code: str, place: str, front: Front) -> None:
+    found = handshake(front)
+    assert found.verdict == "incompatible"
+    assert any(place in result.where for result in found.results)
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == (code,)
+
+
+def test_swapped_axes_are_told_and_their_layout_shown() -> None:
+    found = handshake(lambda waveform: log_mel(waveform).transpose(-1, -2))
+    assert found.verdict == "incompatible"
+    assert found.layout == "[batch, frames, n_mels]"
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == ("axes-transposed",)
+
+
+def test_an_exception_of_the_front_is_told_in_one_line_with_the_shape() -> None:
+    def broken(waveform: Tensor) -> Tensor:
+        raise RuntimeError(f"no room for {waveform.numel()}\nand a second line")
+
+    found = handshake(broken)
+    assert found.verdict == "failed"
+    assert found.results[0].error == (
+        "the front end raised RuntimeError on input [1, 71936]: no room for 71936"
+    )
+
+
+def test_what_is_no_mel_is_told() -> None:
+    found = handshake(lambda waveform: {"mel": waveform})
+    assert found.verdict == "failed"
+    assert "returned dict" in found.results[0].error
+
+
+def test_the_front_cannot_change_the_probe() -> None:
+    def scribbling(waveform: Tensor) -> Tensor:
+        mel = log_mel(waveform)
+        waveform.zero_()
+        return mel
+
+    assert handshake(scribbling).verdict == "identical"
+    assert float(probes()[0].waveform.abs().max()) > 0
