@@ -133,7 +133,8 @@ class Diagnosis:
             for named in self.causes
         )
         if self.kind == "benign":
-            return [f"benign: same recipe, differs only by {causes}", f"evidence: {seen}", notes]
+            by = f", differs only by {causes}" if causes else ""
+            return [f"benign: same recipe{by}", f"evidence: {seen}", notes]
         alike = [
             f"a mel cannot tell {named.code} from {' or '.join(named.alternatives)}"
             for named in self.causes
