@@ -175,6 +175,7 @@ class GriffinLimVocoder:
         extractor: The mel of Vocos.
         inverse: `[n_fft // 2 + 1, n_mels]`, the pseudo-inverse of the transposed filterbank.
         window: `[win_length]`, the extractor's.
+        iterations: How often the phase is made consistent.
     """
 
     info: VocoderInfo
@@ -183,6 +184,7 @@ class GriffinLimVocoder:
     extractor: MelSpectrogramFeatures
     inverse: Tensor
     window: Tensor
+    iterations: int = _ITERATIONS
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
@@ -204,7 +206,7 @@ class GriffinLimVocoder:
             hop_length=self.recipe.hop_length,
             win_length=self.recipe.win_length,
             power=self.recipe.power,
-            n_iter=_ITERATIONS,
+            n_iter=self.iterations,
             momentum=_MOMENTUM,
             length=None,
             rand_init=False,

@@ -1,11 +1,12 @@
 """What the `config.yaml` of a vocoder may say: numbers within reason, never code.
 
-It chooses the sizes of three Vocos classes that melcheck knows by name. A configuration that asks
+It chooses the sizes of Vocos classes that melcheck knows by name. A configuration that asks
 for another class, an argument that vocos does not have, or sizes that contradict each other is
 refused with the name of the file and the fix. Nothing that a file names is imported.
 
 References:
-    `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0.
+    `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0, and the
+    `GuidedBackbone` and `GuidedISTFTHead` of this package.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import yaml
 from melcheck.recipes import MelRecipe
 from melcheck.weights import ReadFile, VocoderError
 
-__all__ = ["parse_config", "vocos_recipe"]
+__all__ = ["is_guided", "parse_config", "vocos_recipe"]
 
 _PADDING: Final = ("center", "same")
 _REQUIRED: Final = object()
@@ -38,37 +39,43 @@ class _Setting:
 
 # The upper bounds are about ten times what published models use: they stop a typing error, or a
 # hostile file, from filling the memory before a message can be printed.
-_SCHEMA: Final[Mapping[str, tuple[str, Mapping[str, _Setting]]]] = {
-    "feature_extractor": (
-        "vocos.feature_extractors.MelSpectrogramFeatures",
-        {
+_BACKBONE: Final = {
+    "input_channels": _Setting(_REQUIRED, 1, 512),
+    "dim": _Setting(_REQUIRED, 1, 8_192),
+    "intermediate_dim": _Setting(_REQUIRED, 1, 32_768),
+    "num_layers": _Setting(_REQUIRED, 1, 128),
+    "layer_scale_init_value": _Setting(None),
+    "adanorm_num_embeddings": _Setting(None),
+}
+_HEAD: Final = {
+    "dim": _Setting(_REQUIRED, 1, 8_192),
+    "n_fft": _Setting(_REQUIRED, 16, 16_384),
+    "hop_length": _Setting(_REQUIRED, 1, 8_192),
+    "padding": _Setting("same"),
+}
+_SCHEMA: Final[Mapping[str, Mapping[str, Mapping[str, _Setting]]]] = {
+    "feature_extractor": {
+        "vocos.feature_extractors.MelSpectrogramFeatures": {
             "sample_rate": _Setting(24_000, 1_000, 384_000),
             "n_fft": _Setting(1024, 16, 16_384),
             "hop_length": _Setting(256, 1, 8_192),
             "n_mels": _Setting(100, 1, 512),
             "padding": _Setting("center"),
         },
-    ),
-    "backbone": (
-        "vocos.models.VocosBackbone",
-        {
-            "input_channels": _Setting(_REQUIRED, 1, 512),
-            "dim": _Setting(_REQUIRED, 1, 8_192),
-            "intermediate_dim": _Setting(_REQUIRED, 1, 32_768),
-            "num_layers": _Setting(_REQUIRED, 1, 128),
-            "layer_scale_init_value": _Setting(None),
-            "adanorm_num_embeddings": _Setting(None),
+    },
+    "backbone": {
+        "vocos.models.VocosBackbone": _BACKBONE,
+        "melcheck.guided_vocos.GuidedBackbone": _BACKBONE,
+    },
+    "head": {
+        "vocos.heads.ISTFTHead": _HEAD,
+        "melcheck.guided_vocos.GuidedISTFTHead": {
+            **_HEAD,
+            "sample_rate": _Setting(_REQUIRED, 1_000, 384_000),
+            "n_mels": _Setting(_REQUIRED, 1, 512),
+            "num_steps": _Setting(_REQUIRED, 0, 64),
         },
-    ),
-    "head": (
-        "vocos.heads.ISTFTHead",
-        {
-            "dim": _Setting(_REQUIRED, 1, 8_192),
-            "n_fft": _Setting(_REQUIRED, 16, 16_384),
-            "hop_length": _Setting(_REQUIRED, 1, 8_192),
-            "padding": _Setting("same"),
-        },
-    ),
+    },
 }
 
 # What must agree between the sections, or the vocoder decodes something else than it encodes: a
@@ -90,7 +97,7 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
 
     Returns:
         By section ("feature_extractor", "backbone", "head"), all arguments by name, with the
-        defaults of vocos where the file has none.
+        defaults of the class where the file has none. `is_guided` tells the classes apart.
 
     Raises:
         VocoderError: The file is not YAML, or asks for what is not a consistent mel Vocos.
@@ -115,7 +122,34 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
             f"{extractor['hop_length']} and {extractor['n_fft']}.\n"
             "Windows further apart cannot be overlapped into sound: correct the two numbers."
         )
+    _check_guidance(file.path, sections["backbone"]["class_path"], config)
     return config
+
+
+def is_guided(config: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the model is a `GuidedBackbone` with a `GuidedISTFTHead`."""
+    return "num_steps" in config["head"]
+
+
+def _check_guidance(
+    path: Path, backbone_class: str, config: Mapping[str, Mapping[str, Any]]
+) -> None:
+    head, guided = config["head"], is_guided(config)
+    if guided != backbone_class.endswith(".GuidedBackbone"):
+        raise VocoderError(
+            f"{path}: GuidedBackbone and GuidedISTFTHead must go together, got one of them.\n"
+            "Use the config.yaml that these weights were trained with."
+        )
+    if not guided:
+        return
+    extractor = config["feature_extractor"]
+    of_the_mel = all(head[name] == extractor[name] for name in ("sample_rate", "n_mels"))
+    if not of_the_mel or head["padding"] != "center" or head["n_fft"] % head["hop_length"]:
+        raise VocoderError(
+            f"{path}: a GuidedISTFTHead must have the feature extractor's sample_rate and n_mels, "
+            f"padding center, and a hop_length that divides n_fft, got {reprlib.repr(head)}.\n"
+            "Use the config.yaml that these weights were trained with."
+        )
 
 
 def vocos_recipe(
@@ -161,18 +195,20 @@ def _load_yaml(file: ReadFile) -> dict[str, Any]:
 
 
 def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
-    class_path, settings = _SCHEMA[section]
+    classes = _SCHEMA[section]
     if not isinstance(content, dict) or not set(content) <= {"class_path", "init_args"}:
         raise VocoderError(
             f"{path}: {section} must hold class_path and init_args, got {reprlib.repr(content)}.\n"
             "Write it as the official config.yaml does."
         )
-    if content.get("class_path") != class_path:
+    class_path = content.get("class_path")
+    if not isinstance(class_path, str) or class_path not in classes:
         raise VocoderError(
-            f"{path}: {section}.class_path must be {class_path}, "
-            f"got {reprlib.repr(content.get('class_path'))}.\n"
+            f"{path}: {section}.class_path must be {' or '.join(classes)}, "
+            f"got {reprlib.repr(class_path)}.\n"
             "melcheck builds mel Vocos models only, and imports nothing that a file names."
         )
+    settings = classes[class_path]
     arguments = content.get("init_args") or {}
     if not isinstance(arguments, dict):
         raise VocoderError(
@@ -183,7 +219,7 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
         unknown = reprlib.repr(sorted(str(name) for name in set(arguments) - set(settings)))
         raise VocoderError(
             f"{path}: {section}.init_args must be among {', '.join(settings)}, got {unknown}.\n"
-            "Remove what vocos 0.1.0 does not know, or correct its spelling."
+            "Remove what that class does not know, or correct its spelling."
         )
     return {
         name: _parse_setting(f"{path}: {section}.{name}", arguments, name, setting)

@@ -1,0 +1,210 @@
+"""The two parts of the embedded vocoder that Vocos does not have: its head sees the mel.
+
+Vocos predicts magnitude and phase of every STFT cell from features alone, and sounds what comes
+out. A vocoder of a fifth of its size loses most of the mel in two places: its magnitudes do not add
+up to the bands that it was given, and its phases are inconsistent (overlapping windows share
+samples, so most arrays `[bins, frames]` are the STFT of no sound; inverting one changes the
+magnitudes). Both can be computed rather than learned:
+
+- The backbone hands the mel on, and the head begins with magnitudes that have this mel. What the
+  network predicts is multiplied to them: the fine structure that bands do not show.
+- Before it sounds, the head repairs the phases by the step that Griffin and Lim iterate: to sound,
+  back to the STFT, keep its phase and return to the predicted magnitude. Each step carries some
+  momentum, whose size is trained.
+
+All is trained through: the gradient passes the steps. The steps never touch a magnitude, so that
+damage to the weights still shows in the mel.
+
+References:
+    H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814: the classes extended here.
+    D. Griffin and J. Lim, "Signal estimation from modified short-time Fourier transform", IEEE
+    Trans. ASSP 32(2), 1984, https://doi.org/10.1109/TASSP.1984.1164317: the step.
+    N. Perraudin, P. Balazs and P. Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013,
+    https://doi.org/10.1109/WASPAA.2013.6701851: the momentum.
+    D. Lee and H. S. Seung, "Algorithms for non-negative matrix factorization", NIPS 2000: the
+    multiplicative update, by which magnitudes stay positive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vocos.heads import ISTFTHead
+from vocos.models import VocosBackbone
+
+from melcheck.overlap import analyse, overlap_add, synthesise, with_phase_of
+from melcheck.recipes import MelRecipe, filterbank
+
+__all__ = ["GuidedBackbone", "GuidedISTFTHead"]
+
+# As in ISTFTHead, where it keeps an untrained model from overflowing.
+_MAX_MAGNITUDE = 1e2
+_INITIAL_MOMENTUM = 0.8
+# A small first prediction: training begins at Griffin and Lim's result, not at noise.
+_INITIAL_STD = 2e-3
+# Updates of the first magnitudes towards the mel. Measured on LJ Speech without a network, eight
+# steps: MAE 0.226 with none, 0.173 with one, 0.156 with two, 0.147 with four.
+_NUM_UPDATES = 2
+# Below any magnitude that sound in [-1, 1] has: it only keeps divisions finite.
+_TINY = 1e-7
+
+
+class GuidedBackbone(VocosBackbone):  # type: ignore[misc]  # vocos is untyped
+    """A `VocosBackbone` that hands its input on beside its features."""
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Compute the features of a log-mel.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, dim + n_mels]`
+        """
+        features: Tensor = super().forward(x, **kwargs)
+        return torch.cat([features, x.transpose(1, 2)], dim=-1)
+
+
+class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
+    """An `ISTFTHead` that starts from the mel and makes its phases consistent.
+
+    All of `ISTFTHead`'s weights and buffers keep their names; `momentum` is added.
+
+    Args:
+        dim: Size of the features, without the mel.
+        n_fft: Of the STFT; the window is a periodic Hann of this length.
+        hop_length: A divisor of `n_fft`, at most half of it.
+        padding: "center" is the only one that the steps are written for.
+        sample_rate: Of the mel, in Hz.
+        n_mels: Bands of the mel, as `MelSpectrogramFeatures` lays them out.
+        num_steps: Of consistency.
+
+    Raises:
+        ValueError: Another padding, or a hop that does not divide the window.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_fft: int,
+        hop_length: int,
+        padding: str,
+        sample_rate: int,
+        n_mels: int,
+        num_steps: int,
+    ) -> None:
+        if padding != "center":
+            raise ValueError(f"padding must be 'center', got {padding!r}. Use vocos' ISTFTHead.")
+        if n_fft % hop_length or n_fft < 2 * hop_length:
+            raise ValueError(
+                f"hop_length must divide n_fft at least twice, got {hop_length} and {n_fft}."
+            )
+        super().__init__(dim, n_fft, hop_length, padding)
+        nn.init.trunc_normal_(self.out.weight, std=_INITIAL_STD)
+        nn.init.zeros_(self.out.bias)
+        self.dim = dim
+        self.hop_length = hop_length
+        self.num_steps = num_steps
+        # The first step has no earlier one to take momentum from.
+        self.momentum = nn.Parameter(torch.full((max(num_steps - 1, 0),), _INITIAL_MOMENTUM))
+        recipe = MelRecipe(
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            win_length=n_fft,
+            hop_length=hop_length,
+            n_mels=n_mels,
+            f_max=sample_rate / 2,
+        )
+        filters = filterbank(recipe)
+        self.register_buffer("filters", filters, persistent=False)
+        # A bin's first magnitude is the mean of its bands' mean magnitudes, by the filters' weight.
+        # The first and the last bin belong to no band: they take half of their neighbour.
+        spread = filters / filters.sum(dim=1, keepdim=True).clamp(min=_TINY) / filters.sum(dim=0)
+        spread[0], spread[-1] = spread[1] / 2, spread[-2] / 2
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn features and mel into sound.
+
+        Shape:
+            `[batch, frames, dim + n_mels]` -> `[batch, (frames - 1) * hop_length]`
+        """
+        sound, _ = self.refine(*self.spectrum(x))
+        return sound
+
+    def spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return magnitude and complex spectrum before any step, both `[batch, frames, bins]`."""
+        features, mel = x[..., : self.dim], x[..., self.dim :]
+        log_detail, phase = self.out(features).chunk(2, dim=-1)
+        magnitude = self.magnitude(mel) * torch.exp(log_detail)
+        magnitude = torch.clip(magnitude, max=_MAX_MAGNITUDE)
+        return magnitude, torch.polar(magnitude, phase)
+
+    def magnitude(self, mel: Tensor) -> Tensor:
+        """Return smooth positive magnitudes that come close to having this log-mel.
+
+        mel = S F for magnitudes S and filters F. The update S <- S * (F r) / (F 1), with r the
+        ratio of the wanted bands to those of S, lowers the divergence of the two at every turn and
+        keeps S positive.
+
+        Shape:
+            `[batch, frames, n_mels]` -> `[batch, frames, n_fft // 2 + 1]`
+        """
+        filters: Tensor = self.filters
+        bands = torch.exp(mel)
+        spread: Tensor = self.spread
+        magnitude: Tensor = bands @ spread.T + _TINY
+        reach = filters.sum(dim=1).clamp(min=_TINY)
+        # Bins outside of every filter have nothing to be corrected by.
+        unheard = (filters.sum(dim=1) < _TINY).to(mel.dtype)
+        for _ in range(_NUM_UPDATES):
+            ratio = bands / (magnitude @ filters + _TINY)
+            magnitude = magnitude * ((ratio @ filters.T) / reach + unheard)
+        return magnitude
+
+    def refine(self, magnitude: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Make the steps.
+
+        Returns:
+            The sound `[batch, (frames - 1) * hop_length]`, and the STFT that the given spectrum has
+            after one projection; None where no step was made. The edges are mirrored for the steps,
+            as the extractor mirrors them, which takes more than `n_fft // 2` samples: a shorter
+            sound is decoded without steps.
+        """
+        sound = self.to_sound(spectrum)
+        first = previous = None
+        if sound.shape[-1] > self.istft.n_fft // 2:
+            for step in range(self.num_steps):
+                consistent = ahead = self.to_spectrum(sound)
+                if previous is None:
+                    first = consistent
+                else:
+                    ahead = consistent + self.momentum[step - 1] * (consistent - previous)
+                previous = consistent
+                sound = self.to_sound(with_phase_of(ahead, magnitude))
+        return sound, first
+
+    def to_sound(self, spectrum: Tensor) -> Tensor:
+        """Invert the STFT by weighted overlap-add: the least-squares sound (Griffin and Lim).
+
+        Shape:
+            `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length]`
+        """
+        window: Tensor = self.istft.window
+        sound = synthesise(spectrum, window, self.hop_length)
+        # Where windows overlap in full, the sum of their squares is constant up to rounding; at the
+        # two edges it is not.
+        squares = window.square().expand(1, spectrum.shape[1], len(window))
+        weight = overlap_add(squares, self.hop_length)
+        edge = len(window) // 2
+        return sound[:, edge:-edge] / weight[:, edge:-edge]
+
+    def to_spectrum(self, sound: Tensor) -> Tensor:
+        """Transform sound as the mel's extractor does: centred frames, mirrored edges.
+
+        Shape:
+            `[batch, samples]` -> `[batch, 1 + samples // hop_length, n_fft // 2 + 1]`
+        """
+        window: Tensor = self.istft.window
+        edge = len(window) // 2
+        mirrored = nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
+        return analyse(mirrored, window, self.hop_length)

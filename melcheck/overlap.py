@@ -1,0 +1,135 @@
+"""The STFT and its inverse as a pair of adjoints: windowed frames to spectra, spectra to sound.
+
+`analyse` cuts a signal into windowed frames and transforms them; `synthesise` transforms back,
+windows, and adds the frames where they overlap. Up to constants each is the adjoint of the other,
+so each one's gradient is computed by the other's forward pass: a real FFT of half the size of the
+complex one that torch would use, and no scatter. Neither divides by the sum of the windows.
+
+Conventions: signals are `[batch, samples]`, spectra `[batch, frames, n_fft // 2 + 1]`, so that each
+frame is contiguous for the FFT. `n_fft` is the window's length, and the hop divides it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["analyse", "overlap_add", "synthesise", "with_phase_of"]
+
+
+def analyse(signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Transform every whole frame of a signal; nothing is padded.
+
+    Shape:
+        `[batch, samples]` -> `[batch, 1 + (samples - n_fft) // hop_length, n_fft // 2 + 1]`
+    """
+    spectrum: Tensor = _Analyse.apply(signal, window, hop_length)  # type: ignore[no-untyped-call]
+    return spectrum
+
+
+def synthesise(spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Transform back, window and overlap-add.
+
+    Shape:
+        `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length + n_fft]`
+    """
+    signal: Tensor = _Synthesise.apply(spectrum, window, hop_length)  # type: ignore[no-untyped-call]
+    return signal
+
+
+def with_phase_of(spectrum: Tensor, magnitude: Tensor) -> Tensor:
+    """Return the spectrum that has this magnitude and the other's phase; 0 where that has none.
+
+    Shape:
+        both `[...]` -> the same
+    """
+    phased: Tensor = _WithPhaseOf.apply(spectrum, magnitude)  # type: ignore[no-untyped-call]
+    return phased
+
+
+def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    """Add frames one hop apart.
+
+    A frame is a few blocks of one hop, and block k of frame t belongs to block t + k of the signal:
+    a few sums of whole arrays.
+
+    Shape:
+        `[batch, frames, length]` -> `[batch, (frames - 1) * hop_length + length]`
+    """
+    batch, num_frames, length = frames.shape
+    num_blocks = length // hop_length
+    blocks = frames.reshape(batch, num_frames, num_blocks, hop_length)
+    signal = frames.new_zeros(batch, num_frames + num_blocks - 1, hop_length)
+    for k in range(num_blocks):
+        signal[:, k : k + num_frames] += blocks[:, :, k]
+    return signal.reshape(batch, -1)
+
+
+# Below any magnitude that sound in [-1, 1] has: it only decides what 0 / 0 is.
+_TINY = 1e-7
+
+
+class _Analyse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
+        ctx.save_for_backward(window)
+        ctx.hop_length = hop_length
+        ctx.unread = (signal.shape[-1] - len(window)) % hop_length
+        spectrum: Tensor = torch.fft.rfft(signal.unfold(-1, len(window), hop_length) * window)
+        return spectrum
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # X_k = sum_n x_n exp(-i a k n), so dL/dx_n = sum_k Re(G_k exp(i a k n)) over the bins that
+        # exist. irfft sums the same with every bin but the first and the last taken twice, over n.
+        (window,) = ctx.saved_tensors
+        n_fft = len(window)
+        halved = gradients[0] * (n_fft / 2)
+        halved[..., 0] *= 2
+        halved[..., -1] *= 2
+        frames = torch.fft.irfft(halved, n_fft) * window
+        gradient = overlap_add(frames, ctx.hop_length)
+        return torch.nn.functional.pad(gradient, (0, ctx.unread)), None, None
+
+
+class _Synthesise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
+        ctx.save_for_backward(window)
+        ctx.hop_length = hop_length
+        return overlap_add(torch.fft.irfft(spectrum, len(window)) * window, hop_length)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # The same two facts the other way round: irfft divides by n and takes inner bins twice.
+        (window,) = ctx.saved_tensors
+        n_fft = len(window)
+        frames = gradients[0].unfold(-1, n_fft, ctx.hop_length) * window
+        gradient = torch.fft.rfft(frames) * (2 / n_fft)
+        gradient[..., 0] *= 0.5
+        gradient[..., -1] *= 0.5
+        return gradient, None, None
+
+
+class _WithPhaseOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, magnitude: Tensor) -> Tensor:
+        energy = spectrum.real.square() + spectrum.imag.square()
+        inverse = torch.rsqrt(energy + _TINY**2)
+        phased: Tensor = spectrum * (magnitude * inverse)
+        ctx.save_for_backward(spectrum, magnitude, inverse)
+        return phased
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        # With u = z / |z|: d(m u) = u dm + (m / |z|) (dz - u Re(conj(u) dz)). Both maps are their
+        # own adjoints for the inner product Re(conj(a) b).
+        spectrum, magnitude, inverse = ctx.saved_tensors
+        (gradient,) = gradients
+        along = gradient.real * spectrum.real + gradient.imag * spectrum.imag
+        along = along * inverse
+        scale = magnitude * inverse
+        across = gradient * scale - spectrum * (along * inverse * scale)
+        return across, along

@@ -1,0 +1,149 @@
+"""The embedded vocoder's own parts against torch's STFT, by adjoints, and by what they promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from vocos.heads import ISTFTHead
+
+from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.overlap import analyse, overlap_add, synthesise, with_phase_of
+from melcheck.recipes import VOCOS, filterbank
+
+DIM = 16
+N_FFT = VOCOS.n_fft
+HOP = VOCOS.hop_length
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def head(num_steps: int) -> GuidedISTFTHead:
+    return GuidedISTFTHead(DIM, N_FFT, HOP, "center", VOCOS.sample_rate, VOCOS.n_mels, num_steps)
+
+
+@pytest.fixture
+def window() -> Tensor:
+    return torch.hann_window(16, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("samples", [16, 64, 83], ids="{} samples".format)
+def test_gradient_of_the_analysis_is_that_of_finite_differences(
+    window: Tensor, samples: int
+) -> None:
+    signal = noise(2, samples, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: torch.view_as_real(analyse(x, window, 4)), signal)
+
+
+def test_gradient_of_the_synthesis_is_that_of_finite_differences(window: Tensor) -> None:
+    spectrum = torch.view_as_complex(noise(2, 7, 9, 2, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: synthesise(s, window, 4), spectrum)
+
+
+def test_gradient_of_the_phase_is_that_of_finite_differences() -> None:
+    spectrum = torch.view_as_complex(noise(2, 5, 2, dtype=torch.float64)).requires_grad_()
+    magnitude = noise(2, 5, seed=1, dtype=torch.float64).abs().requires_grad_()
+    assert torch.autograd.gradcheck(with_phase_of, (spectrum, magnitude))
+
+
+def test_what_has_no_phase_stays_silent_and_differentiable() -> None:
+    spectrum = torch.zeros(3, dtype=torch.complex64, requires_grad=True)
+    phased = with_phase_of(spectrum, torch.ones(3))
+    phased.abs().sum().backward()
+    assert (phased == 0).all()
+    assert torch.isfinite(torch.view_as_real(spectrum.grad)).all()
+
+
+def test_overlap_add_adds_each_frame_at_its_place() -> None:
+    frames = noise(2, 3, 8)
+    expected = torch.zeros(2, 12)
+    for index in range(3):
+        expected[:, 2 * index : 2 * index + 8] += frames[:, index]
+    torch.testing.assert_close(overlap_add(frames, 2), expected, rtol=0, atol=1e-6)
+
+
+def test_to_spectrum_is_torchs_centred_stft() -> None:
+    sound = noise(2, 8 * HOP)
+    window = torch.hann_window(N_FFT)
+    expected = torch.stft(sound, N_FFT, HOP, N_FFT, window, return_complex=True)
+    torch.testing.assert_close(
+        head(0).to_spectrum(sound), expected.transpose(1, 2), rtol=0, atol=1e-4
+    )
+
+
+def test_to_sound_is_torchs_inverse_stft() -> None:
+    spectrum = torch.view_as_complex(noise(2, 9, N_FFT // 2 + 1, 2))
+    expected = torch.istft(spectrum.transpose(1, 2), N_FFT, HOP, N_FFT, torch.hann_window(N_FFT))
+    torch.testing.assert_close(head(0).to_sound(spectrum), expected, rtol=0, atol=1e-5)
+
+
+def test_weights_of_the_head_have_the_names_of_vocos() -> None:
+    official = ISTFTHead(DIM, N_FFT, HOP, "center").state_dict().keys()
+    assert head(3).state_dict().keys() == official | {"momentum"}
+
+
+def test_backbone_hands_the_mel_on_unchanged() -> None:
+    mel = noise(2, VOCOS.n_mels, 9)
+    features = GuidedBackbone(VOCOS.n_mels, DIM, 2 * DIM, 1)(mel)
+    assert features.shape == (2, 9, DIM + VOCOS.n_mels)
+    assert torch.equal(features[..., DIM:], mel.transpose(1, 2))
+
+
+def test_first_magnitudes_have_the_mel_of_a_smooth_spectrum() -> None:
+    # 0.05 nats: the worst band of this spectrum was 0.02 off.
+    bins = torch.arange(N_FFT // 2 + 1)
+    smooth = (3 * torch.exp(-bins / 120) + 0.01)[None, None]
+    mel = torch.log(smooth @ filterbank(VOCOS))
+    found = torch.log(head(0).magnitude(mel) @ filterbank(VOCOS))
+    torch.testing.assert_close(found, mel, rtol=0, atol=0.05)
+
+
+def test_first_magnitudes_of_silence_are_inaudible() -> None:
+    silence = torch.full((1, 4, VOCOS.n_mels), VOCOS.log_floor)
+    assert head(0).magnitude(silence).max() < 1e-6
+
+
+def test_steps_make_the_spectrum_consistent() -> None:
+    """The share of the spectrum that its own sound lacks falls with the number of steps."""
+    features = torch.cat([noise(1, 40, DIM), noise(1, 40, VOCOS.n_mels, seed=1) - 5], dim=-1)
+    shares = []
+    for num_steps in (1, 4, 16):
+        model = head(num_steps)
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.out.weight)
+        with torch.inference_mode():
+            magnitude, spectrum = model.spectrum(features)
+            sound, _ = model.refine(magnitude, spectrum)
+            found = model.to_spectrum(sound).abs()
+        shares.append(float((found - magnitude).norm() / magnitude.norm()))
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_gradient_reaches_every_weight_through_the_steps() -> None:
+    model = head(3)
+    features = torch.cat([noise(1, 9, DIM), noise(1, 9, VOCOS.n_mels, seed=1) - 5], dim=-1)
+    model(features).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert (parameter.grad != 0).any(), name
+
+
+@pytest.mark.parametrize("frames", [2, 3, 4, 9], ids="{} frames".format)
+def test_sound_has_a_hop_for_each_frame_after_the_first(frames: int) -> None:
+    features = torch.cat([noise(1, frames, DIM), noise(1, frames, VOCOS.n_mels) - 5], dim=-1)
+    assert head(2)(features).shape == (1, (frames - 1) * HOP)
+
+
+@pytest.mark.parametrize(
+    ("hop_length", "padding", "message"),
+    [(HOP, "same", "padding must be 'center'"), (300, "center", "hop_length must divide n_fft")],
+    ids=["padding", "hop"],
+)
+def test_what_the_steps_are_not_written_for_is_refused(
+    hop_length: int, padding: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GuidedISTFTHead(DIM, N_FFT, hop_length, padding, VOCOS.sample_rate, VOCOS.n_mels, 2)
