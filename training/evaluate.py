@@ -6,8 +6,7 @@ prints, in Markdown, one table per folder of audio: each vocoder's figures over 
 3 s of each), then the worst of the gates' three figures at peaks from -24 to -0.5 dBFS. `--speed`
 adds the decoding speed beside the official configuration with random weights, both in one run.
 
-PESQ (wideband) and STOI come from `melcheck[perceptual]`, at 16 kHz, as ITU-T P.862.2 and Taal et
-al. (2011) define them: 4.64 and 1 for identical sounds.
+PESQ and STOI come from `melcheck.perceptual`: 4.64 and 1 for identical sounds.
 """
 
 # A script may print (T201).
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
 import sys
 import time
@@ -24,10 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from pesq import pesq
-from pystoi import stoi
 from torch import Tensor
-from torchaudio.functional import resample
 from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
@@ -37,13 +34,13 @@ from melcheck.audio import load_audio
 from melcheck.clips import find_clips
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
+from melcheck.perceptual import pesq_wb, stoi
 from melcheck.recipes import VOCOS
 from melcheck.vocoders import GriffinLimVocoder, Vocoder, load_vocoder
 
-__all__ = ["Figures", "decode_speed_ratio", "main", "measure", "open_vocoder", "perceptual"]
+__all__ = ["Figures", "decode_speed_ratio", "main", "measure", "open_vocoder"]
 
 PEAKS_DBFS = (-24.0, -12.0, -6.0, -0.5)
-PERCEPTUAL_RATE = 16_000
 _AT_THE_FLOOR = 1e-3
 SPEED_FRAMES = 282
 SPEED_PAIRS = 15
@@ -88,7 +85,12 @@ def measure(vocoder: Vocoder, sound: Tensor, *, with_perceptual: bool = True) ->
     mel, again = mel[..., :frames], again[..., :frames]
     reference = sound[..., : decoded.shape[-1]]
     silent = (mel <= VOCOS.log_floor + _AT_THE_FLOOR).all(dim=1)
-    heard = perceptual(reference[0], decoded[0]) if with_perceptual else (float("nan"),) * 2
+    heard = [math.nan, math.nan]
+    if with_perceptual:
+        heard = [
+            score(reference[0], decoded[0], sample_rate=VOCOS.sample_rate)
+            for score in (pesq_wb, stoi)
+        ]
     return Figures(
         metrics=compare(mel, again, log_floor=VOCOS.log_floor)[0],
         sounding=compare(mel, again, log_floor=VOCOS.log_floor, mask=~silent)[0],
@@ -96,17 +98,6 @@ def measure(vocoder: Vocoder, sound: Tensor, *, with_perceptual: bool = True) ->
         pesq=heard[0],
         stoi=heard[1],
     )
-
-
-def perceptual(reference: Tensor, estimate: Tensor) -> tuple[float, float]:
-    """Return PESQ (wideband, up to 4.64) and STOI (up to 1) of two sounds `[samples]`."""
-    before, after = (
-        resample(sound, VOCOS.sample_rate, PERCEPTUAL_RATE).double().numpy()
-        for sound in (reference, estimate)
-    )
-    quality = pesq(PERCEPTUAL_RATE, before, after, "wb", on_error=1)  # 1: a value, not an exception
-    intelligibility = stoi(before, after, PERCEPTUAL_RATE)
-    return (float(quality) if quality > 0 else float("nan")), float(intelligibility)
 
 
 def decode_speed_ratio(vocoder: Vocoder) -> list[float]:
