@@ -128,8 +128,8 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         Shape:
             `[batch, frames, dim + n_mels]` -> `[batch, (frames - 1) * hop_length]`
         """
-        sound, _ = self.refine(*self.spectrum(x))
-        return sound
+        spectrum, _ = self.refine(*self.spectrum(x))
+        return self.to_sound(spectrum)
 
     def spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return magnitude and complex spectrum before any step, both `[batch, frames, bins]`."""
@@ -165,23 +165,23 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         """Make the steps.
 
         Returns:
-            The sound `[batch, (frames - 1) * hop_length]`, and the STFT that the given spectrum has
-            after one projection; None where no step was made. The edges are mirrored for the steps,
-            as the extractor mirrors them, which takes more than `n_fft // 2` samples: a shorter
-            sound is decoded without steps.
+            The spectrum after the last step, and the STFT that the given one has after a single
+            projection; None where no step was made. The edges are mirrored for the steps, as the
+            extractor mirrors them, which takes more than `n_fft // 2` samples: a shorter sound is
+            decoded without steps.
         """
-        sound = self.to_sound(spectrum)
         first = previous = None
-        if sound.shape[-1] > self.istft.n_fft // 2:
-            for step in range(self.num_steps):
-                consistent = ahead = self.to_spectrum(sound)
-                if previous is None:
-                    first = consistent
-                else:
-                    ahead = consistent + self.momentum[step - 1] * (consistent - previous)
-                previous = consistent
-                sound = self.to_sound(with_phase_of(ahead, magnitude))
-        return sound, first
+        if (spectrum.shape[1] - 1) * self.hop_length <= self.istft.n_fft // 2:
+            return spectrum, None
+        for step in range(self.num_steps):
+            consistent = ahead = self.to_spectrum(self.to_sound(spectrum))
+            if previous is None:
+                first = consistent
+            else:
+                ahead = consistent + self.momentum[step - 1] * (consistent - previous)
+            previous = consistent
+            spectrum = with_phase_of(ahead, magnitude)
+        return spectrum, first
 
     def to_sound(self, spectrum: Tensor) -> Tensor:
         """Invert the STFT by weighted overlap-add: the least-squares sound (Griffin and Lim).
