@@ -23,6 +23,7 @@ from melcheck.callables import (
     find_object,
     first_line,
     float_tensor,
+    instance,
 )
 from melcheck.probes import probe
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
@@ -124,20 +125,21 @@ def adapt_vocoder(
     Raises:
         VocoderError: No form of call gives a waveform of the mel.
     """
-    notes = []
-    recipe = getattr(target, "recipe", None)
-    if not isinstance(recipe, MelRecipe):
-        recipe = VOCOS
-        notes.append(
-            f"{name} names no recipe: its mel is taken to be that of Vocos at 24 kHz; for another, "
-            "give it an attribute `recipe`, a melcheck.MelRecipe"
-        )
-    decode = getattr(target, "decode", None)
     try:
-        ready = as_target(target, name=name, sample_rate=recipe.sample_rate)
-        if not isinstance(target, type) and callable(decode):
-            ready = as_target(decode, name=name, sample_rate=recipe.sample_rate)
+        made, notes = instance(target, name)
+        decode = getattr(made, "decode", None)
+        if callable(decode):
             notes.append(f"{name} has a method `decode`, which is what is called")
+        recipe = getattr(made, "recipe", None)
+        if not isinstance(recipe, MelRecipe):
+            recipe = VOCOS
+            notes.append(
+                f"{name} names no recipe: its mel is taken to be that of Vocos at 24 kHz; for "
+                "another, give it an attribute `recipe`, a melcheck.MelRecipe"
+            )
+        ready = as_target(
+            decode if callable(decode) else made, name=name, sample_rate=recipe.sample_rate
+        )
     except CallableError as error:
         raise VocoderError(str(error)) from None
     notes += ready.notes
@@ -155,7 +157,7 @@ def adapt_vocoder(
                 f"{cut} are cut off"
             )
         return CallableVocoder(
-            info=_info(name, target, ready),
+            info=_info(name, made, ready),
             recipe=recipe,
             device=device or torch.device("cpu"),
             notes=tuple(notes),

@@ -28,6 +28,7 @@ __all__ = [
     "find_object",
     "first_line",
     "float_tensor",
+    "instance",
     "is_reference",
 ]
 
@@ -109,16 +110,7 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
     Raises:
         CallableError: It cannot be called, or needs more arguments.
     """
-    notes = []
-    if inspect.isclass(target):
-        missing = _required(target, positional=0)
-        if missing:
-            raise CallableError(
-                f"{name} is a class that needs {_listed(missing)}. Make an instance in your "
-                f"module, `mel = {target.__name__}(...)`, and name that."
-            )
-        target = _instance(target, name)
-        notes.append(f"{name} is a class; an instance was made without arguments")
+    target, notes = instance(target, name)
     if not callable(target):
         raise CallableError(
             f"{name} must be callable, got {type(target).__name__}. Name a function, or a method "
@@ -126,9 +118,10 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
         )
     call: Callable[..., Any] = target
     device = torch.device("cpu")
-    if isinstance(target, torch.nn.Module):
-        target.eval()
-        tensors = (*target.parameters(), *target.buffers())
+    module = target if isinstance(target, torch.nn.Module) else getattr(target, "__self__", None)
+    if isinstance(module, torch.nn.Module):
+        module.eval()
+        tensors = (*module.parameters(), *module.buffers())
         device = tensors[0].device if tensors else device
     missing = _required(target, positional=1)
     rates = [argument for argument in missing if argument in _RATE_ARGUMENTS]
@@ -142,6 +135,23 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
         call = _with_arguments(call, dict.fromkeys(rates, sample_rate))
         notes.append(f"{name} is called with {_listed(f'{rate}={sample_rate}' for rate in rates)}")
     return Target(name, call, device, _place(target), tuple(notes))
+
+
+def instance(target: Any, name: str) -> tuple[Any, list[str]]:
+    """Return an object as it is, and an instance of a class, with a note that says so.
+
+    Raises:
+        CallableError: A class that needs arguments, or fails without.
+    """
+    if not inspect.isclass(target):
+        return target, []
+    missing = _required(target, positional=0)
+    if missing:
+        raise CallableError(
+            f"{name} is a class that needs {_listed(missing)}. Make an instance in your "
+            f"module, `mel = {target.__name__}(...)`, and name that."
+        )
+    return _instance(target, name), [f"{name} is a class; an instance was made without arguments"]
 
 
 def float_tensor(value: object) -> tuple[Tensor | None, str]:

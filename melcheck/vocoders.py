@@ -31,9 +31,9 @@ from torch import Tensor
 from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
 
+from melcheck.callables import is_reference
 from melcheck.checkpoints import build_vocos
 from melcheck.hub import hub_files, official_in_cache
-from melcheck.callables import is_reference
 from melcheck.recipes import VOCOS, MelRecipe, filterbank
 from melcheck.weights import (
     EMBEDDED_SHA256,
