@@ -10,6 +10,7 @@ Nothing heavy is imported until a plan is made.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from melcheck import report_collector, report_plugin
 from melcheck.summary import (
     CASE_PROPERTY,
     ROW_PROPERTY,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
     from melcheck.goldens import Golden
+    from melcheck.loop_forensics import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.plan import Plan
     from melcheck.report import CaseRow, Outcome
@@ -111,14 +114,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini("mel_manifest", "YAML manifest of the clips to check without --mel-audio")
     parser.addini("mel_goldens", "folder that the goldens of the manifest's clips are kept in")
+    report_plugin.add_options(group, parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and the summary."""
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    if not _is_worker(config):
-        config.pluginmanager.register(Summary(), "melcheck-summary")
+    summary = None if _is_worker(config) else Summary()
+    if summary is not None:
+        config.pluginmanager.register(summary, "melcheck-summary")
+    report_plugin.register(config, lambda: config.stash.get(_PLAN, None), summary)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -184,7 +190,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if callspec and "mel_record" in getattr(item, "fixturenames", ()):
             clip, vocoder, device = (callspec.params[name] for name in _PARAMETRIZED)
             if clip is not None:  # all clips of the run are gated
-                item.user_properties.append((CASE_PROPERTY, f"{clip.name} {vocoder} {device}"))
+                case = [clip.name, _plan(config).label(vocoder), device]
+                item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -269,19 +276,33 @@ def mel_record(
     """A function that puts this case into the table at the end of the run."""
 
     def record(
-        outcome: Outcome, *, verdict: Verdict | None = None, artifacts: Path | None = None
+        outcome: Outcome,
+        *,
+        verdict: Verdict | None = None,
+        cause: Explanation | None = None,
+        artifacts: Path | None = None,
     ) -> CaseRow:
         from melcheck.report import case_row
 
+        label = _plan(request.config).label(mel_round_trip.vocoder.name)
         row = case_row(
             mel_clip.name,
-            _plan(request.config).label(mel_round_trip.vocoder.name),
+            label,
             mel_round_trip,
-            outcome=outcome,
+            outcome=report_collector.collect(
+                request.node,
+                mel_round_trip,
+                clip=mel_clip,
+                vocoder=label,
+                outcome=outcome,
+                verdict=verdict,
+                cause=cause,
+            ),
             verdict=verdict,
             artifacts="" if artifacts is None else str(artifacts),
         )
         request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
+        request.node.user_properties.extend(report_collector.case_properties(row))
         return row
 
     return record
@@ -310,6 +331,9 @@ def mel_baseline(
         trip = _round_trip(request.config, pipeline)
         if BASELINE not in plan.vocoders:
             row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
+            report_collector.collect(
+                request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline"
+            )
             request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
         return trip
 

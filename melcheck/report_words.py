@@ -12,6 +12,8 @@ from melcheck.run_report import CaseResult, RunReport, Threshold
 
 __all__ = [
     "STATES",
+    "ChangeText",
+    "ComparisonText",
     "Problem",
     "State",
     "change_text",
@@ -72,6 +74,22 @@ class Problem:
     title: str
     reason: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeText:
+    """A case's change against the baseline: its status, and a sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonText:
+    """What the comparison with a baseline found: a sentence, and lists with their titles."""
+
+    text: str
+    lists: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def headline(report: RunReport) -> str:
@@ -147,8 +165,8 @@ def legend() -> str:
     return f"{meanings}. Griffin-Lim is untrained and stands there for comparison."
 
 
-def change_text(case: CaseResult) -> dict[str, str] | None:
-    """Return a case's change against the baseline, as its kind and a sentence; None without one."""
+def change_text(case: CaseResult) -> ChangeText | None:
+    """Return a case's change against the baseline in words; None without a baseline."""
     change = case.change
     if change is None or case.outcome == "baseline":
         return None
@@ -163,11 +181,11 @@ def change_text(case: CaseResult) -> dict[str, str] | None:
         text += ": " + "; ".join(change.mismatches)
     if change.place:
         text += f": {change.place}"
-    return {"kind": change.status, "text": f"{text}."}
+    return ChangeText(change.status, f"{text}.")
 
 
-def comparison_text(report: RunReport) -> dict[str, object] | None:
-    """Return what the comparison with a baseline found: a sentence, and lists with their titles."""
+def comparison_text(report: RunReport) -> ComparisonText | None:
+    """Return what the comparison with a baseline found; None without a baseline."""
     comparison = report.comparison
     if comparison is None:
         return None
@@ -192,7 +210,7 @@ def comparison_text(report: RunReport) -> dict[str, object] | None:
         "In the baseline, but not in this run": comparison.missing,
         "In this run, but not in the baseline": comparison.new,
     }
-    return {"text": text, "lists": [(title, lines) for title, lines in lists.items() if lines]}
+    return ComparisonText(text, tuple((title, lines) for title, lines in lists.items() if lines))
 
 
 def _places(cases: Iterable[CaseResult], status: str) -> tuple[str, ...]:
