@@ -61,6 +61,7 @@ FRAME_TOLERANCE = 0.1
 
 # Neighbours that moved by at least this share of the worst one belong to the same place.
 _SAME_PLACE = 0.5
+_NAMED_FIGURES = 3
 # 1e-5 s is less than a sample.
 _SAME_SECONDS = 1e-5
 
@@ -110,15 +111,10 @@ class Baseline:
         status: _Trend = (
             "worse" if "worse" in trends else "better" if "better" in trends else "same"
         )
-        sign = -1 if status == "better" else 1
-        places = [
-            band_range(*_place(bands, sign), recipe),
-            frame_range(*_place(frames, sign), recipe),
-        ]
         return Change(
             status=status,
             metrics=metrics,
-            place="" if status == "same" else _place_text(metrics, status, places),
+            place="" if status == "same" else _words(metrics, status, bands, frames, recipe),
         )
 
     def comparison(self, cases: Iterable[CaseResult]) -> Comparison:
@@ -226,12 +222,27 @@ def _place(differences: Sequence[float], sign: int) -> tuple[int, int, float]:
     return first, last, differences[peak]
 
 
-def _place_text(metrics: Iterable[MetricChange], status: str, places: Iterable[str]) -> str:
+def _words(
+    metrics: Iterable[MetricChange],
+    status: _Trend,
+    bands: Sequence[float],
+    frames: Sequence[float],
+    recipe: RecipeSource,
+) -> str:
+    """Name the figures that moved, the gates' own first, and the bands or frames that did most."""
+    moved = [each for each in metrics if each.trend == status]
     figures = [
         f"{METRICS[each.metric].label} {shown(each.metric, each.before)} -> "
         f"{shown(each.metric, each.after)} ({shown(each.metric, each.delta, signed=True)}, "
         f"tolerance {each.tolerance:g})"
-        for each in metrics
-        if each.trend == status
+        for each in moved[:_NAMED_FIGURES]
     ]
-    return f"{', '.join(figures) or 'figures within tolerance'}; moved most: {', '.join(places)}"
+    sign = -1 if status == "better" else 1
+    band, frame = _place(bands, sign), _place(frames, sign)
+    by_band, by_frame = sign * band[2] / BAND_TOLERANCE, sign * frame[2] / FRAME_TOLERANCE
+    places = []
+    if by_band > 1 or by_band >= by_frame:
+        places.append(band_range(*band, recipe))
+    if by_frame > 1 or by_frame > by_band:
+        places.append(frame_range(*frame, recipe))
+    return "; ".join([", ".join(figures) or "every figure within its tolerance", *places])

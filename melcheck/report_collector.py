@@ -119,7 +119,7 @@ class Collector:
             )
             regression = _regression(case)
             if regression:
-                item.stash[_REGRESSION] = regression
+                item.stash[_REGRESSION] = f"{case.title}: {regression}"
                 reason = "; ".join(part for part in (case.reason, regression) if part)
                 case = dataclasses.replace(case, outcome="failed", reason=reason)
         media = case_media(trip) if self._draws else None
@@ -156,9 +156,9 @@ def _regression(case: CaseResult) -> str:
         return ""
     if change.status == "other":
         return (
-            f"{case.title} cannot be compared with the baseline: {'; '.join(change.mismatches)}. "
+            f"cannot be compared with the baseline: {'; '.join(change.mismatches)}. "
             "Restore what differs, or take a new baseline with --mel-report NAME.json"
         )
     if change.status == "worse":
-        return f"{case.title} is worse than the baseline: {change.place}"
+        return f"worse than the baseline: {change.place}"
     return ""

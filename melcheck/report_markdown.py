@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import re
 
-from melcheck.report_metrics import METRICS, shown
+from melcheck.report_metrics import METRICS, shown, shown_delta
 from melcheck.report_words import (
     STATES,
-    change_text,
+    change_word,
     comparison_text,
     finished_text,
     gates_text,
@@ -100,15 +100,7 @@ def _cells(case: CaseResult, *, devices: bool) -> list[str]:
     state = STATES[case.outcome]
     changes = {} if case.change is None else {each.metric: each for each in case.change.metrics}
     missed = {gate.metric for gate in case.gates if not gate.passed}
-    change = change_text(case)
-    word = f"{state.glyph} {state.word}"
-    if change is not None and change.kind in ("worse", "better", "other", "new"):
-        word += {
-            "worse": ", worse",
-            "better": ", better",
-            "other": ", not comparable",
-            "new": ", new",
-        }[change.kind]
+    word = ", ".join(part for part in (f"{state.glyph} {state.word}", change_word(case)) if part)
     cells = [
         _text(case.clip),
         _text(case.vocoder),
@@ -122,7 +114,7 @@ def _cells(case: CaseResult, *, devices: bool) -> list[str]:
         text = shown(name, case.metrics[name])
         text = f"**{text}** ✕" if name in missed else text
         if name in changes:
-            delta = shown(name, changes[name].delta, signed=True)
+            delta = shown_delta(name, changes[name].delta)
             text += f" ({f'**{delta}**' if changes[name].trend == 'worse' else delta})"
         cells.append(text)
     return cells

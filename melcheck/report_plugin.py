@@ -198,13 +198,14 @@ class Reporter:
             elif failure and cases[key].outcome != "failed":
                 cases[key] = dataclasses.replace(cases[key], outcome="failed", reason=failure)
         ordered = sorted(cases.values(), key=_order(self._plan()))
+        told = [records[case.key] for case in ordered if case.key in records]
         baseline = self._collector.baseline
         arguments = map(str, self._config.invocation_params.args)
         return make_run_report(
             ordered,
             thresholds=run_thresholds(Thresholds()),
-            vocoders={each.vocoder.label: each.vocoder for each in records.values()}.values(),
-            recipes={each.recipe.digest: each.recipe for each in records.values()}.values(),
+            vocoders={each.vocoder.label: each.vocoder for each in told}.values(),
+            recipes={each.recipe.digest: each.recipe for each in told}.values(),
             environment=environment(
                 command=shlex.join(["pytest", *arguments]),
                 devices=[case.device for case in ordered if case.metrics],

@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "State",
     "change_text",
+    "change_word",
     "comparison_text",
     "finished_text",
     "gates_text",
@@ -104,7 +105,7 @@ def headline(report: RunReport) -> str:
         return "No case was planned, so that this run says nothing of any mel."
     if report.verdict == "failed":
         if bad:
-            return f"{bad} of {judged} judged {_plural(judged, 'case')} did not survive the loop."
+            return f"{bad} of {judged} judged {_plural(judged, 'case')} failed."
         failed = len(report.failed_tests)
         return (
             f"No judged case missed its gates, but {failed} {_plural(failed, 'test')} of the run "
@@ -184,6 +185,14 @@ def change_text(case: CaseResult) -> ChangeText | None:
     return ChangeText(change.status, f"{text}.")
 
 
+def change_word(case: CaseResult) -> str:
+    """Return a case's change in a word or two, "" without a baseline or a change."""
+    if case.change is None or case.outcome == "baseline":
+        return ""
+    words = {"worse": "worse", "better": "better", "other": "not comparable", "new": "new"}
+    return words.get(case.change.status, "")
+
+
 def comparison_text(report: RunReport) -> ComparisonText | None:
     """Return what the comparison with a baseline found; None without a baseline."""
     comparison = report.comparison
@@ -205,7 +214,6 @@ def comparison_text(report: RunReport) -> ComparisonText | None:
     )
     lists = {
         "Not compared, since they do not describe the same thing": comparison.other,
-        "Worse": _places(changed, "worse"),
         "Better": _places(changed, "better"),
         "In the baseline, but not in this run": comparison.missing,
         "In this run, but not in the baseline": comparison.new,
