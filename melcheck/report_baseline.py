@@ -232,7 +232,7 @@ def _words(
     """Name the figures that moved, the gates' own first, and the bands or frames that did most."""
     moved = [each for each in metrics if each.trend == status]
     figures = [
-        f"{METRICS[each.metric].label} {shown(each.metric, each.before)} -> "
+        f"{METRICS[each.metric].label} {shown(each.metric, each.before)} → "
         f"{shown(each.metric, each.after)} ({shown(each.metric, each.delta, signed=True)}, "
         f"tolerance {each.tolerance:g})"
         for each in moved[:_NAMED_FIGURES]
