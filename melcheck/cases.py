@@ -11,6 +11,7 @@ from melcheck.stashes import HANDSHAKES, TRIPS, Handshakes, plan_of
 
 if TYPE_CHECKING:
     from melcheck.handshakes import Handshake
+    from melcheck.loop_forensics import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.vocoders import Vocoder
 
@@ -70,9 +71,15 @@ def handshake_of(config: pytest.Config, vocoder: Vocoder) -> Handshake:
     return found[recipe]
 
 
-def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> str:
-    """Return what is wrong with the front end, "" where nothing is, or where there is none."""
-    if plan_of(config).frontend is None:
-        return ""
+def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> Explanation | None:
+    """Return what is wrong with the front end; None where nothing is, or where there is none."""
+    from melcheck.loop_forensics import Explanation
+
+    frontend = plan_of(config).frontend
+    if frontend is None:
+        return None
     found = handshake_of(config, vocoder)
-    return "" if found.compatible else f"the front end. {found.cause()}"
+    if found.compatible:
+        return None
+    cause, fix = found.cause()
+    return Explanation("front-end", f"{frontend.name}: {cause}", found.verdict, fix)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck import report_collector
 from melcheck.annotations import PLACE_PROPERTY
 from melcheck.cases import absent, front_end_fault, handshake_of, round_trip_of
 from melcheck.notes import NOTE_PROPERTY
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from melcheck.frontends import Frontend
     from melcheck.goldens import Golden
     from melcheck.handshakes import Handshake
+    from melcheck.loop_forensics import Explanation
     from melcheck.mel_cache import FreshMel
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
@@ -190,19 +192,33 @@ def mel_record(
     """A function that puts this case into the table at the end of the run."""
 
     def record(
-        outcome: Outcome, *, verdict: Verdict | None = None, artifacts: Path | None = None
+        outcome: Outcome,
+        *,
+        verdict: Verdict | None = None,
+        cause: Explanation | None = None,
+        artifacts: Path | None = None,
     ) -> CaseRow:
         from melcheck.report import case_row
 
+        label = plan_of(request.config).label(mel_round_trip.vocoder.name)
         row = case_row(
             mel_clip.name,
-            plan_of(request.config).label(mel_round_trip.vocoder.name),
+            label,
             mel_round_trip,
-            outcome=outcome,
+            outcome=report_collector.collect(
+                request.node,
+                mel_round_trip,
+                clip=mel_clip,
+                vocoder=label,
+                outcome=outcome,
+                verdict=verdict,
+                cause=cause,
+            ),
             verdict=verdict,
             artifacts="" if artifacts is None else str(artifacts),
         )
         request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
+        request.node.user_properties.extend(report_collector.case_properties(row))
         return row
 
     return record
@@ -232,21 +248,16 @@ def mel_blame(request: pytest.FixtureRequest) -> Callable[[Path, int | None], No
 @pytest.fixture
 def mel_explain(
     request: pytest.FixtureRequest, mel_pipeline: MelPipeline, mel_vocoder: Vocoder
-) -> Callable[..., str]:
+) -> Callable[..., Explanation]:
     """A function that names the likely cause of a bad round trip: the front end's fault first."""
 
-    def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> str:
+    def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> Explanation:
         from melcheck.loop_forensics import explain_round_trip
 
-        told = front_end_fault(request.config, mel_vocoder)
-        if told:
-            return told
-        return str(
-            explain_round_trip(
-                trip,
-                mel_pipeline.waveform2mel,
-                baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
-            )
+        return front_end_fault(request.config, mel_vocoder) or explain_round_trip(
+            trip,
+            mel_pipeline.waveform2mel,
+            baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
         )
 
     return explain
@@ -275,6 +286,9 @@ def mel_baseline(
         trip = round_trip_of(request.config, MelPipeline(config, vocoder=plan.fed(baseline)))
         if BASELINE not in plan.vocoders:
             row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
+            report_collector.collect(
+                request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline"
+            )
             request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
         return trip
 

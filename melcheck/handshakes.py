@@ -91,21 +91,25 @@ class Handshake:
             lines.append(self.diagnosis.message())
         return "\n".join(lines)
 
-    def cause(self) -> str:
-        """Return the likely cause and its fix in two sentences; "" where nothing differs."""
+    def cause(self) -> tuple[str, str]:
+        """Return the likely cause, and the fix; empty where nothing differs."""
         if self.verdict == "failed":
-            return next(result.error for result in self.results if result.error) + "."
+            told = next(result.error for result in self.results if result.error)
+            return told, "Call it with that input and see."
         found = self.diagnosis
         if found is None or self.verdict == "identical":
-            return ""
+            return "", ""
         if not found.causes:
             near = found.nearest[0].text if found.nearest else "nothing known"
-            return f"unknown: no known recipe explains its mel; nearest is {near}."
+            return (
+                f"unknown: no known recipe explains its mel; nearest is {near}",
+                "Compare every number of the front end with the vocoder's recipe.",
+            )
         named = "; ".join(
             f"{each.code}: {each.title}" + (f" ({each.detail})" if each.detail else "")
             for each in found.causes
         )
-        return f"{named}. {found.fix}"
+        return named, found.fix
 
     def __str__(self) -> str:
         return self.message()

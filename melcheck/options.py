@@ -98,6 +98,17 @@ OPTIONS = (
     ),
     Option("artifacts", "DIR", "folder for pictures and sound (default: mel-artifacts)"),
     Option(
+        "report",
+        "PATH",
+        "write what the run found to PATH, which ends in .html, .md or .json; repeatable",
+        many=True,
+    ),
+    Option(
+        "baseline",
+        "FILE",
+        "a report.json of an earlier run: fail where a case is worse than there",
+    ),
+    Option(
         "goldens",
         "DIR",
         "folder of goldens for your own clips; the first run writes them and fails",

@@ -10,10 +10,12 @@ Nothing heavy is imported until a plan is made.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck import report_plugin
 from melcheck.annotations import PLACE_PROPERTY, Annotations
 from melcheck.notes import Notes
 from melcheck.options import OPTIONS, add_options, overlooked_configuration, texts
@@ -39,8 +41,9 @@ _MARKERS = {
     "official": "runs the official weights, charactr/vocos-mel-24khz",
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
-# Where pictures go is no question to this plugin alone.
-_ASKING = tuple(option.name for option in OPTIONS if option.name != "artifacts")
+# What a run leaves behind asks for no run.
+_LEFT_BEHIND = ("artifacts", "report", "baseline")
+_ASKING = tuple(option.name for option in OPTIONS if option.name not in _LEFT_BEHIND)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
 
@@ -53,10 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and what speaks at the end."""
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    if not is_worker(config):
+    summary = None if is_worker(config) else Summary()
+    if summary is not None:
         config.pluginmanager.register(Annotations(config), "melcheck-annotations")
-        config.pluginmanager.register(Summary(), "melcheck-summary")
+        config.pluginmanager.register(summary, "melcheck-summary")
         config.pluginmanager.register(Notes(config), "melcheck-notes")
+    report_plugin.register(config, lambda: config.stash.get(PLAN, None), summary)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -155,7 +160,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.user_properties.append((PLACE_PROPERTY, str(clip.path)))
         if "mel_record" in getattr(item, "fixturenames", ()):
             vocoder, device = params["mel_vocoder"], params["mel_device"]
-            item.user_properties.append((CASE_PROPERTY, f"{clip.name} {vocoder} {device}"))
+            case = [clip.name, plan_of(config).label(vocoder), device]
+            item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
 
 
 def _asked_for(config: pytest.Config, item: pytest.Item) -> bool:

@@ -13,6 +13,7 @@ or no file at all:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from melcheck.goldens import (
     provenance,
 )
 from melcheck.handshakes import Handshake
+from melcheck.loop_forensics import Explanation
 from melcheck.mel_cache import FreshMel, compare_stored
 from melcheck.mel_files import StoredMel
 from melcheck.pipeline import MelPipeline, RoundTrip
@@ -80,7 +82,7 @@ def test_mel_survives_the_loop(
     mel_pipeline: MelPipeline,
     mel_frontend: Frontend | None,
     mel_baseline: Callable[[], RoundTrip | None],
-    mel_explain: Callable[..., str],
+    mel_explain: Callable[..., Explanation],
     mel_known_misses: dict[tuple[str, str], dict[str, float]],
 ) -> None:
     """The mel of each clip survives audio -> mel -> audio -> mel."""
@@ -98,16 +100,19 @@ def test_mel_survives_the_loop(
         known = mel_known_misses.get((mel_clip.name, mel_round_trip.vocoder.name), {})
     missed = {failure.metric: failure.value for failure in verdict.failures}
     finite = bool(torch.isfinite(mel_round_trip.reconstructed_waveform).all())
-    if finite and _as_recorded(missed, known):
-        mel_record("known miss" if known else "passed", verdict=verdict, artifacts=mel_artifacts)
+    passed = finite and _as_recorded(missed, known)
+    cause = mel_explain(mel_round_trip, baseline=baseline) if missed or not finite else None
+    record = functools.partial(mel_record, verdict=verdict, cause=cause, artifacts=mel_artifacts)
+    if passed:
+        record("known miss" if known else "passed")
         if known:
             pytest.xfail(f"known miss of {mel_round_trip.vocoder.name}: {verdict}")
         return
-    mel_record("failed", verdict=verdict, artifacts=mel_artifacts)
-    cause = mel_explain(mel_round_trip, baseline=baseline)
-    record = f"\non record: {known}; correct mel_known_misses" if known else ""
+    record("failed")
     broken = "" if finite else " | the decoded waveform is not finite"
-    pytest.fail(f"{mel_clip.path}: {verdict}{broken}\nlikely cause: {cause}{record}", pytrace=False)
+    told = "" if cause is None else f"\nlikely cause: {cause}"
+    noted = f"\non record: {known}; correct mel_known_misses" if known else ""
+    pytest.fail(f"{mel_clip.path}: {verdict}{broken}{told}{noted}", pytrace=False)
 
 
 def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
@@ -132,16 +137,17 @@ def test_front_end_makes_the_vocoders_mel(
     if mel_handshake.compatible:
         mel_note(
             f"{mel_frontend.name} differs from the vocoder's mel, which can take it as it is: "
-            f"{mel_handshake.cause()}"
+            f"{' '.join(mel_handshake.cause())}"
         )
         return
+    cause, fix = mel_handshake.cause()
     where = ""
     if mel_frontend.place is not None:
         mel_blame(*mel_frontend.place)
         where = f" ({mel_frontend.place[0]}:{mel_frontend.place[1]})"
     pytest.fail(
         f"{mel_frontend.name}{where} does not make the mel of {mel_vocoder.info.name}.\n"
-        f"likely cause: {mel_handshake.cause()}\n{mel_handshake.message()}",
+        f"likely cause: {cause}. {fix}\n{mel_handshake.message()}",
         pytrace=False,
     )
 

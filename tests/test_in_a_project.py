@@ -233,7 +233,7 @@ def test_mels_that_do_not_fit_fail_with_the_cause(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     output = result.stdout.str()
     assert "INTERNALERROR" not in output
-    assert "likely cause: the front end. " in output
+    assert "likely cause: labfront:mel: " in output
 
 
 def test_a_vocoder_of_the_project_goes_round(run: Run, pytester: pytest.Pytester) -> None:
