@@ -162,13 +162,19 @@ def overlooked_configuration(config: pytest.Config) -> Path | None:
     pytest looks for its configuration beside every path on its command line, before it knows the
     options of plugins: `--mel-audio /elsewhere` makes it look there, and not here.
     """
-    if config.getoption("inifilename", None):
-        return None
     here = config.invocation_params.dir
+    read = config.inipath
+    if config.getoption("inifilename", None) or (read is not None and read.is_relative_to(here)):
+        return None
     for folder in (here, *here.parents):
         for path in (folder / name for name in _FILES):
-            if not path.is_file() or not _KEY.search(path.read_text(encoding="utf-8")):
-                continue
-            read = config.inipath is not None and config.inipath.samefile(path)
-            return None if read else path
+            if _has_keys(path):
+                return None if read is not None and read.samefile(path) else path
     return None
+
+
+def _has_keys(path: Path) -> bool:
+    try:
+        return bool(_KEY.search(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
