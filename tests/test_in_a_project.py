@@ -301,9 +301,20 @@ def test_a_cache_of_other_clips_ends_the_run(run: Run, pytester: pytest.Pytester
 # Rough conditions.
 
 
-def test_it_needs_no_file_of_the_project(run: Run, pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize(
+    "ini",
+    [
+        "",
+        'addopts = ["--import-mode=importlib", "--strict-markers", "--strict-config"]\n',
+        'python_files = ["*_spec.py"]\npython_functions = ["test_*"]\n',
+        'filterwarnings = ["error"]\n',
+        'addopts = ["--doctest-modules"]\n',
+    ],
+    ids=["plain", "importlib-strict", "other-names", "warnings-are-errors", "doctests"],
+)
+def test_it_needs_no_file_of_the_project(run: Run, pytester: pytest.Pytester, ini: str) -> None:
     (pytester.path / "test_mel.py").unlink()
-    result = run("--pyargs", "melcheck.suite", *GATE, "--mel-audio", "clips")
+    result = run("--pyargs", "melcheck.suite", *GATE, "--mel-audio", "clips", ini=ini)
     result.assert_outcomes(passed=1, deselected=14)
 
 
