@@ -37,7 +37,7 @@ __all__ = ["CaseRecord", "case_record", "environment", "run_thresholds"]
 # Far finer than any tolerance, and short: a case of 3 s has 382 of these numbers.
 _PROFILE_DIGITS = 5
 
-_VERSIONED = ("torch", "torchaudio", "vocos", "numpy", "soundfile")
+_VERSIONED = ("torchaudio", "vocos", "numpy", "soundfile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,7 @@ def environment(*, command: str, devices: Iterable[str]) -> Environment:
     import melcheck
 
     versions = {"melcheck": melcheck.__version__, "Python": platform.python_version()}
+    versions["torch"] = str(torch.__version__)  # which says what it was built for
     for name in _VERSIONED:
         versions[name] = importlib.metadata.version(name)
     return Environment(

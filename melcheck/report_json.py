@@ -64,7 +64,7 @@ def read_report(path: Path) -> RunReport:
             f"{path}: this is no melcheck report. Name a file that `--mel-report NAME.json` wrote."
         )
     version = document.get("schema_version")
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ReportError(f"{path}: schema_version must be a whole number, got {version!r}.")
     if version != SCHEMA_VERSION:
         fix = "Update melcheck" if version > SCHEMA_VERSION else "Write the report anew"

@@ -111,7 +111,7 @@ def headline(report: RunReport) -> str:
             f"No judged case missed its gates, but {failed} {_plural(failed, 'test')} of the run "
             "failed."
         )
-    missed = f"; {known} {_plural(known, 'miss', 'misses')} a gate as is on record" if known else ""
+    missed = f"; {known} {_plural(known, 'misses', 'miss')} a gate as is on record" if known else ""
     if not judged:
         return "Measured only: the gates apply to none of these clips."
     return f"{good} of {judged} judged {_plural(judged, 'case')} survived the loop{missed}."

@@ -24,6 +24,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"melcheck"}
     assert "melcheck/data/embedded/model.safetensors" in names
     assert "melcheck/py.typed" in names
+    assert "melcheck/data/report.schema.json" in names
+    for name in ("report.html.j2", "report.css", "report.js"):
+        assert f"melcheck/templates/{name}" in names
 
 
 def test_the_wheel_goes_round_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
