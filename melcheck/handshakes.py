@@ -91,6 +91,26 @@ class Handshake:
             lines.append(self.diagnosis.message())
         return "\n".join(lines)
 
+    def cause(self) -> tuple[str, str]:
+        """Return the likely cause, and the fix; empty where nothing differs."""
+        if self.verdict == "failed":
+            told = next(result.error for result in self.results if result.error)
+            return told, "Call it with that input and see."
+        found = self.diagnosis
+        if found is None or self.verdict == "identical":
+            return "", ""
+        if not found.causes:
+            near = found.nearest[0].text if found.nearest else "nothing known"
+            return (
+                f"unknown: no known recipe explains its mel; nearest is {near}",
+                "Compare every number of the front end with the vocoder's recipe.",
+            )
+        named = "; ".join(
+            f"{each.code}: {each.title}" + (f" ({each.detail})" if each.detail else "")
+            for each in found.causes
+        )
+        return named, found.fix
+
     def __str__(self) -> str:
         return self.message()
 
@@ -180,10 +200,14 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
     difference = (mel - reference).abs()
     off = ~(difference <= _DIFFERS_NATS)
     largest = float(difference.max())
-    at_floor = off & _low(reference, expected) & _low(mel, expected)
+    # The logarithm of zero is no other floor: it makes a loss NaN.
+    broken = ~torch.isfinite(mel)
+    if broken.any():
+        found.append(f"{int(broken.sum())} cells that are NaN or infinite")
+    at_floor = off & ~broken & _low(reference, expected) & _low(mel, expected)
     if at_floor.any():
         found.append("floor")
-    off &= ~at_floor
+    off &= ~at_floor & ~broken
     columns, rows = off.any(dim=0).nonzero()[:, 0], off.any(dim=1).nonzero()[:, 0]
     if not len(columns):
         return tuple(found), largest

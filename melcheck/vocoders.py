@@ -31,6 +31,7 @@ from torch import Tensor
 from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
 
+from melcheck.callables import is_reference
 from melcheck.checkpoints import build_vocos
 from melcheck.hub import hub_files, official_in_cache
 from melcheck.recipes import VOCOS, MelRecipe, filterbank
@@ -229,13 +230,15 @@ def load_vocoder(
             "embedded": the small Vocos inside the package, held to both hashes;
             "griffin-lim": the baseline without training;
             an existing directory with `config.yaml` and `model.safetensors` or `pytorch_model.bin`;
+            "package.module:attribute", code that makes a waveform of a mel: see
+            `melcheck.callable_vocoders`;
             a repository on the hub, `owner/name` or `owner/name@revision`.
         device: Where the vocoder is put; it must exist on this machine.
         revision: For a repository: a branch, a tag or a full commit hash; the default is `main`.
         download: False takes a repository from the Hugging Face cache only.
 
     Returns:
-        The vocoder. It is a `VocosVocoder`, but for "griffin-lim".
+        The vocoder: a `VocosVocoder`, but for "griffin-lim" and for code.
 
     Raises:
         ValueError: A name that is none of these, a revision where there is none, or a device that
@@ -253,6 +256,11 @@ def load_vocoder(
         )
     if text == "griffin-lim":
         return _griffin_lim(target)
+    if is_reference(text) and not os.path.exists(text):
+        # It makes what this module defines, so it comes in when both are there.
+        from melcheck.callable_vocoders import load_callable_vocoder
+
+        return load_callable_vocoder(text, device=target)
     return _vocos(text, _find(text, revision, download), target)
 
 
@@ -293,8 +301,8 @@ def _unknown(name: str) -> str:
             f" That is a file: give the directory that holds it, {os.path.dirname(name) or '.'}."
         )
     return (
-        f"name must be {', '.join(map(repr, _NAMES))}, an existing directory, or a repository "
-        f"such as {OFFICIAL_REPO!r}, got {name!r}.{guess}"
+        f"name must be {', '.join(map(repr, _NAMES))}, an existing directory, a repository "
+        f"such as {OFFICIAL_REPO!r}, or package.module:attribute, got {name!r}.{guess}"
     )
 
 

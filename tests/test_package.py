@@ -15,16 +15,6 @@ REPOSITORY = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 15 * 10**6
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    # Without isolation: the build backend is one of the test requirements.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    subprocess.run([*command, str(REPOSITORY)], check=True, capture_output=True, text=True)
-    [built] = folder.glob("*.whl")
-    return built
-
-
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
 
@@ -34,6 +24,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"melcheck"}
     assert "melcheck/data/embedded/model.safetensors" in names
     assert "melcheck/py.typed" in names
+    assert "melcheck/data/report.schema.json" in names
+    for name in ("report.html.j2", "report.css", "report.js"):
+        assert f"melcheck/templates/{name}" in names
 
 
 def test_the_wheel_goes_round_outside_the_clone(wheel: Path, tmp_path: Path) -> None:

@@ -279,10 +279,10 @@ def test_an_incomplete_directory_says_what_it_must_hold(directory: Path, removed
         ("offical", "Did you mean 'official'"),
         ("griffinlim", "Did you mean 'griffin-lim'"),
         ("Embedded", "Did you mean 'embedded'"),
-        ("", "an existing directory, or a repository"),
-        ("./nowhere", "an existing directory, or a repository"),
-        ("a/b/c", "an existing directory, or a repository"),
-        ("../up/there", "an existing directory, or a repository"),
+        ("", "an existing directory, a repository"),
+        ("./nowhere", "an existing directory, a repository"),
+        ("a/b/c", "an existing directory, a repository"),
+        ("../up/there", "an existing directory, a repository"),
         (str(_EMBEDDED / "config.yaml"), "That is a file: give the directory that holds it"),
     ],
 )
@@ -532,7 +532,7 @@ def test_code_in_a_pickle_does_not_run(directory: Path, tmp_path: Path, saver: s
     [
         (lambda state: {"state_dict": state, "epoch": 3}, r"torch\.save\(checkpoint\['state_dict'"),
         (lambda state: list(state.values()), "must hold tensors by name, got"),
-        (lambda state: {}, "must hold tensors by name, got"),  # noqa: ARG005 - one signature
+        (lambda state: {}, "must hold tensors by name, got"),
         (lambda state: {**state, "step": 3}, "must hold tensors by name, got a dictionary"),
     ],
     ids=["nested", "list", "empty", "extra"],
