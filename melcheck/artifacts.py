@@ -6,13 +6,10 @@ that writes the same file, never meets half of one.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from melcheck.atomic import replacing
 from melcheck.pipeline import RoundTrip
 from melcheck.plots import DifferencePicture, MelPicture
 from melcheck.recipes import MelRecipe
@@ -44,10 +41,10 @@ def save_artifacts(trip: RoundTrip, folder: Path, *, title: str = "") -> tuple[P
     difference.show(*mels, frame_mask=trip.frame_mask[0].tolist(), title=title)
     pictures = {"mels.png": both.png(), "difference.png": difference.png()}
     for name, content in pictures.items():
-        with _replacing(folder / name) as temporary:
+        with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     sound = folder / "reconstructed.wav"
-    with _replacing(sound) as temporary:
+    with replacing(sound) as temporary:
         soundfile.write(
             temporary,
             trip.reconstructed_waveform[0].cpu().numpy(),
@@ -61,18 +58,3 @@ def save_artifacts(trip: RoundTrip, folder: Path, *, title: str = "") -> tuple[P
 @functools.lru_cache(maxsize=8)
 def _pictures(recipe: MelRecipe, frames: int) -> tuple[MelPicture, DifferencePicture]:
     return MelPicture(recipe, frames), DifferencePicture(recipe, frames)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` when the block ends well."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files that only their owner may read.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
