@@ -1,0 +1,317 @@
+"""Is a stored mel still the mel of its audio? A cache is matched with clips, and compared.
+
+`match_mels` finds the file of each clip by its name; `compare_stored` holds one stored mel against
+the one that the front end makes now, and names what became of it: swapped axes, a shift, a part of
+the clip, NaN, other audio; and by `melcheck.forensics.diagnose`, another recipe. Mels are
+`[n_mels, frames]` here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from melcheck.clips import AUDIO_SUFFIXES, Clip
+from melcheck.forensics import diagnose
+from melcheck.inspection import storage_of, storage_step
+from melcheck.mel_files import StoredMel
+from melcheck.recipes import MelRecipe, log_mel
+
+__all__ = ["Comparison", "Matches", "compare_stored", "match_mels", "matching_recipe"]
+
+# Names that a preprocessing script puts around the stem of the audio: "mel-a.npy", "a.mel.npy",
+# "ljspeech-mel-00001.npy" keeps its own.
+_AFFIXES = re.compile(r"^(?:mel|spec)[-_.]|[-_.](?:mel|mels|spec|logmel)$", re.IGNORECASE)
+
+# Rounding of another library or device, in nats; and in magnitudes, relative to the loudest cell,
+# which is what quiet cells lose in a float32 transform.
+_SAME_NATS = 1e-3
+_SAME_MAGNITUDE = 2e-6
+_SAME_RELATIVE = 4e-7
+_STORAGE_ROUNDINGS = 2.0
+
+_SHIFTS_FRAMES = tuple(sorted(range(-16, 17), key=abs))
+_FEWEST_FRAMES = 8
+# Share of the common cells that must agree for a shift or a cut to be named. The edges of a cut
+# clip, where padding begins, do not.
+_AGREEING_SHARE = 0.95
+
+# How a mel and that of its clip correlate, band by band. Measured on the twelve fixtures: other
+# recipes of the same clip have 0.63 and more; two clips have less than 0.35, but for percussion
+# and other sounds that are mostly silence, up to 0.6.
+_OTHER_AUDIO = 0.3
+_SAME_AUDIO = 0.6
+# A fit that explains all but this share of the variance is no coincidence.
+_AFFINE_REST = 1e-4
+
+_EXTRACT_AGAIN = "Delete it and extract again."
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which stored mels belong to which clips.
+
+    Attributes:
+        mels: The files of each clip, by the clip's name; no entry for a clip without.
+        without_audio: Files that belong to none of the clips.
+    """
+
+    mels: dict[str, tuple[Path, ...]]
+    without_audio: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What became of one stored mel.
+
+    Attributes:
+        fresh: Whether it is the mel that the front end makes now.
+        code: "fresh", or a cause: one of `melcheck.causes`, "other-audio", "part" or "unknown".
+        text: The finding in a sentence, with the fix where there is something to fix.
+    """
+
+    fresh: bool
+    code: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def match_mels(files: Sequence[Path], clips: Iterable[Clip]) -> Matches:
+    """Match the files of a cache with clips, by stem.
+
+    A file matches the clip whose file has its stem, up to an audio suffix and `mel` in its name,
+    and up to the normal form of Unicode. Where several clips or files share a stem, the folders
+    above decide; a file that is as near to two clips belongs to neither.
+    """
+    by_stem: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_stem.setdefault(_normal(clip.path.stem), []).append(clip)
+    mels: dict[str, tuple[Path, ...]] = {}
+    without_audio = []
+    nearness: dict[Path, int] = {}
+    for file in files:
+        candidates: list[Clip] = []
+        for stem in _stems(file):
+            candidates = by_stem.get(stem, [])
+            if candidates:
+                break
+        scores = [_common_folders(file, clip.path) for clip in candidates]
+        best = max(scores, default=-1)
+        if scores.count(best) != 1:
+            without_audio.append(file)
+            continue
+        nearness[file] = best
+        name = candidates[scores.index(best)].name
+        mels[name] = (*mels.get(name, ()), file)
+    for name, found in mels.items():
+        # speaker-1/a.npy and speaker-2/a.npy with a clip speaker-1/a.wav alone.
+        nearest = max(nearness[file] for file in found)
+        kept = tuple(file for file in found if nearness[file] == nearest)
+        without_audio += [file for file in found if file not in kept]
+        mels[name] = kept
+    return Matches(mels, tuple(sorted(without_audio)))
+
+
+def matching_recipe(waveform: Tensor, fresh: Tensor, expected: MelRecipe) -> MelRecipe | None:
+    """Return the recipe that a fresh mel follows: the expected one, up to what is benign, or None.
+
+    Args:
+        waveform: `[samples]`.
+        fresh: `[n_mels, frames]`, of the front end.
+        expected: The recipe of the vocoder.
+    """
+    reference = log_mel(waveform, expected)
+    if reference.shape == fresh.shape and torch.equal(reference, fresh):
+        return expected
+    found = diagnose(waveform, fresh, expected=expected)
+    return expected if found.kind in ("identical", "benign") else None
+
+
+def compare_stored(
+    stored: StoredMel, fresh: Tensor, waveform: Tensor, *, recipe: MelRecipe | None
+) -> Comparison:
+    """Say whether a stored mel is the fresh one, and if not, what became of it.
+
+    Args:
+        stored: As `melcheck.mel_files.read_mel` gives it, with `finite=False`.
+        fresh: `[n_mels, frames]`, of the whole clip.
+        waveform: The clip, `[samples]`, that `fresh` was made from.
+        recipe: What `fresh` follows, for naming another recipe; None where that is not known.
+    """
+    fresh = fresh.cpu()
+    mel, causes = stored.mel, []
+    if stored.broken:
+        share = stored.broken / mel.numel()
+        text = f"nan: {stored.broken} cells ({share:.1%}) are NaN or infinite"
+        if stored.broken == mel.numel():
+            return Comparison(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
+        causes.append(("nan", text))
+        mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
+    sound = torch.isfinite(stored.mel)
+    upright = _upright(mel, fresh)
+    if upright is not mel:
+        rows, columns = mel.shape
+        causes.append(
+            ("axes-transposed", f"axes-transposed: [{rows}, {columns}] is [frames, n_mels]")
+        )
+        mel, sound = upright, sound.T
+    where = _alignment(mel, sound, fresh, stored.dtype)
+    if where is not None:
+        shift = where
+        if shift:
+            side = "early" if shift > 0 else "late"
+            causes.append(("frame-shift", f"frame-shift: {abs(shift)} frames {side}"))
+        missing = fresh.shape[1] - mel.shape[1]
+        if missing and abs(missing) != abs(shift):
+            causes.append(
+                ("length", f"length: {mel.shape[1]} frames, {fresh.shape[1]} in the clip")
+            )
+        if not causes:
+            note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
+            return Comparison(True, "fresh", f"fresh{note}")
+        told = "; ".join(text for _, text in causes)
+        return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+    causes.append(_other(stored, mel, fresh, waveform, recipe))
+    if causes[-1][0] == "fresh":
+        return Comparison(True, *causes[-1])
+    told = "; ".join(text for _, text in causes)
+    return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+
+
+def _other(
+    stored: StoredMel, mel: Tensor, fresh: Tensor, waveform: Tensor, recipe: MelRecipe | None
+) -> tuple[str, str]:
+    """Return the code and the text of a mel that is no piece of the fresh one."""
+    follows = _follows(mel, fresh)
+    correlation = f"it correlates with the clip's mel by {follows:.2f}"
+    if follows >= _OTHER_AUDIO:
+        if recipe is not None:
+            found = diagnose(waveform, stored.mel, expected=recipe)
+            if found.kind in ("identical", "benign"):
+                return "fresh", f"fresh but for what no vocoder minds: {found}"
+            if found.kind == "fault" and found.codes:
+                return found.codes[0], f"stale: {found}"
+        normalised = _normalisation(mel, fresh)
+        if normalised is not None:
+            return "normalisation", normalised
+    if follows >= _SAME_AUDIO:
+        return "unknown", f"stale: made by another recipe, which has no name here ({correlation})"
+    return "other-audio", (
+        f"other-audio: {correlation}, so it was made from another file, or the clip has changed"
+    )
+
+
+def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
+    """Return the statistics of a mel that is the fresh one, shifted and scaled; None otherwise."""
+    if mel.shape != fresh.shape:
+        return None
+    one, other = mel.double().flatten(), fresh.double().flatten()
+    slope = float(
+        ((other - other.mean()) @ (one - one.mean())) / (other - other.mean()).square().sum()
+    )
+    rest = one - one.mean() - slope * (other - other.mean())
+    if not slope > 0 or float(rest.square().sum()) > _AFFINE_REST * float(one.var() * len(one)):
+        return None
+    std = 1 / slope
+    mean = float(other.mean()) - std * float(one.mean())
+    return f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
+
+
+def _normal(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem)
+
+
+def _stems(file: Path) -> list[str]:
+    """Return the stems of audio that a file may belong to, the most literal first."""
+    stem = file.stem
+    stems = [stem]
+    if Path(stem).suffix.lower() in AUDIO_SUFFIXES:
+        stem = Path(stem).stem
+        stems.append(stem)
+    stems.append(_AFFIXES.sub("", stem))
+    return [_normal(each) for each in stems if each]
+
+
+def _common_folders(file: Path, audio: Path) -> int:
+    """Return how many folders above two files have the same names."""
+    common = 0
+    for one, other in zip(file.parts[-2::-1], audio.parts[-2::-1], strict=False):
+        if _normal(one) != _normal(other):
+            break
+        common += 1
+    return common
+
+
+def _upright(mel: Tensor, fresh: Tensor) -> Tensor:
+    """Return a mel with its bands first; the same object where they already are."""
+    bands = fresh.shape[0]
+    if mel.shape[0] != bands and mel.shape[1] == bands:
+        return mel.T.contiguous()
+    if mel.shape[0] == mel.shape[1] == bands:
+        turned = mel.T.contiguous()
+        if _typical_difference(turned, fresh) < _typical_difference(mel, fresh):
+            return turned
+    return mel
+
+
+def _typical_difference(mel: Tensor, fresh: Tensor) -> float:
+    if mel.shape[0] != fresh.shape[0]:
+        return float("inf")
+    frames = min(mel.shape[1], fresh.shape[1])
+    return float((mel[:, :frames] - fresh[:, :frames]).abs().median())
+
+
+def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | None:
+    """Return by how many frames a mel is early, where it is the fresh one but for that.
+
+    Without a shift and a cut every cell must agree, but for those that are not `sound`.
+    """
+    if mel.shape[0] != fresh.shape[0]:
+        return None
+    step = _STORAGE_ROUNDINGS * storage_step(storage_of(mel)) if dtype != "float32" else 0.0
+    for shift in _SHIFTS_FRAMES:
+        begin, other = max(0, -shift), max(0, shift)
+        frames = min(mel.shape[1] - begin, fresh.shape[1] - other)
+        if frames < _FEWEST_FRAMES:
+            continue
+        here = mel[:, begin : begin + frames].double()
+        there = fresh[:, other : other + frames].double()
+        kept = sound[:, begin : begin + frames]
+        # d ln m = dm / m: an error of the magnitude weighs more where the mel is low.
+        magnitude = _SAME_MAGNITUDE + _SAME_RELATIVE * there.max().clamp(max=30).exp()
+        allowed = (magnitude * (-there).clamp(max=30).exp()).clamp(min=_SAME_NATS)
+        agree = ((here - there).abs() <= allowed + step * there.abs()) | ~kept
+        whole = not shift and mel.shape == fresh.shape
+        share = float(agree.double().mean())
+        if share == 1.0 or (not whole and share >= _AGREEING_SHARE):
+            return shift
+    return None
+
+
+def _follows(mel: Tensor, fresh: Tensor) -> float:
+    """Return how two mels correlate, each band less its mean: side by side, and stretched."""
+    one, other = mel.double(), fresh.double()
+    if float(one.min()) >= 0 and float(one.max()) > 0:
+        one = one.clamp(min=float(one[one > 0].min())).log()
+    stretched = torch.nn.functional.interpolate(
+        one[None, None], size=other.shape, mode="bilinear", align_corners=False
+    )[0, 0]
+    pairs = [(stretched, other)]
+    if one.shape[0] == other.shape[0]:
+        frames = min(one.shape[1], other.shape[1])
+        pairs.append((one[:, :frames], other[:, :frames]))
+    return max(_correlation(*pair) for pair in pairs)
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    one, other = (each - each.mean(dim=1, keepdim=True) for each in (one, other))
+    scale = float(one.norm() * other.norm())
+    return float((one * other).sum()) / scale if scale else 0.0
