@@ -31,22 +31,24 @@ COMMANDS = ("check", "compare", "diagnose", "handshake", "info", "fetch")
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
 
-  melcheck check data/samples          audio -> mel -> audio -> mel: verdict, pictures
-  melcheck handshake mytts.audio:mel   does your front end make the vocoder's mel?
-  melcheck diagnose --audio a.wav --mel a.npy     which recipe made this mel?
-  melcheck diagnose --mel a.npy                   what does it tell without its audio?
-  melcheck compare a.npy b.npy --plot d.png       two mels: metrics, difference map
-  melcheck fetch                       official weights (54 MB) into the cache
-  melcheck info                        versions, decoder, devices, weights, recipe
+  melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
+  melcheck handshake mytts.audio:mel  does your front end make the vocoder's mel?
+  melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
+  melcheck diagnose --mel a.npy                  what does it tell by itself?
+  melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
+  melcheck fetch                      official weights (54 MB) into the cache
+  melcheck info                       versions, decoder, devices, weights
 
-`check` runs the small vocoder inside the package, and the official one where its
-weights are in the cache. --vocoder takes embedded, official, griffin-lim, a folder
-or a hub id; --frontend mytts.audio:mel puts your own mel function into the loop.
-The gate, for each clip, on log-mels: MAE < 0.2 nats, corr > 0.99, SNR > 20 dB.
+`check` runs the small vocoder inside the package, and the official one where
+its weights are in the cache. --vocoder takes embedded, official, griffin-lim,
+a folder or a hub id; --frontend mytts.audio:mel puts your own mel function into
+the loop; --report r.html writes a page; pictures go to mel-artifacts/.
+The gate, on log-mels: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB.
 
-Each command: --help for its options, --json for programs (stdout holds JSON only).
-Exit code: 0 passed, 1 a gate failed, 2 wrong usage or unreadable input, 3 something
-is missing here (weights, device). In a pytest suite: pytest -m sanity --mel-audio DIR
+melcheck COMMAND --help has all options. --json prints one JSON object instead.
+Exit code: 0 passed, 1 a gate failed, 2 wrong usage or unreadable input, 3 the
+environment lacks something (weights, a device).
+In a test suite: pytest -m sanity --mel-audio data/samples
 """
 
 _FAILED, _USAGE, _MISSING, _FAULT, _INTERRUPTED, _CLOSED_PIPE = 1, 2, 3, 70, 130, 141
@@ -62,15 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, as in the module's list.
     """
+    terminal = Terminal()
     try:
-        terminal = Terminal()
         return _run(sys.argv[1:] if argv is None else list(argv), terminal)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:  # of writing the answer; a command's own have been told
         # Python would complain again when it flushes stdout at its end.
         _discard_stdout()
-        return _CLOSED_PIPE
+        if isinstance(error, BrokenPipeError):
+            return _CLOSED_PIPE
+        terminal.note(f"melcheck: the output cannot be written: {error.strerror}.")
+        return _MISSING
 
 
 def _run(argv: list[str], terminal: Terminal) -> int:
@@ -87,8 +92,6 @@ def _run(argv: list[str], terminal: Terminal) -> int:
         return int(end.code or 0)
     try:
         answer = _answer(options, terminal)
-    except BrokenPipeError:
-        raise
     except Exception as error:
         code, message = _explain(error)
         terminal.note(f"melcheck {options.command}: {message}")

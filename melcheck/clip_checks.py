@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from melcheck.artifacts import save_artifacts
 from melcheck.audio import load_audio
 from melcheck.clips import Clip, file_name
 from melcheck.config import MelCheckConfig
+from melcheck.frontends import Frontend
 from melcheck.loop_forensics import Explanation, explain_round_trip
 from melcheck.pipeline import MelPipeline, RoundTrip
+from melcheck.recipes import MelRecipe
 from melcheck.sanity import Thresholds, Verdict, judge
-from melcheck.vocoders import Vocoder, load_vocoder
+from melcheck.vocoders import Vocoder, VocoderInfo, load_vocoder
 
-__all__ = ["BASELINE", "ClipCheck", "check_clips", "labels", "unreadable"]
+__all__ = ["BASELINE", "ClipCheck", "check_clips", "labels", "unreadable", "with_frontend"]
 
 BASELINE = "griffin-lim"
 """The vocoder without training that each clip is compared with."""
@@ -80,9 +85,7 @@ def unreadable(
     problems = {}
     for clip in clips:
         try:
-            load_audio(
-                dataclasses.replace(config, audio_path=clip.path), min_samples=min_samples
-            )
+            load_audio(dataclasses.replace(config, audio_path=clip.path), min_samples=min_samples)
         except (ValueError, OSError) as error:
             problems[clip.path] = str(error)
     return problems
@@ -112,20 +115,19 @@ def check_clips(
         ValueError: The configured rate is not that of a vocoder.
         OSError: The artifacts cannot be written.
     """
-    devices = {str(vocoder.device) for vocoder in vocoders.values()}
-    untrained = load_vocoder(BASELINE, device=devices.pop()) if devices else None
+    untrained: Vocoder | None = None
     for clip in clips:
         own = dataclasses.replace(config, audio_path=clip.path)
         baseline: RoundTrip | None = None
         for label, vocoder in vocoders.items():
             pipeline = MelPipeline(own, vocoder=vocoder)
-            comparable = vocoder.info.name != BASELINE and untrained is not None
-            if comparable and untrained.recipe == vocoder.recipe and baseline is None:
+            untrained = untrained or load_vocoder(BASELINE, device=pipeline.device)
+            comparable = vocoder.info.name != BASELINE and vocoder.recipe == untrained.recipe
+            if comparable and baseline is None:
                 with contextlib.suppress(ValueError, OSError):  # told by the check itself
                     baseline = MelPipeline(own, vocoder=untrained).round_trip()
-            yield _check(
-                clip, label, pipeline, baseline if comparable else None, artifacts, thresholds
-            )
+            beside = baseline if comparable else None
+            yield _check(clip, label, pipeline, beside, artifacts, thresholds)
 
 
 def _check(
@@ -139,9 +141,9 @@ def _check(
     check = ClipCheck(clip=clip, vocoder=label, device=str(pipeline.device), baseline=baseline)
     try:
         trip = pipeline.round_trip()
+        metrics = trip.metrics()[0]
     except (ValueError, OSError) as error:
         return dataclasses.replace(check, error=str(error))
-    metrics = trip.metrics()[0]
     verdict = judge(metrics, thresholds)
     cause = None
     if not verdict.passed:
@@ -159,6 +161,24 @@ def _check(
         )
         save_artifacts(trip, folder, title=title)
     return dataclasses.replace(check, trip=trip, verdict=verdict, cause=cause, artifacts=folder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FrontedVocoder:
+    """A vocoder whose mels a front end of the user's makes. See `melcheck.vocoders.Vocoder`."""
+
+    info: VocoderInfo
+    recipe: MelRecipe
+    device: torch.device
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+def with_frontend(vocoder: Vocoder, frontend: Frontend) -> Vocoder:
+    """Return a vocoder that decodes as before and extracts mels with the user's front end."""
+    return _FrontedVocoder(
+        vocoder.info, vocoder.recipe, vocoder.device, frontend.encode, vocoder.decode
+    )
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:

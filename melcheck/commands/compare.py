@@ -1,7 +1,7 @@
-"""Measure one mel against another: the metrics, the gate, and a map of where they differ.
+"""Measure one mel against another: metrics, gate, and a map of where they differ.
 
-A is the original and B what became of it: [n_mels, frames] or [frames, n_mels], in .npy, .npz, .pt
-or .safetensors. Files are read without running code of theirs.
+A is the original and B what became of it, [n_mels, frames] or [frames, n_mels], in
+.npy, .npz, .pt or .safetensors. Files are read without running code of theirs.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _read(options: argparse.Namespace, recipe: MelRecipe) -> tuple[Tensor, Tenso
     for path in (options.reference, options.estimate):
         try:
             mel = read_mel(path, array=options.array).mel
-            if not upright(path, *mel.shape, recipe):
+            if not upright(path, list(mel.shape), recipe):
                 notes.append(f"{path} is [frames, n_mels]: its axes were swapped.")
                 mel = mel.T.contiguous()
         except (ValueError, OSError) as error:

@@ -1,8 +1,9 @@
-"""Say which recipe made a mel: with its audio by recomputing it, without by the marks it bears.
+"""Say which recipe made a mel.
 
-With --audio the mel is recomputed under each hypothesis (power, scale, norm, logarithm, padding, hop,
-delay, gain, ...), and a cause is named only where one fits and the next does not: a gate. Without it,
-what the array alone shows is told, and no gate applies.
+With --audio the mel is recomputed under each hypothesis (power, scale, norm,
+logarithm, padding, hop, delay, gain, ...) and a cause is named only where one
+fits and the next does not; a fault, or a mel that nothing explains, fails.
+Without it, what the array alone shows is told, and nothing is gated.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ def _read(options: argparse.Namespace, expected: MelRecipe) -> tuple[StoredMel, 
     from melcheck.config import MelCheckConfig
     from melcheck.mel_files import read_mel
 
-    problems = []
-    stored = waveform = None
+    problems, found = [], []
+    waveform = None
     try:
         # A mel with NaN is read: that is a finding.
-        stored = read_mel(options.mel, array=options.array, finite=False)
+        found.append(read_mel(options.mel, array=options.array, finite=False))
     except (ValueError, OSError) as error:
         problems.append(str(error))
     if options.audio is not None:
@@ -90,8 +91,7 @@ def _read(options: argparse.Namespace, expected: MelRecipe) -> tuple[StoredMel, 
         except (ValueError, OSError) as error:
             problems.append(str(error))
     refuse(problems)
-    assert stored is not None  # refused otherwise
-    return stored, waveform
+    return found[0], waveform
 
 
 def _lines(message: str) -> list[str]:

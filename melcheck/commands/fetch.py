@@ -1,8 +1,8 @@
 """Get the official weights into the Hugging Face cache, and verify what is there.
 
-charactr/vocos-mel-24khz at its pinned revision, 54 MB, both files held to their sha256. What is in
-the cache already is verified without any request. HF_HOME moves the cache, HF_ENDPOINT names a
-mirror, HF_HUB_OFFLINE=1 forbids the download.
+charactr/vocos-mel-24khz at its pinned revision, 54 MB, both files held to their
+sha256. What is in the cache already is verified without any request. HF_HOME moves
+the cache, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the download.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.weights import OFFICIAL_BYTES, OFFICIAL_REPO, OFFICIAL_REVISION, VocoderError
 
     cached = official_in_cache()
-    if not cached:
+    if not cached and terminal.watched:
         size = sum(OFFICIAL_BYTES.values()) / 1e6
         terminal.note(f"downloading {OFFICIAL_REPO} ({size:.0f} MB)")
     try:

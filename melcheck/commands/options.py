@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +45,12 @@ def duration(text: str) -> float | None:
     if text == "all":
         return None
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be seconds, or all, got {text!r}") from None
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, or all, got {text!r}")
+    return seconds
 
 
 def refuse(problems: Iterable[str]) -> None:
@@ -62,15 +66,15 @@ def refuse(problems: Iterable[str]) -> None:
         raise UsageError("\n".join([*told[:_LISTED_PROBLEMS], *rest]))
 
 
-def upright(path: Path, rows: int, columns: int, recipe: MelRecipe) -> bool:
-    """Return whether an array `[rows, columns]` has its bands first; frames first is the other.
+def upright(path: Path, shape: list[int], recipe: MelRecipe) -> bool:
+    """Return whether an array of two axes has its bands first; frames first is the other.
 
     Raises:
         UsageError: Neither axis has the recipe's number of bands.
     """
-    if recipe.n_mels not in (rows, columns):
+    if recipe.n_mels not in shape:
         raise UsageError(
-            f"{path}: a mel must have {recipe.n_mels} bands, got [{rows}, {columns}]. Name the "
+            f"{path}: a mel must have {recipe.n_mels} bands, got {shape}. Name the "
             "recipe that it follows with --profile."
         )
-    return rows == recipe.n_mels
+    return shape[0] == recipe.n_mels

@@ -14,9 +14,9 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 __all__ = ["Answer", "MissingError", "Terminal", "UsageError", "plain", "stdout_to_stderr"]
@@ -24,7 +24,9 @@ __all__ = ["Answer", "MissingError", "Terminal", "UsageError", "plain", "stdout_
 _Item = TypeVar("_Item")
 
 _WIDTH_WHEN_PIPED = 80
-_ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-", "×": "x", "±": "+", "…": "~"})
+_ESCAPE = "\x1b"
+# What rich draws tables with.
+_ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
 
 
 class UsageError(ValueError):
@@ -89,19 +91,16 @@ class Terminal:
                 stream.reconfigure(errors="backslashreplace")
 
     def print(self, text: str) -> None:
-        """Write text and a newline to stdout, now.
+        """Write text and a newline to stdout, now; sentences are broken at `width`.
 
         Raises:
-            BrokenPipeError: Nobody reads any more.
+            OSError: It cannot be written, or (`BrokenPipeError`) nobody reads any more.
         """
-        _write(sys.stdout, text)
+        lines = (self._broken(line) for line in text.splitlines())
+        _write(sys.stdout, "\n".join(line for broken in lines for line in broken))
 
     def print_json(self, document: Mapping[str, object]) -> None:
-        """Write a document to stdout as JSON, in ASCII, now.
-
-        Raises:
-            BrokenPipeError: Nobody reads any more.
-        """
+        """Write a document to stdout as JSON, in ASCII, now; errors as for `print`."""
         _write(sys.stdout, json.dumps(plain(document), allow_nan=False, indent=2))
 
     def note(self, text: str) -> None:
@@ -124,6 +123,19 @@ class Terminal:
         output = io.StringIO()
         Console(file=output, width=self.width, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
+
+    def _broken(self, line: str) -> list[str]:
+        if len(line) <= self.width or _ESCAPE in line:  # colour takes no columns
+            return [line]
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        return textwrap.wrap(
+            line,
+            self.width,
+            subsequent_indent=indent,
+            drop_whitespace=True,
+            break_long_words=False,  # a path stays whole
+            break_on_hyphens=False,
+        )
 
     def progress(self, title: str, items: Iterable[_Item], total: int) -> Iterator[_Item]:
         """Yield the items, with a bar on stderr while they last where a person looks on."""
