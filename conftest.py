@@ -16,11 +16,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave files that cannot hold a test of the gate when only the gate was asked for.
 
     `pytest -m sanity` would import every test file to learn its markers, which takes longer than
-    the gate itself. A file whose text never applies that marker has no test of it.
+    the gate itself. A file whose text never applies that marker, and does not import the test of
+    the gate, has none.
     """
     if config.getoption("markexpr") != "sanity" or collection_path.suffix != ".py":
         return None
-    return True if "mark.sanity" not in collection_path.read_text(encoding="utf-8") else None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if "mark.sanity" in text or "test_mel_survives_the_loop" in text else True
 
 
 def pytest_collection_finish() -> None:

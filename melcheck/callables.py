@@ -30,6 +30,7 @@ __all__ = [
     "float_tensor",
     "instance",
     "is_reference",
+    "search_first",
 ]
 
 _RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "fs")
@@ -87,11 +88,7 @@ def find_object(reference: str, *, folders: Iterable[Path] = ()) -> object:
     """
     if not is_reference(reference):
         raise CallableError(_misspelt(reference))
-    for folder in reversed(list(folders)):
-        for source in reversed(_SOURCE_FOLDERS):
-            path = str((folder / source).resolve())
-            if path not in sys.path and (folder / source).is_dir():
-                sys.path.insert(0, path)
+    search_first(folders)
     # A module that was written a moment ago is missing from the caches of the import system.
     importlib.invalidate_caches()
     module_name, _, attribute = reference.partition(":")
@@ -99,6 +96,15 @@ def find_object(reference: str, *, folders: Iterable[Path] = ()) -> object:
     for name in attribute.split("."):
         found = _attribute(found, name, reference)
     return found
+
+
+def search_first(folders: Iterable[Path]) -> None:
+    """Put folders, each with its folder `src`, before what Python searches for modules."""
+    for folder in reversed(list(folders)):
+        for source in reversed(_SOURCE_FOLDERS):
+            path = str((folder / source).resolve())
+            if path not in sys.path and (folder / source).is_dir():
+                sys.path.insert(0, path)
 
 
 def as_target(target: object, *, name: str, sample_rate: int) -> Target:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,10 @@ from melcheck.callables import (
 from melcheck.probes import probe
 from melcheck.recipes import VOCOS, MelRecipe
 
-__all__ = ["Frontend", "FrontendError", "adapt_frontend", "load_frontend"]
+if TYPE_CHECKING:
+    from melcheck.vocoders import Vocoder, VocoderInfo
+
+__all__ = ["FedVocoder", "Frontend", "FrontendError", "adapt_frontend", "load_frontend"]
 
 # Their mels have 110 and 188 frames with Vocos, neither of which is a number of bands in use. At
 # any other recipe they still differ by what 20,000 samples make.
@@ -117,6 +120,37 @@ class Frontend:
         if mel.dim() != 3 or len(mel) != batch:
             raise ValueError(f"it returned {shape} for {batch} waveforms")
         return mel.transpose(1, 2) if self._frames_first else mel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FedVocoder:
+    """A vocoder whose mels come from a front end of the user's. See `melcheck.vocoders.Vocoder`."""
+
+    frontend: Frontend
+    vocoder: Vocoder
+
+    @property
+    def info(self) -> VocoderInfo:
+        """Which vocoder decodes."""
+        return self.vocoder.info
+
+    @property
+    def recipe(self) -> MelRecipe:
+        """The mel that the vocoder was made for."""
+        return self.vocoder.recipe
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vocoder is."""
+        return self.vocoder.device
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Return the front end's mel of a waveform: see `Frontend.encode`."""
+        return self.frontend.encode(waveform)
+
+    def decode(self, mel: Tensor) -> Tensor:
+        """Return the vocoder's waveform of a mel."""
+        return self.vocoder.decode(mel)
 
 
 def load_frontend(

@@ -91,6 +91,22 @@ class Handshake:
             lines.append(self.diagnosis.message())
         return "\n".join(lines)
 
+    def cause(self) -> str:
+        """Return the likely cause and its fix in two sentences; "" where nothing differs."""
+        if self.verdict == "failed":
+            return next(result.error for result in self.results if result.error) + "."
+        found = self.diagnosis
+        if found is None or self.verdict == "identical":
+            return ""
+        if not found.causes:
+            near = found.nearest[0].text if found.nearest else "nothing known"
+            return f"unknown: no known recipe explains its mel; nearest is {near}."
+        named = "; ".join(
+            f"{each.code}: {each.title}" + (f" ({each.detail})" if each.detail else "")
+            for each in found.causes
+        )
+        return f"{named}. {found.fix}"
+
     def __str__(self) -> str:
         return self.message()
 

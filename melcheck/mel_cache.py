@@ -1,33 +1,24 @@
-"""Is a stored mel still the mel of its audio? A cache is matched with clips, and compared.
+"""Is a stored mel still the mel of its audio, and if not, what became of it?
 
-`match_mels` finds the file of each clip by its name; `compare_stored` holds one stored mel against
-the one that the front end makes now, and names what became of it: swapped axes, a shift, a part of
-the clip, NaN, other audio; and by `melcheck.forensics.diagnose`, another recipe. Mels are
-`[n_mels, frames]` here.
+`compare_stored` holds it against the one that the front end makes now, and names swapped axes, a
+shift, a part of the clip, NaN, a normalisation and other audio; and by
+`melcheck.forensics.diagnose`, another recipe. Mels are `[n_mels, frames]` here.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from melcheck.clips import AUDIO_SUFFIXES, Clip
 from melcheck.forensics import diagnose
 from melcheck.inspection import storage_of, storage_step
 from melcheck.mel_files import StoredMel
 from melcheck.recipes import MelRecipe, log_mel
 
-__all__ = ["Comparison", "Matches", "compare_stored", "match_mels", "matching_recipe"]
-
-# Names that a preprocessing script puts around the stem of the audio: "mel-a.npy", "a.mel.npy",
-# "ljspeech-mel-00001.npy" keeps its own.
-_AFFIXES = re.compile(r"^(?:mel|spec)[-_.]|[-_.](?:mel|mels|spec|logmel)$", re.IGNORECASE)
+__all__ = ["Comparison", "FreshMel", "compare_stored", "fresh_mel"]
 
 # Rounding of another library or device, in nats; and in magnitudes, relative to the loudest cell,
 # which is what quiet cells lose in a float32 transform.
@@ -53,17 +44,19 @@ _AFFINE_REST = 1e-4
 _EXTRACT_AGAIN = "Delete it and extract again."
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """Which stored mels belong to which clips.
+@dataclass(frozen=True, slots=True, eq=False)
+class FreshMel:
+    """What the front end makes of a clip now.
 
     Attributes:
-        mels: The files of each clip, by the clip's name; no entry for a clip without.
-        without_audio: Files that belong to none of the clips.
+        waveform: The clip, `[samples]`.
+        mel: `[n_mels, frames]`.
+        recipe: What the mel follows, up to what no vocoder minds; None where that is not known.
     """
 
-    mels: dict[str, tuple[Path, ...]]
-    without_audio: tuple[Path, ...]
+    waveform: Tensor
+    mel: Tensor
+    recipe: MelRecipe | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,79 +67,49 @@ class Comparison:
         fresh: Whether it is the mel that the front end makes now.
         code: "fresh", or a cause: one of `melcheck.causes`, "other-audio", "part" or "unknown".
         text: The finding in a sentence, with the fix where there is something to fix.
+        note: Whether a fresh mel differs in a way that should be known.
     """
 
     fresh: bool
     code: str
     text: str
+    note: bool = False
 
     def __str__(self) -> str:
         return self.text
 
 
-def match_mels(files: Sequence[Path], clips: Iterable[Clip]) -> Matches:
-    """Match the files of a cache with clips, by stem.
-
-    A file matches the clip whose file has its stem, up to an audio suffix and `mel` in its name,
-    and up to the normal form of Unicode. Where several clips or files share a stem, the folders
-    above decide; a file that is as near to two clips belongs to neither.
-    """
-    by_stem: dict[str, list[Clip]] = {}
-    for clip in clips:
-        by_stem.setdefault(_normal(clip.path.stem), []).append(clip)
-    mels: dict[str, tuple[Path, ...]] = {}
-    without_audio = []
-    nearness: dict[Path, int] = {}
-    for file in files:
-        candidates: list[Clip] = []
-        for stem in _stems(file):
-            candidates = by_stem.get(stem, [])
-            if candidates:
-                break
-        scores = [_common_folders(file, clip.path) for clip in candidates]
-        best = max(scores, default=-1)
-        if scores.count(best) != 1:
-            without_audio.append(file)
-            continue
-        nearness[file] = best
-        name = candidates[scores.index(best)].name
-        mels[name] = (*mels.get(name, ()), file)
-    for name, found in mels.items():
-        # speaker-1/a.npy and speaker-2/a.npy with a clip speaker-1/a.wav alone.
-        nearest = max(nearness[file] for file in found)
-        kept = tuple(file for file in found if nearness[file] == nearest)
-        without_audio += [file for file in found if file not in kept]
-        mels[name] = kept
-    return Matches(mels, tuple(sorted(without_audio)))
-
-
-def matching_recipe(waveform: Tensor, fresh: Tensor, expected: MelRecipe) -> MelRecipe | None:
-    """Return the recipe that a fresh mel follows: the expected one, up to what is benign, or None.
+def fresh_mel(
+    waveform: Tensor, extract: Callable[[Tensor], Tensor] | None, expected: MelRecipe
+) -> FreshMel:
+    """Return the mel of a clip as a front end makes it now.
 
     Args:
         waveform: `[samples]`.
-        fresh: `[n_mels, frames]`, of the front end.
+        extract: `[batch, samples]` -> `[batch, n_mels, frames]`; None extracts by the recipe.
         expected: The recipe of the vocoder.
+
+    Raises:
+        ValueError: What the front end raises, or a clip too short for a mel.
     """
     reference = log_mel(waveform, expected)
-    if reference.shape == fresh.shape and torch.equal(reference, fresh):
-        return expected
-    found = diagnose(waveform, fresh, expected=expected)
-    return expected if found.kind in ("identical", "benign") else None
+    if extract is None:
+        return FreshMel(waveform, reference, expected)
+    mel = extract(waveform[None])[0].cpu()
+    if reference.shape == mel.shape and torch.equal(reference, mel):
+        return FreshMel(waveform, mel, expected)
+    found = diagnose(waveform, mel, expected=expected)
+    return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
 
 
-def compare_stored(
-    stored: StoredMel, fresh: Tensor, waveform: Tensor, *, recipe: MelRecipe | None
-) -> Comparison:
+def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
     """Say whether a stored mel is the fresh one, and if not, what became of it.
 
     Args:
         stored: As `melcheck.mel_files.read_mel` gives it, with `finite=False`.
-        fresh: `[n_mels, frames]`, of the whole clip.
-        waveform: The clip, `[samples]`, that `fresh` was made from.
-        recipe: What `fresh` follows, for naming another recipe; None where that is not known.
+        clip: What the front end makes of the whole clip now.
     """
-    fresh = fresh.cpu()
+    fresh = clip.mel
     mel, causes = stored.mel, []
     if stored.broken:
         share = stored.broken / mel.numel()
@@ -179,22 +142,21 @@ def compare_stored(
             return Comparison(True, "fresh", f"fresh{note}")
         told = "; ".join(text for _, text in causes)
         return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
-    causes.append(_other(stored, mel, fresh, waveform, recipe))
+    causes.append(_other(stored, mel, clip))
     if causes[-1][0] == "fresh":
-        return Comparison(True, *causes[-1])
+        return Comparison(True, *causes[-1], note=True)
     told = "; ".join(text for _, text in causes)
     return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
 
 
-def _other(
-    stored: StoredMel, mel: Tensor, fresh: Tensor, waveform: Tensor, recipe: MelRecipe | None
-) -> tuple[str, str]:
+def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
     """Return the code and the text of a mel that is no piece of the fresh one."""
+    fresh = clip.mel
     follows = _follows(mel, fresh)
     correlation = f"it correlates with the clip's mel by {follows:.2f}"
     if follows >= _OTHER_AUDIO:
-        if recipe is not None:
-            found = diagnose(waveform, stored.mel, expected=recipe)
+        if clip.recipe is not None:
+            found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
             if found.kind in ("identical", "benign"):
                 return "fresh", f"fresh but for what no vocoder minds: {found}"
             if found.kind == "fault" and found.codes:
@@ -223,31 +185,6 @@ def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
     std = 1 / slope
     mean = float(other.mean()) - std * float(one.mean())
     return f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
-
-
-def _normal(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem)
-
-
-def _stems(file: Path) -> list[str]:
-    """Return the stems of audio that a file may belong to, the most literal first."""
-    stem = file.stem
-    stems = [stem]
-    if Path(stem).suffix.lower() in AUDIO_SUFFIXES:
-        stem = Path(stem).stem
-        stems.append(stem)
-    stems.append(_AFFIXES.sub("", stem))
-    return [_normal(each) for each in stems if each]
-
-
-def _common_folders(file: Path, audio: Path) -> int:
-    """Return how many folders above two files have the same names."""
-    common = 0
-    for one, other in zip(file.parts[-2::-1], audio.parts[-2::-1], strict=False):
-        if _normal(one) != _normal(other):
-            break
-        common += 1
-    return common
 
 
 def _upright(mel: Tensor, fresh: Tensor) -> Tensor:

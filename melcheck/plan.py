@@ -7,6 +7,7 @@ pytest's usage error.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -15,19 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from melcheck.cache_matches import Matches, match_mels
+from melcheck.callables import search_first
 from melcheck.clips import Clip, find_clips, load_manifest
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
+from melcheck.frontends import FedVocoder, Frontend, load_frontend
+from melcheck.mel_files import find_mels
+from melcheck.options import from_command_line, paths, texts
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import Vocoder, VocoderError, VocoderUnavailable, load_vocoder
 
-__all__ = ["BASELINE", "REQUIRABLE", "Plan", "make_plan"]
+__all__ = ["BASELINE", "DEFAULT_ARTIFACTS", "REQUIRABLE", "Plan", "make_plan"]
 
 BASELINE = "griffin-lim"
 """The vocoder that each clip is compared with, and that the gate does not judge."""
 
 REQUIRABLE = ("official", "cuda")
 """What `--mel-require` takes."""
+
+DEFAULT_ARTIFACTS = "mel-artifacts"
+"""Folder for pictures, in the folder that pytest was started in."""
 
 _LISTED_PROBLEMS = 16
 
@@ -48,6 +58,10 @@ class Plan:
         goldens: Folder that goldens are kept in; None where there is none.
         goldens_are_ours: Whether that folder comes with the manifest, so that a vocoder other than
             the embedded one need not be on record there.
+        recipe: The mel of the first vocoder that is there; that of Vocos where none is.
+        frontend: The user's front end; None takes each vocoder's own extractor.
+        stored: The mels of a cache, by clip; None where none was named.
+        written_elsewhere: Why `artifacts` is a temporary folder; "" where it is not.
     """
 
     clips: tuple[Clip, ...]
@@ -59,6 +73,10 @@ class Plan:
     artifacts: Path
     goldens: Path | None
     goldens_are_ours: bool
+    recipe: MelRecipe
+    frontend: Frontend | None
+    stored: Matches | None
+    written_elsewhere: str
     _loaded: dict[tuple[str, str], Vocoder | VocoderError]
 
     def config(self, clip: Clip, recipe: MelRecipe | None = None) -> MelCheckConfig:
@@ -86,6 +104,50 @@ class Plan:
             raise found
         return found
 
+    def fed(self, vocoder: Vocoder) -> Vocoder:
+        """Return a vocoder as the loop has it: with the user's front end, where there is one."""
+        return vocoder if self.frontend is None else FedVocoder(self.frontend, vocoder)
+
+    def has(self, option: str) -> bool:
+        """Return whether "frontend" or "cache" was asked for."""
+        return {"frontend": self.frontend, "cache": self.stored}[option] is not None
+
+    def speech(self, recipe: MelRecipe) -> tuple[Tensor, ...]:
+        """Return the first clip that the thresholds apply to, `[samples]`, for a handshake."""
+        from melcheck.audio import load_audio
+
+        clip = next(clip for clip in self.clips if clip.gated)
+        return (load_audio(self.config(clip, recipe), min_samples=1).waveform[0],)
+
+    def described(self) -> list[str]:
+        """Return what will be checked, in a line or a few."""
+        vocoders = " and ".join(self.label(name) for name in self.vocoders)
+        lines = [f"{len(self.clips)} clips, {vocoders} on {' and '.join(self.devices)}"]
+        if self.frontend is not None:
+            place = self.frontend.place
+            where = "" if place is None else f" ({place[0]}:{place[1]})"
+            lines.append(f"front end {self.frontend.name}{where}")
+        if self.stored is not None:
+            count = sum(map(len, self.stored.mels.values()))
+            lines.append(f"{count} stored mels of {len(self.stored.mels)} clips")
+        return lines
+
+    def notes(self) -> list[str]:
+        """Return what was adapted in the user's code, and what was left out."""
+        notes = list(self.frontend.notes) if self.frontend is not None else []
+        for loaded in self._loaded.values():
+            notes += getattr(loaded, "notes", ())
+        if self.stored is not None and self.stored.without_audio:
+            lost = self.stored.without_audio
+            listed = ", ".join(str(path) for path in lost[:_LISTED_PROBLEMS])
+            more = (
+                f" and {len(lost) - _LISTED_PROBLEMS} more" if len(lost) > _LISTED_PROBLEMS else ""
+            )
+            notes.append(f"{len(lost)} stored mels belong to no clip of this run: {listed}{more}")
+        if self.written_elsewhere:
+            notes.append(self.written_elsewhere)
+        return notes
+
     def label(self, vocoder: str) -> str:
         """Return a short name for a vocoder of this plan: of a path, its last part.
 
@@ -97,64 +159,131 @@ class Plan:
         return label if labels.count(label) <= 1 else vocoder
 
 
-def make_plan(config: pytest.Config, *, check_clips: bool) -> Plan:
+def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None = None) -> Plan:
     """Make the plan that the options and ini keys ask for.
 
     Args:
         config: Of pytest, with the options of `melcheck.plugin`.
         check_clips: Whether to read each of the user's files now, and name all bad ones at once.
+        artifacts: Where pictures go, if that is settled; None takes it from the options.
 
     Raises:
-        ValueError: An option out of range, a clip or vocoder that cannot be used.
+        ValueError: An option out of range, a clip, vocoder or front end that cannot be used.
         OSError: A path that does not exist or cannot be written.
     """
-    here = config.invocation_params.dir
-    paths = config.getoption("mel_audio")
-    manifest = config.getini("mel_manifest")
-    goldens = config.getoption("mel_goldens")
-    ours = config.getini("mel_goldens")
-    if paths:
-        clips = find_clips([here / path for path in paths])
-    elif manifest:
-        clips = load_manifest(config.rootpath / manifest)
-    else:
-        raise ValueError("no clips to check. Name some with --mel-audio PATH.")
-    if not any(clip.gated for clip in clips):
-        raise ValueError(f"{manifest}: no clip of speech, so that the gate would check nothing.")
-
-    required = _names(config.getoption("mel_require"))
+    search_first((config.invocation_params.dir, config.rootpath))
+    clips, from_manifest = _clips(config)
+    goldens, goldens_are_ours = _goldens(config, from_manifest=from_manifest)
+    required = _names(texts(config, "require"), config.rootpath)
     for name in required:
         if name not in REQUIRABLE:
             raise ValueError(f"--mel-require takes {' and '.join(REQUIRABLE)}, got {name!r}.")
-    vocoders = _names(config.getoption("mel_vocoder"))
-    devices = _names(config.getoption("mel_device"))
-    goldens_are_ours = bool(not goldens and not paths and ours)
+    given = from_command_line(config, "vocoder")
+    vocoders = _names(
+        texts(config, "vocoder"), config.invocation_params.dir if given else config.rootpath
+    )
+    devices = _names(texts(config, "device"), config.rootpath)
+    folder, elsewhere = _artifacts(config) if artifacts is None else (Path(artifacts), "")
     plan = Plan(
         clips=clips,
         vocoders=_with(vocoders or ["embedded", "official"], "official", required),
         devices=_with(_devices(devices), "cuda", required),
         required=frozenset([*required, *vocoders, *devices]),
-        sample_rate=_number(config, "mel_sample_rate", int, "a whole number of Hz", None),
+        sample_rate=_number(config, "sample-rate", int, "a whole number of Hz", None),
         duration_seconds=_number(
-            config, "mel_duration", _seconds, "seconds, or all", DEFAULT_DURATION_SECONDS
+            config, "duration", _seconds, "seconds, or all", DEFAULT_DURATION_SECONDS
         ),
-        artifacts=_writable(here / config.getoption("mel_artifacts")),
-        goldens=(config.rootpath / ours) if goldens_are_ours else (goldens and here / goldens),
+        artifacts=folder,
+        goldens=goldens,
         goldens_are_ours=goldens_are_ours,
+        recipe=VOCOS,
+        frontend=None,
+        stored=_stored(config, clips),
+        written_elsewhere=elsewhere,
         _loaded={},
     )
     recipes = _recipes(plan)
     if check_clips:
         _check_clips(plan, recipes)
-    return plan
+    frontends = [
+        # One front end cannot make the mels of two recipes.
+        load_frontend(reference, expected=recipes[0])
+        for reference in texts(config, "frontend")
+    ]
+    return dataclasses.replace(
+        plan, recipe=recipes[0], frontend=frontends[0] if frontends else None
+    )
 
 
-def _names(values: Iterable[str] | None) -> list[str]:
+def _clips(config: pytest.Config) -> tuple[tuple[Clip, ...], bool]:
+    """Return the clips, and whether they come from a manifest."""
+    audio, manifests = paths(config, "audio"), paths(config, "manifest")
+    named = from_command_line(config, "audio"), from_command_line(config, "manifest")
+    if audio and manifests and named[0] == named[1]:
+        raise ValueError("--mel-audio and --mel-manifest exclude each other. Name one of them.")
+    if audio and not named[1]:
+        return find_clips(audio), False
+    for manifest in manifests:
+        clips = load_manifest(manifest)
+        if not any(clip.gated for clip in clips):
+            raise ValueError(f"{manifest}: no clip of speech, so the gate would check nothing.")
+        return clips, True
+    raise ValueError("no clips to check. Name some with --mel-audio PATH.")
+
+
+def _goldens(config: pytest.Config, *, from_manifest: bool) -> tuple[Path | None, bool]:
+    """Return the folder of goldens, and whether it comes with the manifest."""
+    folders = paths(config, "goldens")
+    if not folders or from_command_line(config, "goldens"):
+        return (folders[0] if folders else None), False
+    # Those of the configuration belong to the clips of the configuration.
+    if from_command_line(config, "audio") or from_command_line(config, "manifest"):
+        return None, False
+    return folders[0], from_manifest
+
+
+def _stored(config: pytest.Config, clips: tuple[Clip, ...]) -> Matches | None:
+    for folder in paths(config, "cache"):
+        files = find_mels(folder)
+        matches = match_mels(files, clips)
+        if not matches.mels:
+            raise ValueError(
+                f"--mel-cache {folder}: none of its {len(files)} mels has the name of a clip. A "
+                f"mel of {clips[0].path.name} is called {clips[0].path.stem}{files[0].suffix}."
+            )
+        return matches
+    return None
+
+
+def _artifacts(config: pytest.Config) -> tuple[Path, str]:
+    """Return the folder for pictures, and why it is not where it was expected, "" if it is."""
+    named = paths(config, "artifacts")
+    folder = named[0] if named else config.invocation_params.dir / DEFAULT_ARTIFACTS
+    try:
+        return _writable(folder), ""
+    except ValueError:
+        if named:
+            raise
+    temporary = Path(tempfile.mkdtemp(prefix=f"{DEFAULT_ARTIFACTS}-"))
+    return temporary, (
+        f"{folder} cannot be written: pictures are in {temporary}. --mel-artifacts DIR names "
+        "another folder."
+    )
+
+
+def _names(values: Iterable[str], folder: Path) -> list[str]:
     # A directory may have a comma in its name; then it is one name.
     names: list[str] = []
-    for value in values or ():
-        parts = [value] if Path(value).is_dir() else value.split(",")
-        names += [name for part in parts if (name := part.strip()) and name not in names]
+    for value in values:
+        parts = [value] if (folder / value).is_dir() else value.split(",")
+        stripped = [part.strip() for part in parts]
+        whole = [
+            # What is written in a file of the repository is not relative to where pytest runs.
+            str(folder / part) if folder != Path.cwd() and (folder / part).is_dir() else part
+            for part in stripped
+            if part
+        ]
+        names += [name for name in whole if name not in names]
     return names
 
 
@@ -190,14 +319,13 @@ def _seconds(text: str) -> float | None:
 def _number(
     config: pytest.Config, option: str, convert: Callable[[str], Any], expected: str, default: Any
 ) -> Any:
-    text = config.getoption(option)
-    if text is None:
+    given = texts(config, option)
+    if not given:
         return default
     try:
-        return convert(text)
+        return convert(given[0])
     except ValueError:
-        name = option.replace("_", "-")
-        raise ValueError(f"--{name} must be {expected}, got {text!r}.") from None
+        raise ValueError(f"--mel-{option} must be {expected}, got {given[0]!r}.") from None
 
 
 def _writable(path: Path) -> Path:
@@ -216,9 +344,9 @@ def _writable(path: Path) -> Path:
     return path
 
 
-def _recipes(plan: Plan) -> set[MelRecipe]:
-    """Load what can be loaded, and return the recipes of the mels that it takes."""
-    recipes = set()
+def _recipes(plan: Plan) -> list[MelRecipe]:
+    """Load what can be loaded, and return the recipes of the mels that it takes, in order."""
+    recipes: dict[MelRecipe, None] = {}
     for name in plan.vocoders:
         try:
             recipe = plan.vocoder(name, plan.devices[0]).recipe
@@ -231,11 +359,11 @@ def _recipes(plan: Plan) -> set[MelRecipe]:
                 f"--mel-sample-rate must be {recipe.sample_rate}, the rate of the mels of "
                 f"{name!r}, got {plan.sample_rate}. Audio of any other rate is resampled to it."
             )
-        recipes.add(recipe)
-    return recipes or {VOCOS}
+        recipes[recipe] = None
+    return list(recipes) or [VOCOS]
 
 
-def _check_clips(plan: Plan, recipes: set[MelRecipe]) -> None:
+def _check_clips(plan: Plan, recipes: list[MelRecipe]) -> None:
     from melcheck.audio import load_audio
 
     problems: list[str] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,10 @@ import soundfile
 import torch
 
 from melcheck.artifacts import save_artifacts
-from melcheck.clips import Clip
 from melcheck.pipeline import RoundTrip
-from melcheck.report import CaseRow
+from melcheck.suite import test_a_clip_outside_the_gate_is_measured_and_drawn
+
+__all__ = ["test_a_clip_outside_the_gate_is_measured_and_drawn"]
 
 pytestmark = pytest.mark.artifacts
 
@@ -26,18 +25,6 @@ def _png_size(path: Path) -> tuple[int, int]:
     assert data.endswith(b"IEND\xaeB`\x82")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
-
-
-@pytest.mark.mel_clips("others")
-def test_a_clip_outside_the_gate_is_measured_and_drawn(
-    mel_clip: Clip,
-    mel_round_trip: RoundTrip,
-    mel_artifacts: Path,
-    mel_record: Callable[..., CaseRow],
-) -> None:
-    save_artifacts(mel_round_trip, mel_artifacts, title=mel_clip.name)
-    row = mel_record("measured", artifacts=mel_artifacts)
-    assert math.isfinite(row.mae)
 
 
 def test_a_case_leaves_whole_pictures_and_sound(

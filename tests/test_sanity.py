@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
-import torch
 
-from melcheck.artifacts import save_artifacts
-from melcheck.clips import Clip
-from melcheck.config import MelCheckConfig
-from melcheck.loop_forensics import explain_round_trip
-from melcheck.pipeline import MelPipeline, RoundTrip
-from melcheck.report import CaseRow
-from melcheck.sanity import judge
+from melcheck.suite import (
+    test_front_end_gives_the_same_mel_again_and_in_a_batch,
+    test_front_end_makes_the_vocoders_mel,
+    test_mel_survives_the_loop,
+    test_stored_mel_is_fresh,
+)
 
-# Clips of the manifest that a vocoder is known to miss, metric by metric, with what was measured
-# on the first 3 s. Anything else that it misses is a failure, and so is a figure that has moved or
-# a miss that is gone: correct it here.
-KNOWN_MISSES = {
-    ("kokoro-mp3", "embedded"): {"mae": 0.205},
-    ("kokoro-short", "embedded"): {"snr_db": 18.75},
-}
-KNOWN_MISS_TOLERANCES = {"mae": 0.002, "snr_db": 0.05}
+__all__ = [
+    "test_front_end_gives_the_same_mel_again_and_in_a_batch",
+    "test_front_end_makes_the_vocoders_mel",
+    "test_mel_survives_the_loop",
+    "test_stored_mel_is_fresh",
+]
 
 
-@pytest.mark.sanity
-@pytest.mark.mel_clips("gated")
-def test_mel_survives_the_loop(
-    mel_clip: Clip,
-    mel_round_trip: RoundTrip,
-    mel_artifacts: Path,
-    mel_record: Callable[..., CaseRow],
-    mel_pipeline: MelPipeline,
-    mel_baseline: Callable[[], RoundTrip | None],
-) -> None:
-    metrics = mel_round_trip.metrics()[0]
-    title = (
-        f"{mel_clip.name}: {mel_round_trip.vocoder.name} on {mel_round_trip.device}\n"
-        f"MAE {metrics.mae:.3f} nats, corr {metrics.pearson:.4f}, SNR {metrics.snr_db:.1f} dB"
-    )
-    save_artifacts(mel_round_trip, mel_artifacts, title=title)
-    baseline = mel_baseline()
-    assert torch.isfinite(mel_round_trip.reconstructed_waveform).all()
-    verdict = judge(metrics)
-    known = _known_misses(mel_clip, mel_pipeline)
-    missed = {failure.metric: failure.value for failure in verdict.failures}
-    if _as_recorded(missed, known):
-        mel_record("known miss" if known else "passed", verdict=verdict, artifacts=mel_artifacts)
-        if known:
-            pytest.xfail(f"known miss of {mel_round_trip.vocoder.name}: {verdict}")
-        return
-    mel_record("failed", verdict=verdict, artifacts=mel_artifacts)
-    cause = explain_round_trip(
-        mel_round_trip,
-        mel_pipeline.waveform2mel,
-        baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
-    )
-    record = f"\non record: {known}; correct KNOWN_MISSES in this file" if known else ""
-    pytest.fail(f"{mel_clip.path}: {verdict}\nlikely cause: {cause}{record}", pytrace=False)
-
-
-def _known_misses(clip: Clip, pipeline: MelPipeline) -> dict[str, float]:
-    as_recorded = pipeline.config == MelCheckConfig(clip.path)
-    if clip.kind == "user" or not as_recorded:
-        return {}
-    return KNOWN_MISSES.get((clip.name, pipeline.vocoder.info.name), {})
-
-
-def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
-    return missed.keys() == known.keys() and all(
-        abs(value - known[metric]) <= KNOWN_MISS_TOLERANCES[metric]
-        for metric, value in missed.items()
-    )
+@pytest.fixture
+def mel_known_misses() -> dict[tuple[str, str], dict[str, float]]:
+    """Clips of the manifest that a vocoder is known to miss, as measured on the first 3 s."""
+    return {
+        ("kokoro-mp3", "embedded"): {"mae": 0.205},
+        ("kokoro-short", "embedded"): {"snr_db": 18.75},
+    }

@@ -1,0 +1,133 @@
+"""The plugin's options, each with its ini key: declared once, read in one way.
+
+Every option `--mel-NAME` has the key `mel_NAME`, for `[tool.pytest.ini_options]` in
+`pyproject.toml` or any other of pytest's files. The command line beats the key. A path on the
+command line is relative to the folder that pytest was started in, one under a key to the root of
+the repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+__all__ = ["OPTIONS", "Option", "add_options", "from_command_line", "paths", "texts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: As in `--mel-NAME`, with dashes.
+        metavar: What stands for its value in the help.
+        help: One sentence.
+        many: Whether it may be given more than once, or hold a list under its key.
+        spread: Whether it takes several values at once on the command line.
+    """
+
+    name: str
+    metavar: str
+    help: str
+    many: bool = False
+    spread: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return f"--mel-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The ini key."""
+        return f"mel_{self.name.replace('-', '_')}"
+
+
+OPTIONS = (
+    Option(
+        "audio",
+        "PATH",
+        "audio files or folders of your own to check, instead of the manifest's clips",
+        many=True,
+        spread=True,
+    ),
+    Option("manifest", "FILE", "YAML manifest of the clips to check without --mel-audio"),
+    Option(
+        "vocoder",
+        "NAME",
+        "embedded, official, griffin-lim, a directory, a hub id, or package.module:attribute; "
+        "repeatable (default: embedded, and official where its weights are in the cache)",
+        many=True,
+    ),
+    Option(
+        "frontend",
+        "MODULE:NAME",
+        "your own mel function, package.module:attribute: it must make the vocoder's mel, and is "
+        "what goes round the loop",
+    ),
+    Option(
+        "cache",
+        "DIR",
+        "folder of stored mels (.npy, .npz, .pt, .safetensors) to hold against fresh ones",
+    ),
+    Option(
+        "device",
+        "DEVICE",
+        "cpu or cuda; repeatable (default: cpu, and cuda where there is one)",
+        many=True,
+    ),
+    Option(
+        "require",
+        "NAMES",
+        "official,cuda: fail, instead of skipping, where one of these is missing",
+        many=True,
+    ),
+    Option("artifacts", "DIR", "folder for pictures and sound (default: mel-artifacts)"),
+    Option(
+        "goldens",
+        "DIR",
+        "folder of goldens for your own clips; the first run writes them and fails",
+    ),
+    Option("duration", "SECONDS", "seconds to check of each clip, from its start, or all (3)"),
+    Option("sample-rate", "HZ", "rate to read audio at; must be that of the vocoder (its own)"),
+)
+"""All options, in the order of the help."""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add every option and its ini key."""
+    group = parser.getgroup("melcheck", "melcheck: audio -> mel -> audio")
+    for option in OPTIONS:
+        if option.spread:
+            group.addoption(
+                option.flag, nargs="+", action="extend", metavar=option.metavar, help=option.help
+            )
+        else:
+            action = "append" if option.many else "store"
+            group.addoption(option.flag, action=action, metavar=option.metavar, help=option.help)
+        if option.many:
+            parser.addini(option.key, option.help, type="linelist")
+        else:
+            parser.addini(option.key, option.help, type="string")
+
+
+def texts(config: pytest.Config, name: str) -> list[str]:
+    """Return what was asked for with an option, or else under its key; empty for nothing."""
+    option = next(option for option in OPTIONS if option.name == name)
+    given = config.getoption(option.key) or config.getini(option.key) or []
+    return [given] if isinstance(given, str) else [str(value) for value in given]
+
+
+def from_command_line(config: pytest.Config, name: str) -> bool:
+    """Return whether an option stands on the command line."""
+    option = next(option for option in OPTIONS if option.name == name)
+    return bool(config.getoption(option.key))
+
+
+def paths(config: pytest.Config, name: str) -> list[Path]:
+    """Return what was asked for as paths, relative ones taken from where they were written."""
+    given = from_command_line(config, name)
+    folder = config.invocation_params.dir if given else config.rootpath
+    return [folder / text for text in texts(config, name)]
