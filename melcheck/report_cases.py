@@ -18,6 +18,7 @@ from melcheck.loop_forensics import Explanation
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import MelRecipe, band_centres_hz
+from melcheck.report_metrics import METRICS, shown
 from melcheck.run_report import (
     AudioSource,
     CaseOutcome,
@@ -74,12 +75,13 @@ def case_record(
     metrics = trip.metrics()[0]
     info = trip.vocoder
     recipe = _recipe_source(trip.recipe)
+    gates = () if thresholds is None else _gates(metrics, run_thresholds(thresholds))
     case = CaseResult(
         clip=clip,
         vocoder=vocoder,
         device=str(trip.device),
         outcome=outcome,
-        reason="" if verdict is None or verdict.passed else "; ".join(map(str, verdict.failures)),
+        reason=_reason(gates),
         metrics={
             "mae": metrics.mae,
             "pearson": metrics.pearson,
@@ -90,7 +92,7 @@ def case_record(
             "stft_distance": float(trip.waveform_distance()[0]),
             "reference_floor_share": metrics.reference_floor_share,
         },
-        gates=() if thresholds is None else _gates(metrics, run_thresholds(thresholds)),
+        gates=gates,
         band_mae=_profile(metrics.band_mae),
         frame_mae=_profile(metrics.frame_mae),
         notes=() if verdict is None else verdict.notes,
@@ -159,6 +161,19 @@ def _gates(metrics: MelMetrics, thresholds: Iterable[Threshold]) -> tuple[GateRe
             )
         )
     return tuple(gates)
+
+
+def _reason(gates: Iterable[GateResult]) -> str:
+    missed = []
+    for gate in gates:
+        if not gate.passed:
+            metric = METRICS[gate.metric]
+            unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
+            value, limit = (shown(gate.metric, number) for number in (gate.value, gate.limit))
+            if value == limit:
+                value, limit = f"{gate.value:.6g}", f"{gate.limit:g}"
+            missed.append(f"{metric.label} is {value}{unit}, must be {gate.side} {limit}{unit}")
+    return "; ".join(missed)
 
 
 def _cause(cause: Explanation) -> Cause:

@@ -52,10 +52,10 @@ def clip_view(
     players = [] if media.original is None else [_player("Original", media.original)]
     for case in cases:
         if case.key in media.cases:
-            label = case.vocoder + (f" on {case.device}" if len(devices) > 1 else "")
+            kind = "For comparison" if case.outcome == "baseline" else "Reconstruction"
+            place = f" on {case.device}" if len(devices) > 1 else ""
             sound = media.cases[case.key].reconstructed_sound
-            kind = "for comparison" if case.outcome == "baseline" else "reconstruction"
-            players.append(_player(f"{label}, {kind}", sound))
+            players.append(_player(f"{kind}: {case.vocoder}{place}", sound))
     return {
         "name": name,
         "glance": _glance(best),
@@ -120,7 +120,8 @@ def _figure(
         "text": shown(name, value),
         "unit": "" if metric.unit == "%" else metric.unit,
         "missed": gate is not None and not gate.passed,
-        "gate": "" if gate is None else _gate_text(gate),
+        # That a clip has sound in it is worth a word only where it has none.
+        "gate": "" if gate is None or (gate.passed and not metric.better) else _gate_text(gate),
         "delta": "" if change is None else f"{shown(name, change.delta, signed=True)} vs. baseline",
         "trend": "" if change is None else change.trend,
     }
@@ -132,11 +133,9 @@ def _gate_text(gate: GateResult) -> str:
     if math.isnan(gate.margin):
         return f"must be {sign} {limit}"
     room = shown(gate.metric, abs(gate.margin))
-    return (
-        f"{sign} {limit}: {room} to spare"
-        if gate.passed
-        else f"must be {sign} {limit}: misses by {room}"
-    )
+    if gate.passed:
+        return f"{sign} {limit}, {room} to spare"
+    return f"must be {sign} {limit}, misses by {room}"
 
 
 def _picture(case: CaseResult, media: CaseMedia, recipe: RecipeSource) -> dict[str, Any]:
@@ -176,7 +175,10 @@ def _scale_ticks(
 ) -> tuple[tuple[float, str], ...]:
     values = [low + (high - low) * step / steps for step in range(steps + 1)]
     return tuple(
-        (round(100 * (high - value) / (high - low), 2), f"{value:{'+' if signed else ''}.1f}")
+        (
+            round(100 * (high - value) / (high - low), 2),
+            f"{value:{'+' if signed and value else ''}.1f}",
+        )
         for value in values
     )
 

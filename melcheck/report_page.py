@@ -31,6 +31,7 @@ from melcheck.report_words import (
     headline,
     legend,
     problems,
+    skip_reasons,
     threshold_text,
 )
 from melcheck.run_report import CaseResult, RunReport
@@ -100,6 +101,7 @@ def report_html(report: RunReport, media: Mapping[Key, CaseMedia] | None = None)
         ],
         rows=[_row(case, anchors) for case in report.cases],
         legend=legend(),
+        skipped=skip_reasons(report),
         clips=[
             clip_view(clip, cases, report, carried[clip])
             | {"anchor": anchors[clip], "open": clip in opened}
@@ -139,10 +141,10 @@ def _counts(report: RunReport) -> list[dict[str, Any]]:
 
 
 def _columns(report: RunReport, *, show_device: bool) -> list[dict[str, str]]:
-    columns = [_column("clip"), _column("vocoder")]
+    columns = [_column("clip"), _column("vocoder", kind="wide")]
     if show_device:
-        columns.append(_column("device"))
-    columns.append(_column("state") | {"kind": "rank"})
+        columns.append(_column("device", kind="wide"))
+    columns.append(_column("state", kind="wide rank"))
     limits = {threshold.metric: threshold_text(threshold) for threshold in report.thresholds}
     for name, metric in METRICS.items():
         unit = f" {metric.unit}" if metric.unit and metric.unit != "%" else ""
@@ -158,8 +160,8 @@ def _columns(report: RunReport, *, show_device: bool) -> list[dict[str, str]]:
     return columns
 
 
-def _column(label: str) -> dict[str, str]:
-    return {"kind": "", "label": label, "limit": "", "meaning": ""}
+def _column(label: str, *, kind: str = "") -> dict[str, str]:
+    return {"kind": kind, "label": label, "limit": "", "meaning": ""}
 
 
 def _row(case: CaseResult, anchors: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +21,7 @@ __all__ = [
     "headline",
     "legend",
     "problems",
+    "skip_reasons",
     "threshold_text",
 ]
 
@@ -109,6 +111,12 @@ def problems(report: RunReport) -> list[Problem]:
         if case.outcome in ("failed", "no result")
     ]
     return found + [Problem("", test.name, test.message, "") for test in report.failed_tests]
+
+
+def skip_reasons(report: RunReport) -> list[str]:
+    """Return why cases were skipped, each reason with the number of cases."""
+    reasons = Counter(case.reason for case in report.cases if case.outcome == "skipped")
+    return [f"{count} {_plural(count, 'case')} skipped: {why}" for why, count in reasons.items()]
 
 
 def threshold_text(threshold: Threshold) -> str:

@@ -18,8 +18,10 @@
     const button = document.createElement("button");
     button.type = "button";
     button.className = "sort";
-    button.textContent = head.querySelector(".sort").textContent;
-    head.querySelector(".sort").replaceWith(button);
+    const label = head.querySelector(".label");
+    button.textContent = label.textContent;
+    label.hidden = true; // it comes back on paper, where a repeated head shows no buttons
+    label.after(button);
     head.setAttribute("aria-sort", "none");
     const numeric = head.classList.contains("number") || head.classList.contains("rank");
     button.addEventListener("click", () => {
