@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from melcheck.artifacts import save_artifacts
 from melcheck.audio import load_audio
 from melcheck.clips import Clip, file_name
 from melcheck.config import MelCheckConfig
-from melcheck.frontends import Frontend
 from melcheck.loop_forensics import Explanation, explain_round_trip
 from melcheck.pipeline import MelPipeline, RoundTrip
-from melcheck.recipes import MelRecipe
 from melcheck.sanity import Thresholds, Verdict, judge
-from melcheck.vocoders import Vocoder, VocoderInfo, load_vocoder
+from melcheck.vocoders import Vocoder, load_vocoder
 
-__all__ = ["BASELINE", "ClipCheck", "check_clips", "labels", "unreadable", "with_frontend"]
+__all__ = ["BASELINE", "ClipCheck", "check_clips", "labels", "unreadable"]
 
 BASELINE = "griffin-lim"
 """The vocoder without training that each clip is compared with."""
@@ -144,6 +141,8 @@ def _check(
         metrics = trip.metrics()[0]
     except (ValueError, OSError) as error:
         return dataclasses.replace(check, error=str(error))
+    if not bool(torch.isfinite(trip.reconstructed_waveform).all()):
+        return dataclasses.replace(check, error="the decoded waveform holds NaN or infinity")
     verdict = judge(metrics, thresholds)
     cause = None
     if not verdict.passed:
@@ -161,24 +160,6 @@ def _check(
         )
         save_artifacts(trip, folder, title=title)
     return dataclasses.replace(check, trip=trip, verdict=verdict, cause=cause, artifacts=folder)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _FrontedVocoder:
-    """A vocoder whose mels a front end of the user's makes. See `melcheck.vocoders.Vocoder`."""
-
-    info: VocoderInfo
-    recipe: MelRecipe
-    device: torch.device
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
-
-
-def with_frontend(vocoder: Vocoder, frontend: Frontend) -> Vocoder:
-    """Return a vocoder that decodes as before and extracts mels with the user's front end."""
-    return _FrontedVocoder(
-        vocoder.info, vocoder.recipe, vocoder.device, frontend.encode, vocoder.decode
-    )
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:

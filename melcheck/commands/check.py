@@ -1,9 +1,9 @@
 """Take clips round the loop audio -> mel -> audio -> mel, and judge the result.
 
 Each clip is gated: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB on log-mels.
-One that fails is told with its likely cause. Griffin-Lim, which has no training,
-is shown beside each for comparison. All files that cannot be read are named
-before the first one runs.
+One that fails is told with its likely cause. Griffin-Lim, which has no
+training, is shown beside each for comparison. All files that cannot be read are
+named before the first one runs.
 """
 
 from __future__ import annotations
@@ -82,10 +82,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Prepare all, so that what cannot be used is said first; then check clip by clip."""
-    from melcheck.clip_checks import check_clips, labels, with_frontend
+    from melcheck.callables import search_first
+    from melcheck.clip_checks import check_clips, labels
     from melcheck.clips import find_clips
     from melcheck.commands.check_answer import CheckAnswer
+    from melcheck.frontends import FedVocoder
 
+    search_first([Path.cwd()])
     clips = find_clips(options.audio)
     artifacts = None if options.no_artifacts else _writable(options.artifacts, "--artifacts")
     if options.report is not None:
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     frontend: Frontend | None = None
     if options.frontend is not None:
         frontend, shaken = _shake_hands(options.frontend, clips, config, vocoders)
-        vocoders = {name: with_frontend(each, frontend) for name, each in vocoders.items()}
+        vocoders = {name: FedVocoder(frontend, each) for name, each in vocoders.items()}
 
     command = shlex.join(["melcheck", *sys.argv[1:]])
     answer = CheckAnswer(command, frontend, shaken, keep_media=_wants_media(options.report))
@@ -190,7 +193,7 @@ def _shake_hands(
     ]
     recipes = {vocoder.recipe: name for name, vocoder in reversed([*vocoders.items()])}
     with stdout_to_stderr():
-        frontend = load_frontend(reference, expected=next(iter(recipes)), folders=[Path.cwd()])
+        frontend = load_frontend(reference, expected=next(iter(recipes)))
         shaken = {
             name: handshake(frontend, expected=recipe, speech=speech)
             for recipe, name in recipes.items()

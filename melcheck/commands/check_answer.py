@@ -14,6 +14,7 @@ from melcheck.clip_checks import BASELINE, ClipCheck
 from melcheck.commands.terminal import Answer, Terminal
 from melcheck.frontends import Frontend
 from melcheck.handshakes import Handshake
+from melcheck.loop_forensics import Explanation
 from melcheck.report import CaseRow, case_row, legend, table_text
 from melcheck.report_cases import CaseRecord, case_record, environment, run_thresholds
 from melcheck.report_json import report_json
@@ -63,8 +64,9 @@ class CheckAnswer:
         self._passed += check.passed
         clip, label = check.clip.name, check.vocoder
         if not check.passed:
-            cause = f"\n  likely cause: {check.cause}" if check.cause else ""
-            self._failures.append(f"failed: {clip} with {label}: {check.reason}{cause}")
+            cause = self._cause(check)
+            told = f"\n  likely cause: {cause}" if cause else ""
+            self._failures.append(f"failed: {clip} with {label}: {check.reason}{told}")
         if check.trip is None:
             self._endless.append(
                 CaseResult(
@@ -107,13 +109,23 @@ class CheckAnswer:
             path=check.clip.path,
             thresholds=self._thresholds if judged else None,
             verdict=check.verdict if judged else None,
-            cause=check.cause if judged else None,
+            cause=self._cause(check) if judged else None,
         )
         self._records.append(record)
         if self._keep_media:
             from melcheck.report_media import case_media
 
             self._media[record.case.key] = case_media(trip)
+
+    def _cause(self, check: ClipCheck) -> Explanation | None:
+        """Return why a check failed: the front end, where that makes another mel."""
+        if check.passed:
+            return None
+        for shaken in self._handshakes.values():
+            if not shaken.compatible:
+                title = "the front end does not make the vocoder's mel"
+                return Explanation("front-end", title, f"it is {shaken.verdict}", shaken.cause())
+        return check.cause
 
     @property
     def passed(self) -> bool:
@@ -188,11 +200,11 @@ class CheckAnswer:
     def _frontend_lines(self) -> list[str]:
         if self._frontend is None:
             return []
-        lines = [f"front end {self._frontend.name} went round the loop"]
-        lines += [f"note: {note}" for note in self._frontend.notes]
+        lines = [f"note: {note}" for note in self._frontend.notes]
         for label, shaken in self._handshakes.items():
-            failed = "" if shaken.compatible else "failed: "
-            lines.append(f"{failed}front end against the mel of {label}: {shaken.message()}")
+            told = f"front end {self._frontend.name} and the mel of {label}: {shaken.verdict}"
+            why = f"\n  likely cause: {shaken.cause()}" if shaken.cause() else ""
+            lines.append(f"{'' if shaken.compatible else 'failed: '}{told}{why}")
         return lines
 
     def _frontend_data(self) -> object:

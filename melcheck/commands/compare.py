@@ -1,7 +1,8 @@
 """Measure one mel against another: metrics, gate, and a map of where they differ.
 
-A is the original and B what became of it, [n_mels, frames] or [frames, n_mels], in
-.npy, .npz, .pt or .safetensors. Files are read without running code of theirs.
+A is the original and B what became of it, [n_mels, frames] or [frames, n_mels],
+in .npy, .npz, .pt or .safetensors. Files are read without running code of
+theirs. The gate is that of `check`.
 """
 
 from __future__ import annotations

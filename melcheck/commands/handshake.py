@@ -1,9 +1,9 @@
-"""Say whether your own front end makes the mel that the vocoder expects, and why not.
+"""Say whether your own front end makes the vocoder's mel, and if not, why.
 
 FRONTEND is package.module:attribute, looked for in this folder and in what is
-installed: a function, a class or a torch.nn.Module that takes [batch, samples] and
-returns [batch, n_mels, frames]. Other layouts and NumPy are adapted, and told.
-Probe signals go through it and through the recipe.
+installed: a function, a class or a torch.nn.Module that takes [batch, samples]
+and returns [batch, n_mels, frames]. Other layouts and NumPy are adapted, and
+told. Probe signals go through it and through the recipe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Say what there is to check with: versions, the audio decoder, devices, weights, the recipe.
+"""Say what there is to check with: versions, decoder, devices, weights, recipe.
 
 Weights are held to their sha256. Nothing is downloaded.
 """
