@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     with stdout_to_stderr():  # what the front end prints is not the answer
         frontend = load_frontend(options.frontend, expected=expected, folders=[Path.cwd()])
         found = handshake(frontend, expected=expected, speech=speech)
-    place = ":".join(map(str, frontend.place)) if frontend.place else None
+    place = _place(*frontend.place) if frontend.place else None
     lines = [
         f"{options.frontend} against {options.profile}" + (f" ({place})" if place else ""),
         *(f"note: {note}" for note in frontend.notes),
@@ -67,6 +67,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "handshake": plain(found),
         },
     )
+
+
+def _place(path: Path, line: int) -> str:
+    here = Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
 
 
 def _speech(paths: list[Path], expected: MelRecipe, terminal: Terminal) -> list[Tensor]:
