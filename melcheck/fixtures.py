@@ -21,16 +21,16 @@ trip, `mel_baseline` makes Griffin-Lim's, `mel_speed` lists a benchmark.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from melcheck.annotations import PLACE_PROPERTY
+from melcheck.cases import absent, front_end_fault, handshake_of, round_trip_of
 from melcheck.notes import NOTE_PROPERTY
-from melcheck.stashes import HANDSHAKES, TRIPS, Handshakes, plan_of
+from melcheck.stashes import plan_of
 from melcheck.summary import ROW_PROPERTY, SPEED_PROPERTY
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-# One round trip of 3 s takes about 1 MB.
-_CACHED_TRIPS = 64
-
 
 @pytest.fixture
 def mel_clip(request: pytest.FixtureRequest) -> Clip:
@@ -66,7 +63,7 @@ def mel_device(request: pytest.FixtureRequest) -> str:
 
     device: str = request.param
     if device != "cpu" and not torch.cuda.is_available():
-        _absent(request, (device,), f"torch {torch.__version__} sees no CUDA device")
+        absent(request, (device,), f"torch {torch.__version__} sees no CUDA device")
     return device
 
 
@@ -79,9 +76,9 @@ def mel_vocoder(request: pytest.FixtureRequest, mel_device: str) -> Vocoder:
         return plan_of(request.config).vocoder(request.param, mel_device)
     except VocoderError as error:
         # Looked at after the block, so that the report shows no chain of exceptions.
-        absent, reason = isinstance(error, VocoderUnavailable), str(error)
-    if absent:
-        _absent(request, (request.param, mel_device), reason)
+        missing, reason = isinstance(error, VocoderUnavailable), str(error)
+    if missing:
+        absent(request, (request.param, mel_device), reason)
     pytest.fail(reason, pytrace=False)
 
 
@@ -112,13 +109,13 @@ def mel_pipeline(
 @pytest.fixture
 def mel_round_trip(request: pytest.FixtureRequest, mel_pipeline: MelPipeline) -> RoundTrip:
     """The round trip of this case, made once and shared by the tests that look at it."""
-    return _round_trip(request.config, mel_pipeline)
+    return round_trip_of(request.config, mel_pipeline)
 
 
 @pytest.fixture
 def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Handshake:
     """The front end against the recipe of the vocoder, on probes and the run's first clip."""
-    return _handshake(request.config, mel_vocoder)
+    return handshake_of(request.config, mel_vocoder)
 
 
 @pytest.fixture
@@ -241,7 +238,7 @@ def mel_explain(
     def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> str:
         from melcheck.loop_forensics import explain_round_trip
 
-        told = _front_end_fault(request.config, mel_vocoder)
+        told = front_end_fault(request.config, mel_vocoder)
         if told:
             return told
         return str(
@@ -275,7 +272,7 @@ def mel_baseline(
         if baseline.recipe != mel_vocoder.recipe:
             return None
         config = plan.config(mel_clip, baseline.recipe)
-        trip = _round_trip(request.config, MelPipeline(config, vocoder=plan.fed(baseline)))
+        trip = round_trip_of(request.config, MelPipeline(config, vocoder=plan.fed(baseline)))
         if BASELINE not in plan.vocoders:
             row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
             request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
@@ -310,58 +307,3 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
         regenerating=request.config.getoption("force_regen")
         or request.config.getoption("regen_all"),
     )
-
-
-def _absent(request: pytest.FixtureRequest, names: tuple[str, ...], reason: str) -> NoReturn:
-    required = plan_of(request.config).required
-    wanted = [name for name in names if name in required or name.split(":")[0] in required]
-    if wanted:
-        pytest.fail(f"{wanted[0]} is required and missing: {reason}", pytrace=False)
-    hint = ""
-    if names[0] == "official":
-        from melcheck.hub import official_in_cache
-
-        hint = "" if official_in_cache() else " `--mel-vocoder official` downloads it."
-    pytest.skip(f"{names[0]}: {reason}{hint}")
-
-
-def _round_trip(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
-    trips = config.stash.setdefault(TRIPS, OrderedDict())
-    key = (pipeline.config, pipeline.vocoder.info.name, str(pipeline.device))
-    if key not in trips:
-        try:
-            trips[key] = pipeline.round_trip()
-            trips[key].metrics()  # mels that do not line up cannot be measured
-        except (ValueError, OSError) as error:
-            trips.pop(key, None)
-            reason = str(error)
-        else:
-            reason = ""
-        if reason:
-            told = _front_end_fault(config, pipeline.vocoder)
-            pytest.fail(f"{reason}\nlikely cause: {told}" if told else reason, pytrace=False)
-        while len(trips) > _CACHED_TRIPS:
-            trips.popitem(last=False)
-    return trips[key]
-
-
-def _handshake(config: pytest.Config, vocoder: Vocoder) -> Handshake:
-    from melcheck.handshakes import handshake
-
-    frontend = plan_of(config).frontend
-    if frontend is None:
-        pytest.fail("no front end to try. Name one with --mel-frontend MODULE:NAME.", pytrace=False)
-    found: Handshakes = config.stash.setdefault(HANDSHAKES, {})
-    recipe = vocoder.recipe
-    if recipe not in found:
-        speech = plan_of(config).speech(recipe)
-        found[recipe] = handshake(frontend, expected=recipe, speech=speech)
-    return found[recipe]
-
-
-def _front_end_fault(config: pytest.Config, vocoder: Vocoder) -> str:
-    """Return what is wrong with the front end, "" where nothing is, or where there is none."""
-    if plan_of(config).frontend is None:
-        return ""
-    found = _handshake(config, vocoder)
-    return "" if found.compatible else f"the front end. {found.cause()}"

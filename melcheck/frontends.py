@@ -299,6 +299,8 @@ def _frames_first(short: tuple[int, ...], long: tuple[int, ...]) -> bool | str:
     told = f"returned {list(short)} for a short clip and {list(long)} for a longer one"
     if len(short) < 2 or len(short) != len(long) or set(short[:-2]) | set(long[:-2]) > {1}:
         return f"{told}, which is not one mel"
+    if 1 in short[-2:]:
+        return f"{told}, which has no bands"
     grown = [after > before for before, after in zip(short[-2:], long[-2:], strict=True)]
     kept = [after == before for before, after in zip(short[-2:], long[-2:], strict=True)]
     if all(kept):

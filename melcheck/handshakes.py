@@ -196,10 +196,14 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
     difference = (mel - reference).abs()
     off = ~(difference <= _DIFFERS_NATS)
     largest = float(difference.max())
-    at_floor = off & _low(reference, expected) & _low(mel, expected)
+    # The logarithm of zero is no other floor: it makes a loss NaN.
+    broken = ~torch.isfinite(mel)
+    if broken.any():
+        found.append(f"{int(broken.sum())} cells that are NaN or infinite")
+    at_floor = off & ~broken & _low(reference, expected) & _low(mel, expected)
     if at_floor.any():
         found.append("floor")
-    off &= ~at_floor
+    off &= ~at_floor & ~broken
     columns, rows = off.any(dim=0).nonzero()[:, 0], off.any(dim=1).nonzero()[:, 0]
     if not len(columns):
         return tuple(found), largest

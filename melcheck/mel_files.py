@@ -126,12 +126,16 @@ _DAMAGE = (
 )
 
 
+# NumPy leaves a file that it opened itself open, where the file is damaged.
+
+
 def _read_npy(path: Path) -> object:
-    return np.load(path, allow_pickle=False)
+    with path.open("rb") as file:
+        return np.load(file, allow_pickle=False)
 
 
 def _read_npz(path: Path) -> object:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 

@@ -65,7 +65,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if not any(texts(config, name) for name in _ASKING):
         return
-    from melcheck.plan import make_plan
+    from melcheck.planning import make_plan
 
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:

@@ -130,7 +130,10 @@ def test_front_end_makes_the_vocoders_mel(
     if mel_handshake.verdict == "identical":
         return
     if mel_handshake.compatible:
-        mel_note(f"{mel_frontend.name} differs from the vocoder's mel: {mel_handshake.cause()}")
+        mel_note(
+            f"{mel_frontend.name} differs from the vocoder's mel, which can take it as it is: "
+            f"{mel_handshake.cause()}"
+        )
         return
     where = ""
     if mel_frontend.place is not None:

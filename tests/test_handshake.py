@@ -83,6 +83,13 @@ def test_another_floor_is_told_from_another_mel(floor: float) -> None:
     assert found.diagnosis.codes == ("floor",)
 
 
+def test_a_logarithm_without_a_floor_is_no_other_floor() -> None:
+    linear = MelRecipe(log_base=None, floor_mode="add", floor=1e-38)
+    found = handshake(lambda waveform: (log_mel(waveform, linear) - linear.floor).log())
+    assert found.verdict == "incompatible"
+    assert "nan: " in found.cause()
+
+
 @pytest.mark.parametrize(
     ("code", "place", "front"),
     [

@@ -15,16 +15,6 @@ REPOSITORY = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 15 * 10**6
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    # Without isolation: the build backend is one of the test requirements.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    subprocess.run([*command, str(REPOSITORY)], check=True, capture_output=True, text=True)
-    [built] = folder.glob("*.whl")
-    return built
-
-
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
 

@@ -163,7 +163,7 @@ def test_an_artifacts_folder_that_cannot_be_written_is_refused(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("melcheck.plan.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("melcheck.planning.tempfile.TemporaryDirectory", refuse)
     errors = usage_error(run("--mel-audio", CLIP, "--mel-artifacts", tmp_path / "new"))
     assert "cannot be written" in errors
 
@@ -398,14 +398,14 @@ def golden_run(run: Run, pytester: pytest.Pytester) -> Run:
 
 def test_without_a_folder_a_golden_is_skipped_with_a_reason(golden_run: Run) -> None:
     result = golden_run("-rs")
-    result.assert_outcomes(skipped=2, deselected=1)
+    result.assert_outcomes(skipped=2, deselected=4)
     result.stdout.fnmatch_lines(["*name a folder with --mel-goldens DIR*"])
 
 
 def test_a_new_golden_is_written_and_fails_once(golden_run: Run, tmp_path: Path) -> None:
     goldens = tmp_path / "goldens"
-    golden_run("--mel-goldens", goldens).assert_outcomes(failed=2, deselected=1)
-    golden_run("--mel-goldens", goldens).assert_outcomes(passed=2, deselected=1)
+    golden_run("--mel-goldens", goldens).assert_outcomes(failed=2, deselected=4)
+    golden_run("--mel-goldens", goldens).assert_outcomes(passed=2, deselected=4)
 
 
 def test_force_regen_rewrites_a_golden_and_fails_once(golden_run: Run, tmp_path: Path) -> None:
@@ -414,6 +414,6 @@ def test_force_regen_rewrites_a_golden_and_fails_once(golden_run: Run, tmp_path:
     recorded = goldens / "kokoro-kumo-en.encoded.csv"
     right = recorded.read_text()
     recorded.write_text(right.replace("-", ""))
-    golden_run("--mel-goldens", goldens).assert_outcomes(passed=1, failed=1, deselected=1)
+    golden_run("--mel-goldens", goldens).assert_outcomes(passed=1, failed=1, deselected=4)
     golden_run("--mel-goldens", goldens, "--force-regen")
     assert recorded.read_text() == right

@@ -532,7 +532,7 @@ def test_code_in_a_pickle_does_not_run(directory: Path, tmp_path: Path, saver: s
     [
         (lambda state: {"state_dict": state, "epoch": 3}, r"torch\.save\(checkpoint\['state_dict'"),
         (lambda state: list(state.values()), "must hold tensors by name, got"),
-        (lambda state: {}, "must hold tensors by name, got"),  # noqa: ARG005 - one signature
+        (lambda state: {}, "must hold tensors by name, got"),
         (lambda state: {**state, "step": 3}, "must hold tensors by name, got a dictionary"),
     ],
     ids=["nested", "list", "empty", "extra"],

@@ -1,0 +1,1 @@
+"""A text-to-speech trainer, as far as its mels go."""

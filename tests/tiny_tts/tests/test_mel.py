@@ -1,0 +1,1 @@
+from melcheck.suite import *  # noqa: D100, F403
