@@ -55,6 +55,7 @@ def case_record(
     clip: str,
     vocoder: str,
     outcome: CaseOutcome,
+    device: str | None = None,
     path: Path | None = None,
     thresholds: Thresholds | None = None,
     verdict: Verdict | None = None,
@@ -67,6 +68,7 @@ def case_record(
         clip: Name of the clip.
         vocoder: Label of the vocoder.
         outcome: How it counts.
+        device: What the run calls the device; None for the name that torch gives it.
         path: The file that `trip.audio` was read from, which is hashed; None for other waveforms.
         thresholds: The gates that apply; None for a case that none applies to.
         verdict: What the gates said; None where none applies.
@@ -79,7 +81,7 @@ def case_record(
     case = CaseResult(
         clip=clip,
         vocoder=vocoder,
-        device=str(trip.device),
+        device=str(trip.device) if device is None else device,
         outcome=outcome,
         reason=_reason(gates),
         metrics={

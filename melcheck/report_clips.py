@@ -8,7 +8,7 @@ from typing import Any
 
 from melcheck.report_budget import ClipMedia
 from melcheck.report_media import DIFFERENCE_LIMIT, CaseMedia, Sound
-from melcheck.report_metrics import METRICS, shown
+from melcheck.report_metrics import METRICS, shown, shown_delta
 from melcheck.report_places import frequency_ticks, time_ticks, worst_places
 from melcheck.report_words import STATES, change_text
 from melcheck.run_report import CaseResult, GateResult, MetricChange, RecipeSource, RunReport
@@ -105,7 +105,8 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
             _figure(name, value, gates.get(name), moved.get(name))
             for name, value in case.metrics.items()
         ],
-        "change": change_text(case),
+        # The reason of a failure says it already.
+        "change": None if case.outcome == "failed" else change_text(case),
         "picture": None if media is None or recipe is None else _picture(case, media, recipe),
     }
 
@@ -122,7 +123,7 @@ def _figure(
         "missed": gate is not None and not gate.passed,
         # That a clip has sound in it is worth a word only where it has none.
         "gate": "" if gate is None or (gate.passed and not metric.better) else _gate_text(gate),
-        "delta": "" if change is None else f"{shown(name, change.delta, signed=True)} vs. baseline",
+        "delta": "" if change is None else f"{shown_delta(name, change.delta)} vs. baseline",
         "trend": "" if change is None else change.trend,
     }
 

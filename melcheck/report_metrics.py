@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["METRICS", "Metric", "shown"]
+__all__ = ["METRICS", "Metric", "shown", "shown_delta"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,14 @@ def shown(metric: str, value: float, *, signed: bool = False) -> str:
         return str(value)
     text = f"{100 * value if percent else value:{'+' if signed else ''}.{kind.digits}f}"
     return f"{text}%" if percent else text
+
+
+def shown_delta(metric: str, delta: float) -> str:
+    """Return a change as the table shows it: signed, or ±0 where its digits do not show it.
+
+    Example:
+        >>> shown_delta("mae", -0.012), shown_delta("mae", -0.0001)
+        ('-0.012', '±0')
+    """
+    text = shown(metric, delta, signed=True)
+    return text if any(digit in text for digit in "123456789") or "n" in text else "±0"

@@ -21,10 +21,11 @@ from melcheck.plots import DIFFERENCE_COLOURS, MEL_COLOURS
 from melcheck.report_budget import ClipMedia, fit
 from melcheck.report_clips import changes, channels, clip_view, fields
 from melcheck.report_media import CaseMedia, colour_stops
-from melcheck.report_metrics import METRICS, shown
+from melcheck.report_metrics import METRICS, shown, shown_delta
 from melcheck.report_store import Key
 from melcheck.report_words import (
     STATES,
+    change_word,
     comparison_text,
     finished_text,
     gates_text,
@@ -43,7 +44,6 @@ _OPEN_CLIPS = 4
 _SMALL_RUN = 2
 # On a phone the table keeps the columns of the gates; each clip's section has them all.
 _EXTRA = frozenset(METRICS) - {"mae", "pearson", "snr_db"}
-_ALWAYS_FILTERED = ("passed", "failed")
 
 
 def report_html(report: RunReport, media: Mapping[Key, CaseMedia] | None = None) -> str:
@@ -96,9 +96,7 @@ def report_html(report: RunReport, media: Mapping[Key, CaseMedia] | None = None)
         caption=f"{len(report.cases)} cases; a clip's name leads to its pictures and sound.",
         columns=_columns(report, show_device=len(devices) > 1),
         show_device=len(devices) > 1,
-        states=[
-            fields(STATES[name]) for name in STATES if name in present or name in _ALWAYS_FILTERED
-        ],
+        states=[fields(STATES[name]) for name in STATES if name in present],
         rows=[_row(case, anchors) for case in report.cases],
         legend=legend(),
         skipped=skip_reasons(report),
@@ -177,7 +175,7 @@ def _row(case: CaseResult, anchors: Mapping[str, str]) -> dict[str, Any]:
                 "value": "" if value is None else _sortable(value),
                 "text": "" if value is None else shown(name, value),
                 "missed": name in missed,
-                "delta": "" if change is None else shown(name, change.delta, signed=True),
+                "delta": "" if change is None else shown_delta(name, change.delta),
                 "trend": "" if change is None else change.trend,
             }
         )
@@ -187,6 +185,7 @@ def _row(case: CaseResult, anchors: Mapping[str, str]) -> dict[str, Any]:
         "device": case.device,
         "anchor": anchors.get(case.clip),
         "state": STATES[case.outcome],
+        "change": change_word(case),
         "cells": cells,
     }
 

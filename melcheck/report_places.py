@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from melcheck.run_report import RecipeSource
 
-__all__ = ["band_place", "frame_place", "frequency_ticks", "time_ticks", "worst_places"]
+__all__ = [
+    "band_place",
+    "band_range",
+    "frame_place",
+    "frame_range",
+    "frequency_ticks",
+    "time_ticks",
+    "worst_places",
+]
 
 Ticks = tuple[tuple[float, str], ...]
 
@@ -25,6 +33,22 @@ def band_place(band: int, recipe: RecipeSource) -> str:
 def frame_place(frame: int, recipe: RecipeSource) -> str:
     """Return a frame in words: `frame 113 (1.21 s)`; frames are counted from 0."""
     return f"frame {frame} ({frame / recipe.frames_per_second:.2f} s)"
+
+
+def band_range(first: int, last: int, change: float, recipe: RecipeSource) -> str:
+    """Return bands and by how much they changed: `bands 80 to 99 (6.1 to 12 kHz) by +0.90 nats`."""
+    if first == last:
+        return f"{band_place(first, recipe)} by {change:+.2f} nats"
+    low, high = (recipe.band_centres_hz[band] / 1000 for band in (first, last))
+    return f"bands {first} to {last} ({low:.2g} to {high:.2g} kHz) by up to {change:+.2f} nats"
+
+
+def frame_range(first: int, last: int, change: float, recipe: RecipeSource) -> str:
+    """Return frames and by how much they changed; as `band_range`."""
+    if first == last:
+        return f"{frame_place(first, recipe)} by {change:+.2f} nats"
+    start, end = (frame / recipe.frames_per_second for frame in (first, last))
+    return f"frames {first} to {last} ({start:.2f} to {end:.2f} s) by up to {change:+.2f} nats"
 
 
 def worst_places(bands: Sequence[float], frames: Sequence[float], recipe: RecipeSource) -> str:

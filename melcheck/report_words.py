@@ -12,9 +12,12 @@ from melcheck.run_report import CaseResult, RunReport, Threshold
 
 __all__ = [
     "STATES",
+    "ChangeText",
+    "ComparisonText",
     "Problem",
     "State",
     "change_text",
+    "change_word",
     "comparison_text",
     "finished_text",
     "gates_text",
@@ -74,6 +77,22 @@ class Problem:
     cause: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeText:
+    """A case's change against the baseline: its status, and a sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonText:
+    """What the comparison with a baseline found: a sentence, and lists with their titles."""
+
+    text: str
+    lists: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 def headline(report: RunReport) -> str:
     """Return the verdict in one sentence."""
     counts = report.counts
@@ -86,7 +105,7 @@ def headline(report: RunReport) -> str:
         return "No case was planned, so that this run says nothing of any mel."
     if report.verdict == "failed":
         if bad:
-            return f"{bad} of {judged} judged {_plural(judged, 'case')} did not survive the loop."
+            return f"{bad} of {judged} judged {_plural(judged, 'case')} failed."
         failed = len(report.failed_tests)
         return (
             f"No judged case missed its gates, but {failed} {_plural(failed, 'test')} of the run "
@@ -147,8 +166,8 @@ def legend() -> str:
     return f"{meanings}. Griffin-Lim is untrained and stands there for comparison."
 
 
-def change_text(case: CaseResult) -> dict[str, str] | None:
-    """Return a case's change against the baseline, as its kind and a sentence; None without one."""
+def change_text(case: CaseResult) -> ChangeText | None:
+    """Return a case's change against the baseline in words; None without a baseline."""
     change = case.change
     if change is None or case.outcome == "baseline":
         return None
@@ -163,11 +182,19 @@ def change_text(case: CaseResult) -> dict[str, str] | None:
         text += ": " + "; ".join(change.mismatches)
     if change.place:
         text += f": {change.place}"
-    return {"kind": change.status, "text": f"{text}."}
+    return ChangeText(change.status, f"{text}.")
 
 
-def comparison_text(report: RunReport) -> dict[str, object] | None:
-    """Return what the comparison with a baseline found: a sentence, and lists with their titles."""
+def change_word(case: CaseResult) -> str:
+    """Return a case's change in a word or two, "" without a baseline or a change."""
+    if case.change is None or case.outcome == "baseline":
+        return ""
+    words = {"worse": "worse", "better": "better", "other": "not comparable", "new": "new"}
+    return words.get(case.change.status, "")
+
+
+def comparison_text(report: RunReport) -> ComparisonText | None:
+    """Return what the comparison with a baseline found; None without a baseline."""
     comparison = report.comparison
     if comparison is None:
         return None
@@ -187,12 +214,11 @@ def comparison_text(report: RunReport) -> dict[str, object] | None:
     )
     lists = {
         "Not compared, since they do not describe the same thing": comparison.other,
-        "Worse": _places(changed, "worse"),
         "Better": _places(changed, "better"),
         "In the baseline, but not in this run": comparison.missing,
         "In this run, but not in the baseline": comparison.new,
     }
-    return {"text": text, "lists": [(title, lines) for title, lines in lists.items() if lines]}
+    return ComparisonText(text, tuple((title, lines) for title, lines in lists.items() if lines))
 
 
 def _places(cases: Iterable[CaseResult], status: str) -> tuple[str, ...]:

@@ -165,10 +165,13 @@ def test_check_writes_a_report_that_can_be_read_again(told: Run, tmp_path: Path)
     assert [case.outcome for case in report.cases] == ["passed", "baseline"]
 
 
-def test_check_writes_a_page(told: Run, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
+@pytest.mark.parametrize(
+    ("name", "holds"), [("report.html", "data:image/png;base64"), ("report.md", "| kokoro-kumo-en")]
+)
+def test_check_writes_a_report_to_read(told: Run, tmp_path: Path, name: str, holds: str) -> None:
+    path = tmp_path / name
     told(0, "check", CLIP, "--vocoder", "embedded", "--no-artifacts", "--report", path)
-    assert "data:image/png;base64" in path.read_text(encoding="utf-8")
+    assert holds in path.read_text(encoding="utf-8")
 
 
 def test_the_json_of_check_holds_the_document_of_its_report(told: Run, tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ def test_a_vocoder_that_breaks_off_fails_its_check(
         ([CLIP, "--vocoder", "griffin-lim", "--sample-rate", "22050"], "must be 24000"),
         ([CLIP, "--device", "tpu"], "device must be one that torch knows"),
         ([CLIP, "--artifacts", CLIP], "is a file"),
-        ([CLIP, "--report", "report.pdf"], "--report must end in .html, .json"),
+        ([CLIP, "--report", "report.pdf"], "a report must end in .html, .md, .json"),
         ([CLIP, "--frontend", "nothing:here", "--no-artifacts"], "no module 'nothing'"),
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
@@ -497,6 +500,10 @@ def test_fetch_downloads_once_and_verifies_each_time(told: Run, hub: Any) -> Non
     first = json.loads(told(0, "fetch", "--json"))
     hub.requests.clear()
     second = json.loads(told(0, "fetch", "--json"))
+    assert set(first) == {
+        *("melcheck", "command", "passed"),
+        *("source", "revision", "downloaded", "files"),
+    }
     assert (first["downloaded"], second["downloaded"], hub.requests) == (True, False, [])
     assert first["files"] == second["files"]
     assert [file["sha256"] for file in first["files"]] == [

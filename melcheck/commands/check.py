@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["add_options", "run"]
 
 _OURS = ("official", "embedded")
-_REPORT_SUFFIXES = (".html", ".json", ".md")
 _SPEECH_CLIPS = 3
 
 
@@ -218,11 +217,14 @@ def _writable(path: Path, option: str) -> Path:
 
 
 def _check_report(path: Path) -> None:
-    if path.suffix.lower() not in _REPORT_SUFFIXES:
-        raise UsageError(f"--report must end in {', '.join(_REPORT_SUFFIXES)}, got {path.name!r}.")
-    if path.is_dir():
-        raise UsageError(f"--report {path}: that is a folder. Name a file in it.")
-    _writable(path.absolute().parent, "--report")
+    from melcheck.report_files import check_report_path
+
+    try:
+        check_report_path(path)
+    except OSError as error:
+        raise UsageError(
+            f"--report {path}: its folder cannot be written ({error.strerror}). Name another."
+        ) from None
 
 
 def _wants_media(path: Path | None) -> bool:

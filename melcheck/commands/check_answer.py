@@ -150,13 +150,9 @@ class CheckAnswer:
         Raises:
             OSError: It cannot be written.
         """
-        from melcheck.atomic import replacing
-        from melcheck.report_page import report_html
+        from melcheck.report_files import write_report
 
-        report = self.report()
-        text = report_json(report) if path.suffix == ".json" else report_html(report, self._media)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_report(self.report(), path, self._media)
 
     def finish(
         self, terminal: Terminal, *, artifacts: Path | None, report: Path | None, skipped: str

@@ -56,8 +56,8 @@ def plain(value: object) -> Any:
     """Return a value as JSON has it: dataclasses as objects, paths and what is not finite as text.
 
     Example:
-        >>> plain({"mae": 0.5, "snr_db": float("inf"), "path": Path("a.wav"), "shape": (1, 2)})
-        {'mae': 0.5, 'snr_db': 'inf', 'path': 'a.wav', 'shape': [1, 2]}
+        >>> plain({"mae": 0.5, "snr_db": float("inf"), "shape": (1, 2)})
+        {'mae': 0.5, 'snr_db': 'inf', 'shape': [1, 2]}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
