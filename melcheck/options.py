@@ -8,12 +8,24 @@ the repository.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-__all__ = ["OPTIONS", "Option", "add_options", "from_command_line", "paths", "texts"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "add_options",
+    "from_command_line",
+    "overlooked_configuration",
+    "paths",
+    "texts",
+]
+
+_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+_KEY = re.compile(r"^\s*mel_\w+\s*=", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +143,21 @@ def paths(config: pytest.Config, name: str) -> list[Path]:
     given = from_command_line(config, name)
     folder = config.invocation_params.dir if given else config.rootpath
     return [folder / text for text in texts(config, name)]
+
+
+def overlooked_configuration(config: pytest.Config) -> Path | None:
+    """Return the file whose keys pytest should have read here and did not; None for none.
+
+    pytest looks for its configuration beside every path on its command line, before it knows the
+    options of plugins: `--mel-audio /elsewhere` makes it look there, and not here.
+    """
+    if config.getoption("inifilename", None):
+        return None
+    here = config.invocation_params.dir
+    for folder in (here, *here.parents):
+        for path in (folder / name for name in _FILES):
+            if not path.is_file() or not _KEY.search(path.read_text(encoding="utf-8")):
+                continue
+            read = config.inipath is not None and config.inipath.samefile(path)
+            return None if read else path
+    return None

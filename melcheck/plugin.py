@@ -16,7 +16,7 @@ import pytest
 
 from melcheck.annotations import PLACE_PROPERTY, Annotations
 from melcheck.notes import Notes
-from melcheck.options import OPTIONS, add_options, texts
+from melcheck.options import OPTIONS, add_options, overlooked_configuration, texts
 from melcheck.stashes import PLAN, REFUSED, is_worker, plan_of
 from melcheck.summary import CASE_PROPERTY, Summary, send_planned_cases
 
@@ -65,6 +65,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if not any(texts(config, name) for name in _ASKING):
         return
+    overlooked = overlooked_configuration(config)
+    if overlooked is not None:
+        raise pytest.UsageError(
+            f"melcheck: {overlooked} was not read, since pytest looks for its configuration beside "
+            "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
+            f"for the other options, or add -c {overlooked}."
+        )
     from melcheck.planning import make_plan
 
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
