@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from melcheck import __version__
 from melcheck.commands.terminal import Answer, MissingError, Terminal
+from melcheck.weights import VocoderError, VocoderUnavailable
 
 __all__ = ["COMMANDS", "HELP", "main"]
 
@@ -88,7 +89,8 @@ def _run(argv: list[str], terminal: Terminal) -> int:
     try:
         options = _parser().parse_args(argv)
     except SystemExit as end:  # argparse has said what is wrong, or has printed help
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return int(end.code or 0)
     try:
         answer = _answer(options, terminal)
@@ -144,10 +146,10 @@ def _explain(error: Exception) -> tuple[int, str]:
         return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _MISSING, "out of memory. Check less at once, as with --duration 3."
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, VocoderUnavailable):
+        return _MISSING, reason
+    if isinstance(error, (ValueError, OSError, VocoderError)):
         return _USAGE, reason
-    if type(error).__name__ in ("VocoderError", "VocoderUnavailable"):
-        return (_MISSING if type(error).__name__ == "VocoderUnavailable" else _USAGE), reason
     if os.environ.get(_TRACEBACK):
         traceback.print_exception(error)
     return _FAULT, (

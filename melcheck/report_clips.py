@@ -10,7 +10,7 @@ from melcheck.report_budget import ClipMedia
 from melcheck.report_media import DIFFERENCE_LIMIT, CaseMedia, Sound
 from melcheck.report_metrics import METRICS, shown, shown_delta
 from melcheck.report_places import frequency_ticks, time_ticks, worst_places
-from melcheck.report_words import STATES, change_text
+from melcheck.report_words import STATES, ChangeText, change_text
 from melcheck.run_report import CaseResult, GateResult, MetricChange, RecipeSource, RunReport
 
 __all__ = ["changes", "channels", "clip_view", "fields"]
@@ -105,10 +105,16 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
             _figure(name, value, gates.get(name), moved.get(name))
             for name, value in case.metrics.items()
         ],
-        # The reason of a failure says it already.
-        "change": None if case.outcome == "failed" else change_text(case),
+        "change": _change(case),
         "picture": None if media is None or recipe is None else _picture(case, media, recipe),
     }
+
+
+def _change(case: CaseResult) -> ChangeText | None:
+    # What failed for its change says so in its reason already.
+    change = change_text(case)
+    told = change is not None and change.kind in ("worse", "other") and case.outcome == "failed"
+    return None if told else change
 
 
 def _figure(

@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from melcheck.plots import DIFFERENCE_COLOURS, MEL_COLOURS
-from melcheck.report_budget import ClipMedia, fit
+from melcheck.report_budget import PAGE_BYTES, ClipMedia, fit
 from melcheck.report_clips import changes, channels, clip_view, fields
 from melcheck.report_media import CaseMedia, colour_stops
 from melcheck.report_metrics import METRICS, shown, shown_delta
@@ -46,18 +46,24 @@ _SMALL_RUN = 2
 _EXTRA = frozenset(METRICS) - {"mae", "pearson", "snr_db"}
 
 
-def report_html(report: RunReport, media: Mapping[Key, CaseMedia] | None = None) -> str:
+def report_html(
+    report: RunReport,
+    media: Mapping[Key, CaseMedia] | None = None,
+    *,
+    limit: int = PAGE_BYTES,
+) -> str:
     """Return the page.
 
     Args:
         report: The run.
         media: Pictures and sound by case; a case without any is shown in figures alone.
+        limit: Bytes of pictures and sound; see `melcheck.report_budget`.
     """
     by_clip: dict[str, list[CaseResult]] = {}
     for case in report.cases:
         by_clip.setdefault(case.clip, []).append(case)
     urgent = sorted(by_clip, key=lambda clip: min(STATES[c.outcome].rank for c in by_clip[clip]))
-    carried = fit({clip: by_clip[clip] for clip in urgent}, media or {})
+    carried = fit({clip: by_clip[clip] for clip in urgent}, media or {}, limit=limit)
     anchors = {clip: f"clip-{number}" for number, clip in enumerate(by_clip, start=1)}
     opened = urgent[:_OPEN_CLIPS] if len(by_clip) > _SMALL_RUN else urgent
     opened = [

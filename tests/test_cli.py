@@ -222,10 +222,13 @@ def test_a_full_disk_is_told() -> None:
     assert err == b"melcheck: the output cannot be written: No space left on device.\n"
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_stream_that_was_closed_before_is_no_error(stream: str) -> None:
+@pytest.mark.parametrize(
+    ("stream", "option", "code"),
+    [("stdout", "--json", 3), ("stderr", "--json", 3), ("stdout", "--help", 0)],
+)
+def test_a_stream_that_was_closed_before_is_no_error(stream: str, option: str, code: int) -> None:
     number = {"stdout": 1, "stderr": 2}[stream]
-    command = f'"{sys.executable}" -m melcheck fetch --json {number}>&-'
+    command = f'"{sys.executable}" -m melcheck fetch {option} {number}>&-'
     result = subprocess.run(
         command,
         shell=True,
@@ -239,7 +242,7 @@ def test_a_stream_that_was_closed_before_is_no_error(stream: str) -> None:
         text=True,
         check=False,
     )
-    assert result.returncode == 3
+    assert result.returncode == code
     assert "Traceback" not in result.stdout + result.stderr
     if stream == "stderr":
         assert json.loads(result.stdout)["error"]["exit_code"] == 3
