@@ -258,6 +258,17 @@ def test_check_names_every_bad_file_before_it_starts(refused: Run, tmp_path: Pat
     assert not artifacts.exists()
 
 
+@pytest.mark.parametrize("command", [["check"], ["handshake", "mytts_cli:mel", "--audio"]])
+def test_every_path_that_leads_to_no_clip_is_named(
+    refused: Run, tmp_path: Path, command: list[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    errors = refused(2, *command, tmp_path / "missing.wav", CLIP, empty)
+    assert "missing.wav: no such file or folder" in errors
+    assert f"{empty}: no audio in this folder" in errors
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

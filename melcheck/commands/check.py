@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.commands.options import duration, refuse
+from melcheck.commands.options import clips_of, duration, refuse
 from melcheck.commands.terminal import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -83,12 +83,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Prepare all, so that what cannot be used is said first; then check clip by clip."""
     from melcheck.callables import search_first
     from melcheck.clip_checks import check_clips, labels
-    from melcheck.clips import find_clips
     from melcheck.commands.check_answer import CheckAnswer
     from melcheck.frontends import FedVocoder
 
     search_first([Path.cwd()])
-    clips = find_clips(options.audio)
+    clips = clips_of(options.audio)
     artifacts = None if options.no_artifacts else _writable(options.artifacts, "--artifacts")
     if options.report is not None:
         _check_report(options.report)

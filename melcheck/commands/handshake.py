@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.commands.options import add_profile, refuse
+from melcheck.commands.options import add_profile, clips_of, refuse
 from melcheck.commands.terminal import Answer, Terminal, plain, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -76,11 +76,10 @@ def _place(path: Path, line: int) -> str:
 
 def _speech(paths: list[Path], expected: MelRecipe, terminal: Terminal) -> list[Tensor]:
     from melcheck.audio import load_audio
-    from melcheck.clips import find_clips
     from melcheck.config import MelCheckConfig
 
     waveforms, problems = [], []
-    clips = find_clips(paths)
+    clips = clips_of(paths)
     for clip in terminal.progress("reading", clips, len(clips)):
         try:
             config = MelCheckConfig(clip.path, expected.sample_rate, _SPEECH_SECONDS)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melcheck.commands.terminal import UsageError
 
 if TYPE_CHECKING:
+    from melcheck.clips import Clip
     from melcheck.recipes import MelRecipe
 
-__all__ = ["add_array", "add_profile", "duration", "refuse", "upright"]
+__all__ = ["add_array", "add_profile", "clips_of", "duration", "refuse", "upright"]
 
 _LISTED_PROBLEMS = 16
 
@@ -51,6 +52,24 @@ def duration(text: str) -> float | None:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"must be seconds above 0, or all, got {text!r}")
     return seconds
+
+
+def clips_of(paths: Sequence[Path]) -> tuple[Clip, ...]:
+    """Return the clips among files and folders.
+
+    Raises:
+        UsageError: One or more of the paths lead to none; all of these are named.
+    """
+    from melcheck.clips import find_clips
+
+    problems = []
+    for path in paths:
+        try:
+            find_clips([path])
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    refuse(problems)
+    return find_clips(paths)
 
 
 def refuse(problems: Iterable[str]) -> None:
