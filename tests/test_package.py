@@ -29,6 +29,13 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         assert f"melcheck/templates/{name}" in names
 
 
+def test_the_wheel_brings_the_command(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    [name] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+    assert "melcheck = melcheck.cli:main" in archive.read(name).decode()
+    assert "melcheck/commands/check.py" in archive.namelist()
+
+
 def test_the_wheel_goes_round_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

@@ -1,0 +1,12 @@
+"""`python -m melcheck`, where the script `melcheck` is not on the path."""
+
+from __future__ import annotations
+
+import sys
+
+from melcheck.cli import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""How commands answer: text or JSON on stdout, progress and errors on stderr, and nothing else.
+
+Text has colour and progress has a bar only where a person looks on (a terminal, without
+`NO_COLOR`). What stdout cannot encode is escaped, so that no file name breaks a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO, TypeVar
+
+__all__ = ["Answer", "MissingError", "Terminal", "UsageError", "plain", "stdout_to_stderr"]
+
+_Item = TypeVar("_Item")
+
+_WIDTH_WHEN_PIPED = 80
+_ESCAPE = "\x1b"
+# What rich draws tables with.
+_ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
+
+
+class UsageError(ValueError):
+    """An option or an input that cannot be used: exit code 2."""
+
+
+class MissingError(RuntimeError):
+    """What this environment lacks: exit code 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found.
+
+    Attributes:
+        passed: Whether every gate of the command passed.
+        text: For people, without a newline at its end.
+        data: The same for programs: what `plain` makes of it is printed as JSON.
+    """
+
+    passed: bool
+    text: str
+    data: Mapping[str, object]
+
+
+def plain(value: object) -> Any:
+    """Return a value as JSON has it: dataclasses as objects, paths and what is not finite as text.
+
+    Example:
+        >>> plain({"mae": 0.5, "snr_db": float("inf"), "shape": (1, 2)})
+        {'mae': 0.5, 'snr_db': 'inf', 'shape': [1, 2]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+class Terminal:
+    """The two streams of one run.
+
+    Attributes:
+        width: Columns that text may take.
+        colour: Whether text may have colour.
+        watched: Whether a person sees stderr as it is written.
+    """
+
+    def __init__(self) -> None:
+        piped = not _is_terminal(sys.stdout)
+        columns = shutil.get_terminal_size((_WIDTH_WHEN_PIPED, 24)).columns
+        self.width = _WIDTH_WHEN_PIPED if piped else columns
+        self.colour = not piped and not os.environ.get("NO_COLOR")
+        self.watched = _is_terminal(sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+
+    def print(self, text: str) -> None:
+        """Write text and a newline to stdout, now; sentences are broken at `width`.
+
+        Raises:
+            OSError: It cannot be written, or (`BrokenPipeError`) nobody reads any more.
+        """
+        lines = (self._broken(line) for line in text.splitlines())
+        _write(sys.stdout, "\n".join(line for broken in lines for line in broken))
+
+    def print_json(self, document: Mapping[str, object]) -> None:
+        """Write a document to stdout as JSON, in ASCII, now; errors as for `print`."""
+        _write(sys.stdout, json.dumps(plain(document), allow_nan=False, indent=2))
+
+    def note(self, text: str) -> None:
+        """Write text and a newline to stderr; a stream that is closed loses it."""
+        with contextlib.suppress(OSError):
+            _write(sys.stderr, text)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        """Return rows as a table of at most `width` columns; text that is too long is folded."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for name in header:
+            table.add_column(Text(name), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        output = io.StringIO()
+        Console(file=output, width=self.width, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
+
+    def _broken(self, line: str) -> list[str]:
+        if len(line) <= self.width or _ESCAPE in line:  # colour takes no columns
+            return [line]
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        return textwrap.wrap(
+            line,
+            self.width,
+            subsequent_indent=indent,
+            drop_whitespace=True,
+            break_long_words=False,  # a path stays whole
+            break_on_hyphens=False,
+        )
+
+    def progress(self, title: str, items: Iterable[_Item], total: int) -> Iterator[_Item]:
+        """Yield the items, with a bar on stderr while they last where a person looks on."""
+        if not self.watched:
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            yield from progress.track(items, total=total, description=title)
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what others' code prints to stderr: stdout carries the answer alone."""
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+        yield
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed by the caller, as with `2>&-`
+        return
+    try:
+        "─".encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
