@@ -11,9 +11,9 @@ can do:
     mae 2e-5   corr 2e-6   SNR, cSNR 1.4e-3   mse 3e-5   max 1.5e-3   STFT 1.4e-4   floor 0
     band 3.5e-4   frame 1.6e-3
 
-and other kernels (oneDNN off) less than a third of that. The rest is a margin that is ours: a
-change of a few percent of what a clip has to spare, with which nobody would hold up a merge. Every
-tolerance is at least 60 times what was measured.
+and other kernels (oneDNN off) less than half of that. The rest is a margin that is ours: a few
+percent of a gate's limit, or less, for which nobody would hold up a merge. Every tolerance is at
+least 60 times what was measured.
 """
 
 from __future__ import annotations

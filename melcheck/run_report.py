@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from melcheck.report_sources import AudioSource, Environment, RecipeSource, VocoderSource
+
 __all__ = [
     "SCHEMA_VERSION",
     "AudioSource",
@@ -83,29 +85,6 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AudioSource:
-    """The file of a case.
-
-    Attributes:
-        file: Its name, without folders.
-        sha256: Hash of the file.
-        sample_rate: Hz of the file.
-        channels: Of the file; their mean went round.
-        seconds: Length of the whole file; NaN where its header does not say.
-        checked_seconds: How much of it went round.
-        decoder: What read it.
-    """
-
-    file: str
-    sha256: str
-    sample_rate: int
-    channels: int
-    seconds: float
-    checked_seconds: float
-    decoder: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChange:
     """One figure against the baseline's.
 
@@ -138,7 +117,7 @@ class Change:
             "other" where the two do not describe the same thing; "new" where the baseline has no
             such case.
         metrics: Figure by figure; empty for "other" and "new".
-        place: The band or frames that moved most, in words; empty where nothing moved.
+        place: The figures and the bands or frames that moved most, in words; or empty.
         mismatches: Why the two cannot be compared, one sentence each.
     """
 
@@ -195,59 +174,6 @@ class CaseResult:
     def title(self) -> str:
         """The case in words: `clip (vocoder on device)`."""
         return f"{self.clip} ({self.vocoder} on {self.device})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VocoderSource:
-    """Which vocoder exactly; fields as in `melcheck.vocoders.VocoderInfo`, and its label."""
-
-    label: str
-    name: str
-    source: str
-    revision: str | None
-    weights_sha256: str | None
-    config_sha256: str | None
-    num_parameters: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeSource:
-    """What the mels of a run mean.
-
-    Attributes:
-        digest: Names it in `CaseResult.recipe`.
-        text: Every number, in words.
-        sample_rate: Hz.
-        frames_per_second: Of the mel.
-        log_floor: Its smallest value, nats.
-        band_centres_hz: Where each band peaks, lowest first.
-    """
-
-    digest: str
-    text: str
-    sample_rate: int
-    frames_per_second: float
-    log_floor: float
-    band_centres_hz: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """Where, when and how a run was made.
-
-    Attributes:
-        command: The command line.
-        finished: Time in UTC, ISO 8601 with seconds.
-        platform: Operating system and architecture.
-        versions: Of melcheck, Python, torch, torchaudio and vocos, by name.
-        devices: What each device of the run is called, by its name in the cases.
-    """
-
-    command: str
-    finished: str
-    platform: str
-    versions: Mapping[str, str]
-    devices: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
