@@ -61,6 +61,7 @@ class Change:
         return self.text or ", ".join(f"{name}={value!r}" for name, value in self.numbers)
 
 
+@functools.lru_cache(maxsize=4096)
 def changed(recipe: MelRecipe, changes: tuple[Change, ...]) -> MelRecipe:
     """Return the recipe with the changes made, in order."""
     numbers = {name: value for change in changes for name, value in change.numbers}

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from melcheck.fitting import Fit
 from melcheck.hypotheses import Change
 from melcheck.inspection import Prepared
 from melcheck.recipes import MelRecipe
-from melcheck.search import Fit
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
 
