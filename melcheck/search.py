@@ -20,8 +20,10 @@ from melcheck.fitting import Fit, Hypothesis, Sound, fit, refine
 from melcheck.inspection import Prepared, storage_step
 from melcheck.ranking import Cells, best, louder_cells, rank, rank_pairs, residuals
 from melcheck.recipes import MelRecipe
+from melcheck.residue import TOP_BANDS_SHARE, top_bands
 from melcheck.selection import Choice, decide
-from melcheck.sounds import profile_sounds, sounds
+from melcheck.sounds import drifting, profile_sounds, sounds
+from melcheck.tuning import golden_section, tuned
 
 __all__ = ["Look", "closer_look", "first_look"]
 
@@ -31,11 +33,9 @@ _PAIR_BANDS = 20
 # Where the frames lie is searched in steps of so many samples, four to each side.
 _PLACE_STEPS = (16, 4, 1)
 _PLACE_REACH = 4
-_TOP_BANDS_SHARE = 0.86
 # Residuals below these are rounding: of float32, and of storage in fewer bits.
 _ROUNDING_NATS = 2e-4
 _STORED_ROUNDING_NATS = 1e-3
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _SECTIONS = 22
 # Damage is worth a closer look where it ranks so much better than none.
 _PROMISING_SHARE = 0.7
@@ -48,11 +48,15 @@ class Look:
 
     Attributes:
         prepared: The candidate.
+        waveform: The audio as given, `[samples]`.
+        expected: The expected recipe.
         readings: Of the audio, the likeliest first.
         fits: Of hypotheses about them; never empty.
     """
 
     prepared: Prepared
+    waveform: Tensor
+    expected: MelRecipe
     readings: tuple[Sound, ...]
     fits: tuple[Fit, ...]
 
@@ -73,15 +77,14 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
     readings = sounds(prepared.mel, waveform, expected)
     found: list[Hypothesis] = []
     for sound in readings:
-        cells = louder_cells(prepared.mel, prepared.usable, sound)
-        likely = [] if cells is None else _first(rank(cells, sound))
+        likely = _likely(prepared, sound)
         if all(hypothesis.changes for hypothesis in likely):
-            likely.append(Hypothesis(sound, (), sound.recipe))
+            likely.append(_plain(sound))
         found += likely
     for sound in profile_sounds(prepared.mel, waveform, expected):
-        found.append(Hypothesis(sound, (), sound.recipe))
+        found.append(_plain(sound))
     fits = _refined(prepared, found)
-    return Look(prepared, tuple(readings), tuple(fits)) if fits else None
+    return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
 
 
 def closer_look(look: Look, channels: Tensor | None) -> Choice:
@@ -96,10 +99,15 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
     if smallest > (_STORED_ROUNDING_NATS if prepared.storage else _ROUNDING_NATS):
         fits += _moved(prepared, fits)
     if not _explained(fits):
+        for sound in drifting(prepared.mel, look.waveform, look.expected):
+            fits += _refined(prepared, _likely(prepared, sound))
+    if not _explained(fits):
         paired = _paired(prepared, fits)
         if min(entry.residual for entry in (*paired, *fits)) < min(e.residual for e in fits):
             paired += [] if _explained(paired) else _moved(prepared, paired)
         fits += paired
+    if not _explained(fits):
+        fits += _tuned(prepared, fits)
     if not _explained(fits):
         trimmed = _without_top(prepared, fits)
         if trimmed is not None:
@@ -117,6 +125,12 @@ def _paired(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
 
 def _explained(fits: Iterable[Fit]) -> bool:
     return any(entry.explains for entry in fits)
+
+
+def _likely(prepared: Prepared, sound: Sound) -> list[Hypothesis]:
+    """Return the hypotheses about a reading that rank first."""
+    cells = louder_cells(prepared.mel, prepared.usable, sound)
+    return [] if cells is None else _first(rank(cells, sound))
 
 
 def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
@@ -147,10 +161,9 @@ def _moved(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
         # At the right place the ranking may come out otherwise.
         if sound.offset not in ranked:
             ranked.add(sound.offset)
-            cells = louder_cells(prepared.mel, prepared.usable, sound)
-            add(placed, *([] if cells is None else _first(rank(cells, sound))))
+            add(placed, *_likely(prepared, sound))
         # A wrong window can be as good half a sample off: each has its own place.
-        add(_placed(prepared, Hypothesis(sound, (), sound.recipe), (1,)))
+        add(_placed(prepared, _plain(sound), (1,)))
     fitted = _refined(prepared, found.values())
     known = set(found)
     add(*(_placed(prepared, hypothesis, (1,)) for hypothesis in _nearest(fitted, 2)))
@@ -170,19 +183,44 @@ def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) 
     return hypothesis
 
 
+def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
+    """Return the best hypotheses with one number tuned, at the place that fits then."""
+    nearest = _nearest(fits, 2)
+    found = _each_tuned(prepared, [*nearest, _plain(nearest[0].sound)])
+    if found and not _explained(found):
+        # The place was sought with the number wrong, and the number then with the place wrong.
+        placed = _placed(prepared, _nearest(found, 1)[0], _PLACE_STEPS)
+        if placed.sound.offset != found[0].hypothesis.sound.offset:
+            found += _each_tuned(prepared, [placed, _plain(placed.sound)])
+    return found
+
+
+def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
+    found = []
+    for start in starts:
+        cells = louder_cells(prepared.mel, prepared.usable, start.sound)
+        found += [] if cells is None else tuned(cells, start)
+    return _refined(prepared, found)
+
+
+def _plain(sound: Sound) -> Hypothesis:
+    return Hypothesis(sound, (), sound.recipe)
+
+
 def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
     """Fit again without the highest bands, which some faults touch alone."""
     ordered = sorted(fits, key=lambda entry: entry.residual)
     plain = [entry for entry in ordered if not entry.hypothesis.all_changes]
     usable = prepared.usable.clone()
-    usable[math.floor(_TOP_BANDS_SHARE * len(usable)) :] = False
+    usable[math.floor(TOP_BANDS_SHARE * len(usable)) :] = False
     step = storage_step(prepared.storage)
     again = [
         fit(prepared.mel, usable, entry.hypothesis, entry.mel, step=step)
         for entry in ordered[:4] + plain
     ]
     choice = decide(prepared, again, ignored=("top",))
-    return choice if choice.named else None
+    known = choice.named and top_bands(prepared, choice.fit) is not None
+    return choice if known else None
 
 
 def _damaged(
@@ -246,15 +284,5 @@ def _best_level(cells: Cells, sound: Sound, code: str) -> tuple[float, Hypothesi
         return float(residuals(cells, at(level), nowhere))
 
     low, high = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
-    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-    values = [left(level) for level in inner]
-    for _ in range(_SECTIONS):
-        if values[0] < values[1]:
-            high = inner[1]
-            inner = [high - _GOLDEN * (high - low), inner[0]]
-            values = [left(inner[0]), values[0]]
-        else:
-            low = inner[0]
-            inner = [inner[1], low + _GOLDEN * (high - low)]
-            values = [values[1], left(inner[1])]
+    low, high = golden_section(left, low, high, _SECTIONS)
     return tried[nearest][0] / 2, at((low + high) / 2)

@@ -22,6 +22,9 @@ _SAME_NATS = 2e-4
 # The runner-up must leave so much more.
 _SEPARATION_FACTOR = 3.0
 _SEPARATION_NATS = 1e-3
+# An exact fit leaves 1e-6 and less; one that leaves a hundred times that is another.
+_EXACT_SEPARATION_NATS = 1e-4
+_EXACT_FACTOR = 100.0
 # Two hypotheses that predict mels nearer than this are one, nats.
 _SAME_MEL_NATS = 1e-3
 
@@ -73,8 +76,9 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
     cost, position, affine = min(costs, key=lambda item: item[:2])
     chosen = alike[position]
     runner_up = _runner_up(chosen, fits)
+    margin = min(_SEPARATION_NATS, _EXACT_SEPARATION_NATS + _EXACT_FACTOR * chosen.residual)
     apart = runner_up is None or runner_up.residual >= max(
-        _SEPARATION_FACTOR * chosen.residual, chosen.residual + _SEPARATION_NATS
+        _SEPARATION_FACTOR * chosen.residual, chosen.residual + margin
     )
     named = apart or not chosen.hypothesis.all_changes
     if not named:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import torchaudio
 from torch import Tensor
@@ -20,16 +21,20 @@ from melcheck.spectra import first_centre, frame_offset
 
 __all__ = [
     "PASSBAND",
+    "RATES",
     "as_clip",
     "bands_below",
     "base_sound",
     "correlation_with",
+    "drifting",
     "profile_sounds",
     "resampled",
     "sounds",
 ]
 
-_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sampling rates in use, Hz."""
+
 _HOPS = (64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 256, 275, 300, 320, 384, 441, 480, 512)
 _MAX_LAG_FRAMES = 14
 _FRAME_SLACK = 2
@@ -105,6 +110,20 @@ def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sou
     return likely + usual
 
 
+def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+    """Return readings of a hop that is off by a sample or two: a frame more or less in the end.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        waveform: `[samples]`, at the expected rate.
+        expected: The expected recipe.
+    """
+    n_mels, frames = candidate.shape
+    if not 0 < abs(frames - expected.frames(len(waveform))) <= _FRAME_SLACK:
+        return []
+    return _hops_for(base_sound(waveform, n_mels, expected), frames)
+
+
 def correlation_with(candidate: Tensor, sound: Sound) -> float:
     """Return how well a candidate follows a reading in time, at its best lag, -1 to 1."""
     return _align(candidate, sound)[1]
@@ -129,7 +148,7 @@ def _align(candidate: Tensor, sound: Sound) -> tuple[int, float]:
 
 def _other_rates(base: Sound, frames: int) -> list[Sound]:
     recipe, found = base.recipe, []
-    for rate in _RATES:
+    for rate in RATES:
         ratio = rate / recipe.sample_rate
         if rate == recipe.sample_rate:
             continue
@@ -151,11 +170,22 @@ def _other_rates(base: Sound, frames: int) -> list[Sound]:
 
 
 def _other_hops(base: Sound, frames: int) -> list[Sound]:
-    recipe, samples = base.recipe, len(base.waveform)
-    wanted = [hop for hop in _HOPS if abs(1 + samples // hop - frames) <= _FRAME_SLACK]
-    if not wanted and frames > 1:
-        low, high = math.floor(samples / frames) + 1, math.floor(samples / (frames - 1))
-        wanted = list(range(low, high + 1))[:3]
+    samples = len(base.waveform)
+    usual = [hop for hop in _HOPS if abs(1 + samples // hop - frames) <= _FRAME_SLACK]
+    return _with_hops(base, usual) or _hops_for(base, frames)
+
+
+def _hops_for(base: Sound, frames: int) -> list[Sound]:
+    """Return readings of the first few hops that give just so many frames."""
+    if frames < 2:
+        return []
+    samples = len(base.waveform)
+    low, high = math.floor(samples / frames) + 1, math.floor(samples / (frames - 1))
+    return _with_hops(base, range(low, high + 1)[:3])
+
+
+def _with_hops(base: Sound, wanted: Iterable[int]) -> list[Sound]:
+    recipe = base.recipe
     return [
         dataclasses.replace(
             base,
