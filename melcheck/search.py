@@ -17,6 +17,7 @@ from torch import Tensor
 
 from melcheck.damaged_sounds import at_level, damaged_sounds, levels
 from melcheck.fitting import Fit, Hypothesis, Sound, fit, refine
+from melcheck.hypotheses import changed
 from melcheck.inspection import Prepared, storage_step
 from melcheck.ranking import Cells, best, louder_cells, rank, rank_pairs, residuals
 from melcheck.recipes import MelRecipe
@@ -197,10 +198,21 @@ def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
 
 def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
     found = []
-    for start in starts:
+    for start in {(h.all_changes, h.sound.offset): h for h in starts}.values():
         cells = louder_cells(prepared.mel, prepared.usable, start.sound)
         found += [] if cells is None else tuned(cells, start)
-    return _refined(prepared, found)
+    # What made up for the wrong number may be needed no more.
+    return _refined(prepared, [each for full in found for each in (full, *_simpler(full))])
+
+
+def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
+    """Return a hypothesis without each of its other changes, and with the first alone."""
+    others = hypothesis.changes[1:]
+    shorter = {tuple(c for c in hypothesis.changes if c is not other) for other in others}
+    if others:
+        shorter.add(hypothesis.changes[:1])
+    recipe = hypothesis.sound.recipe
+    return [Hypothesis(hypothesis.sound, changes, changed(recipe, changes)) for changes in shorter]
 
 
 def _plain(sound: Sound) -> Hypothesis:
