@@ -23,11 +23,12 @@ from torch import Tensor
 
 from melcheck.causes import PROFILE_PREFIX, cause
 from melcheck.diagnosis import Diagnosis, Evidence, NamedCause, Nearest
+from melcheck.findings import Finding
 from melcheck.fitting import Fit
 from melcheck.inspection import Prepared, as_mel, prepare, storage_of, storage_step
 from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from melcheck.residue import BENIGN_FLOORS, Finding, examine
+from melcheck.residue import BENIGN_FLOORS, examine
 from melcheck.search import Look, closer_look, first_look
 from melcheck.selection import Choice
 from melcheck.sounds import as_clip

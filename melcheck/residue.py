@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 from torch import Tensor
 
+from melcheck.findings import Finding
 from melcheck.fitting import Fit
 from melcheck.hypotheses import Change
 from melcheck.inspection import Prepared
@@ -19,7 +19,7 @@ from melcheck.recipes import MelRecipe
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
 
-__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "Finding", "examine", "top_bands"]
+__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "examine", "top_bands"]
 
 BENIGN_FLOORS = (0.99e-9, 1.01e-5)
 """Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
@@ -38,21 +38,6 @@ _LAST_BANDS_SHARE = 0.94
 _FALLEN_NATS = 2.0
 _FALLING_NATS = 0.5
 _BENT_NATS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One place where the candidate leaves the prediction, with its cause.
-
-    Attributes:
-        code: As in `melcheck.causes`.
-        text: Its numbers.
-        benign: Whether no vocoder minds.
-    """
-
-    code: str
-    text: str
-    benign: bool = False
 
 
 def examine(prepared: Prepared, choice: Choice) -> list[Finding]:

@@ -89,9 +89,12 @@ def energies_of(waveform: Tensor, recipes: Sequence[MelRecipe], centres: Tensor)
 def _frames(waveform: Tensor, n_fft: int, pad_mode: str, centres: Tensor) -> Tensor:
     """Return the samples about each centre, `[frames, n_fft]`, padded as a recipe pads."""
     half = n_fft // 2
-    side = min(half, waveform.shape[-1] - 1)
+    begins = centres - half
+    if int(begins.min()) >= 0 and int(begins.max()) + n_fft <= len(waveform):
+        return waveform.unfold(0, n_fft, 1)[begins]
+    side = min(half, len(waveform) - 1)
     padded = torch.nn.functional.pad(waveform[None], (side, side), mode=pad_mode)[0]
-    starts = centres - half + side
+    starts = begins + side
     before = max(0, -int(starts.min()))
     after = max(0, int(starts.max()) + n_fft - len(padded))
     if before or after:
