@@ -41,6 +41,8 @@ _SECTIONS = 22
 # Damage is worth a closer look where it ranks so much better than none.
 _PROMISING_SHARE = 0.7
 _FALLEN_NATS = 0.5
+# A pair is worth a search for its own place where it leaves so much less than what is there.
+_BETTER_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +106,8 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
             fits += _refined(prepared, _likely(prepared, sound))
     if not _explained(fits):
         paired = _paired(prepared, fits)
-        if min(entry.residual for entry in (*paired, *fits)) < min(e.residual for e in fits):
+        better = min((entry.residual for entry in paired), default=math.inf)
+        if better < _BETTER_SHARE * min(entry.residual for entry in fits):
             paired += [] if _explained(paired) else _moved(prepared, paired)
         fits += paired
     if not _explained(fits):
@@ -186,7 +189,7 @@ def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) 
 
 def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best hypotheses with one number tuned, at the place that fits then."""
-    nearest = _nearest(fits, 2)
+    nearest = _nearest(fits, 1)
     found = _each_tuned(prepared, [*nearest, _plain(nearest[0].sound)])
     if found and not _explained(found):
         # The place was sought with the number wrong, and the number then with the place wrong.
