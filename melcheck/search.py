@@ -41,6 +41,8 @@ _SECTIONS = 22
 # Damage is worth a closer look where it ranks so much better than none.
 _PROMISING_SHARE = 0.7
 _FALLEN_NATS = 0.5
+# Residuals within this factor of the smallest come as near, as long as nothing is explained.
+_AS_NEAR = 1.01
 # A pair is worth a search for its own place where it leaves so much less than what is there.
 _BETTER_SHARE = 0.7
 
@@ -150,6 +152,13 @@ def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:
     return [entry.hypothesis for entry in sorted(fits, key=lambda entry: entry.residual)[:count]]
 
 
+def _simplest(fits: Sequence[Fit]) -> Hypothesis:
+    """Return the hypothesis of fewest changes among those that come nearest, give or take."""
+    bound = _AS_NEAR * min(entry.residual for entry in fits)
+    near = [entry for entry in fits if entry.residual <= bound]
+    return min(near, key=lambda e: (len(e.hypothesis.all_changes), e.residual)).hypothesis
+
+
 def _moved(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best hypotheses with their frames moved by some samples."""
     found: dict[tuple[object, ...], Hypothesis] = {}
@@ -189,8 +198,8 @@ def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) 
 
 def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best hypotheses with one number tuned, at the place that fits then."""
-    nearest = _nearest(fits, 1)
-    found = _each_tuned(prepared, [*nearest, _plain(nearest[0].sound)])
+    nearest = _simplest(fits)
+    found = _each_tuned(prepared, [nearest, _plain(nearest.sound)])
     if found and not _explained(found):
         # The place was sought with the number wrong, and the number then with the place wrong.
         placed = _placed(prepared, _nearest(found, 1)[0], _PLACE_STEPS)
@@ -243,7 +252,7 @@ def _damaged(
 ) -> list[Fit]:
     """Return the best hypotheses about damaged audio, under the filters and powers."""
     # Damage is tried at the place and under the spectrum that came nearest.
-    [nearest] = _nearest(fits, 1)
+    nearest = _simplest(fits)
     origins = [sound]
     if nearest.sound.recipe == sound.recipe and nearest.sound.offset != sound.offset:
         origins.append(nearest.sound)

@@ -25,6 +25,9 @@ _SEPARATION_NATS = 1e-3
 # An exact fit leaves 1e-6 and less; one that leaves a hundred times that is another.
 _EXACT_SEPARATION_NATS = 1e-4
 _EXACT_FACTOR = 100.0
+# Nobody normalises by statistics that do next to nothing.
+_NOBODYS_SLOPE = 0.02
+_NOBODYS_OFFSET = 0.1
 # Two hypotheses that predict mels nearer than this are one, nats.
 _SAME_MEL_NATS = 1e-3
 
@@ -80,7 +83,7 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
     apart = runner_up is None or runner_up.residual >= max(
         _SEPARATION_FACTOR * chosen.residual, chosen.residual + margin
     )
-    named = apart or not chosen.hypothesis.all_changes
+    named = (apart or not chosen.hypothesis.all_changes) and not _makes_up(chosen, affine)
     if not named:
         # What the noise does not let apart is not named, where the expected recipe will do.
         for entry in explaining:
@@ -88,6 +91,12 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
                 chosen, affine, named = entry, (), True
                 break
     return Choice(chosen, affine, named, runner_up, tuple(fits), ignored)
+
+
+def _makes_up(entry: Fit, affine: tuple[AffineCause, ...]) -> bool:
+    """Return whether slope and offset only make up for a hypothesis that is not quite right."""
+    unnamed = any("unnamed" in cause.text for cause in affine)
+    return unnamed and abs(entry.slope - 1) < _NOBODYS_SLOPE and abs(entry.offset) < _NOBODYS_OFFSET
 
 
 def _runner_up(chosen: Fit, fits: list[Fit]) -> Fit | None:
