@@ -31,12 +31,11 @@ _EDGE_NATS = 0.02
 # A shift of so few samples is nobody's fault: 0.0017 nats for one sample.
 _BENIGN_SHIFT_SAMPLES = 8
 # Another resampler bends the bands from 95 % up and hardly others: by 0.17 nats at 95 %, 1.9 at the
-# last, 0.01 on average from 86 to 94 %. On the way through 22,050 Hz that is 0.15, and 0.75 beyond.
+# last, 0.01 on average from 86 to 94 %.
 TOP_BANDS_SHARE = 0.86
 """Bands from here up are those that `top_bands` explains, as a share of all."""
 _LAST_BANDS_SHARE = 0.94
 _FALLEN_NATS = 2.0
-_FALLING_NATS = 0.5
 _BENT_NATS = 0.1
 
 
@@ -197,8 +196,7 @@ def _quiet_cells(
 def top_bands(prepared: Prepared, entry: Fit) -> Finding | None:
     """Explain the highest bands of a fit that left them out; None where nothing known does.
 
-    Another resampler bends the last bands and no others; a narrower source lets them fall, the
-    more the higher they lie.
+    Another resampler bends the last bands and no others; a narrower source lets them fall far.
     """
     bands = prepared.mel.shape[0]
     cells = _inner(prepared, entry) & prepared.usable
@@ -211,7 +209,7 @@ def top_bands(prepared: Prepared, entry: Fit) -> Finding | None:
     low, top = means[:-last], means[-last:]
     fallen = sum(top) / len(top)
     bent = sum(abs(mean) for mean in low) / len(low)
-    if fallen < -_FALLEN_NATS or (fallen < -_FALLING_NATS and max(low) < _BENT_NATS < bent):
+    if fallen < -_FALLEN_NATS:
         return Finding("band-limited", f"the highest bands have fallen by {-fallen:.1f} nats")
     if bent <= _BENT_NATS:
         return Finding("band-limited", "the last bands bend, as after a resampler", benign=True)

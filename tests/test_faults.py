@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from melcheck.causes import cause
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
 from melcheck.faults import FAULTS, expect_probe, run_fault
-from melcheck.gates import FRONT_GATES, GATES
+from melcheck.gates import FRONT_GATES, GATES, inspect
 from melcheck.injections import Fault, Probe
 from melcheck.loops import Expectation
 from melcheck.pipeline import MelPipeline
@@ -101,6 +103,20 @@ def test_a_visible_fault_is_caught_and_an_invisible_one_is_not(
     assert not blind, f"{sorted(blind)} should see it, only {found} did"
     # A refusal that is not planned may be an error of the injection itself.
     assert "preflight" not in found or "preflight" in fault.caught_by, found["preflight"]
+
+
+def test_a_sound_where_the_file_is_silent_is_seen_by_the_loaders_gate(
+    expectation: Callable[[str, Probe], Expectation], tmp_path: Path
+) -> None:
+    # The loud cells of the file are all right, so that the spectrum alone can tell.
+    expected = expectation("kokoro-kumo-en", "pause")
+    middle = expected.waveform.shape[-1] // 2
+    read = expected.waveform.clone()
+    generator = torch.Generator().manual_seed(0)
+    read[..., middle + 2_000 : middle + 5_000] += 0.1 * torch.randn(3_000, generator=generator)
+    loop = dataclasses.replace(expected.loop, load=lambda _: read)
+    found = inspect(loop, expected, tmp_path, gates=["load"])
+    assert "of the file's spectrum" in found["load"]
 
 
 def test_names_are_unique() -> None:
