@@ -51,6 +51,7 @@ class _KillMatrix:
 
     def __init__(self) -> None:
         self.cases: dict[str, list[frozenset[str]]] = defaultdict(list)
+        self.tried = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the case out of a test's report, from whichever process."""
@@ -58,7 +59,9 @@ class _KillMatrix:
             for name, value in report.user_properties:
                 if name == "melcheck-fault":
                     case = json.loads(str(value))
-                    self.cases[case["fault"]].append(frozenset(case["gates"]))
+                    self.tried += 1
+                    if case["whole"]:
+                        self.cases[case["fault"]].append(frozenset(case["gates"]))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the matrix, faults that one gate alone sees, and gates that see nothing alone."""
@@ -83,7 +86,10 @@ class _KillMatrix:
             write(f"{label:32}{len(fired):5} {cells}{'' if fault.visible else '  (invisible)'}")
         visible = [case for fault in faults if fault.visible for case in self.cases[fault.name]]
         survivors = sum(not case for case in visible)
-        write(f"{len(visible)} cases of {len(faults)} faults, {survivors} survived")
+        write(
+            f"{len(visible)} visible cases of {len(faults)} faults went past every gate, "
+            f"{survivors} survived; {self.tried} cases were tried in all"
+        )
         single: dict[str, set[str]] = defaultdict(set)
         alone: dict[str, int] = defaultdict(int)
         for fault in faults:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from melcheck.audio import AudioError as AudioError
+    from melcheck.bare import identify as identify
     from melcheck.config import MelCheckConfig as MelCheckConfig
+    from melcheck.forensics import diagnose as diagnose
+    from melcheck.handshakes import handshake as handshake
     from melcheck.metrics import MelMetrics as MelMetrics
     from melcheck.metrics import compare as compare
     from melcheck.pipeline import MelPipeline as MelPipeline
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from melcheck.vocoders import VocoderError as VocoderError
     from melcheck.vocoders import VocoderUnavailable as VocoderUnavailable
     from melcheck.vocoders import load_vocoder as load_vocoder
+    from melcheck.waveform_forensics import explain_waveform as explain_waveform
 
 _HOMES = {
     "AudioError": "audio",
@@ -39,6 +43,10 @@ _HOMES = {
     "VocoderError": "vocoders",
     "VocoderUnavailable": "vocoders",
     "compare": "metrics",
+    "diagnose": "forensics",
+    "explain_waveform": "waveform_forensics",
+    "handshake": "handshakes",
+    "identify": "bare",
     "judge": "sanity",
     "load_vocoder": "vocoders",
     "log_mel": "recipes",
@@ -59,6 +67,10 @@ __all__ = [
     "VocoderError",
     "VocoderUnavailable",
     "compare",
+    "diagnose",
+    "explain_waveform",
+    "handshake",
+    "identify",
     "judge",
     "load_vocoder",
     "log_mel",

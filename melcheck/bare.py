@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melcheck.findings import Finding
 from melcheck.inspection import Prepared, as_mel, prepare
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe
 
-__all__ = ["Clue", "Identity", "identify"]
+__all__ = ["Identity", "identify"]
 
 _USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
 _FLOORS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
@@ -35,19 +36,6 @@ _EMPTY_SHARE = 0.9
 _FALL_NATS = 3.0
 _FALL_BANDS = 8
 _DOUBLE_LOG_SHARE = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Clue:
-    """One thing that an array shows.
-
-    Attributes:
-        code: As in `melcheck.causes`, or "" where it is no cause.
-        text: What was seen.
-    """
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +61,7 @@ class Identity:
     minimum: float
     maximum: float
     floor: float | None
-    clues: tuple[Clue, ...]
+    clues: tuple[Finding, ...]
     profiles: tuple[str, ...]
 
     @property
@@ -115,23 +103,23 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
     mel = given
     if rows not in _USUAL_BANDS and columns in _USUAL_BANDS:
         mel = given.T.contiguous()
-        clues.append(Clue("axes-transposed", f"[{rows}, {columns}] looks like [frames, n_mels]"))
+        clues.append(Finding("axes-transposed", f"[{rows}, {columns}] looks like [frames, n_mels]"))
     elif rows == columns:
-        clues.append(Clue("", f"square, [{rows}, {columns}]: the shape does not tell the axes"))
+        clues.append(Finding("", f"square, [{rows}, {columns}]: the shape does not tell the axes"))
     prepared = prepare(mel)
     if prepared.broken:
-        clues.append(Clue("nan", f"{prepared.broken} cells are NaN or infinite"))
+        clues.append(Finding("nan", f"{prepared.broken} cells are NaN or infinite"))
     if prepared.leading or prepared.trailing:
         count = prepared.leading + prepared.trailing
         text = f"{count} frames hold nothing but {prepared.padding_value:g}: padding in a log-mel?"
-        clues.append(Clue("padded-frames", text))
+        clues.append(Finding("padded-frames", text))
     finite = mel[torch.isfinite(mel)]
     unit = _unit(prepared, clues)
     clues += _shape_of_spectrum(prepared, unit)
     if prepared.storage:
-        clues.append(Clue("", f"stored with the precision of {prepared.storage}"))
+        clues.append(Finding("", f"stored with the precision of {prepared.storage}"))
     if prepared.ceiling is not None:
-        clues.append(Clue("clamped", f"cells share the maximum {prepared.ceiling:.4g}"))
+        clues.append(Finding("clamped", f"cells share the maximum {prepared.ceiling:.4g}"))
     return Identity(
         rows=rows,
         columns=columns,
@@ -145,37 +133,37 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
     )
 
 
-def _unit(prepared: Prepared, clues: list[Clue]) -> float:
+def _unit(prepared: Prepared, clues: list[Finding]) -> float:
     """Add clues on logarithm, floor and normalisation; return units per nat as far as known."""
     mel, floor = prepared.mel, prepared.floor
     values = mel[prepared.usable]
     if not len(values):
-        clues.append(Clue("", "every cell that is left holds the same value: silence?"))
+        clues.append(Finding("", "every cell that is left holds the same value: silence?"))
         return 1.0
     low, high = float(mel.min()), float(mel.max())
     if low >= 0 and high > _LINEAR_RATIO * max(float(values.median()), 1e-12):
-        clues.append(Clue("no-log", "no cell is negative and few are large: no logarithm taken"))
+        clues.append(Finding("no-log", "no cell is negative and few are large: no logarithm taken"))
         return 1.0
     lost = 1 - float(prepared.usable.float().mean())
     if floor is not None and lost > _DOUBLE_LOG_SHARE and high < 3 and float(values.median()) > -3:
         text = f"{lost:.0%} of the cells at the floor and none above {high:.2f}: logarithm twice"
-        clues.append(Clue("double-log", text))
+        clues.append(Finding("double-log", text))
         return 1.0
     if high - low > 40.0:
-        clues.append(Clue("decibels", f"a range of {high - low:.0f}: decibels, not nats"))
+        clues.append(Finding("decibels", f"a range of {high - low:.0f}: decibels, not nats"))
         return 10 / math.log(10)
     for scale, name, code in _LOGARITHMS if floor is not None else ():
         value = _known_floor(floor / scale) if floor is not None else None
         if value is not None and high / scale < _LOUDEST_NATS:
             text = f"floor {floor:.4f} = {name}({value:g})"
-            clues.append(Clue(code, text))
+            clues.append(Finding(code, text))
             return scale
     if high - low < _SHORTEST_RANGE_NATS or (abs(high) < 2 and low > -6):
         text = f"a range of {high - low:.2f}: normalised, or a decimal logarithm"
-        clues.append(Clue("normalisation", text))
+        clues.append(Finding("normalisation", text))
         return (high - low) / 18.0
     if floor is not None:
-        clues.append(Clue("floor", f"floor {floor:.4f}: no usual one in ln or log10"))
+        clues.append(Finding("floor", f"floor {floor:.4f}: no usual one in ln or log10"))
     return 1.0
 
 
@@ -186,7 +174,7 @@ def _known_floor(nats: float) -> float | None:
     return None
 
 
-def _shape_of_spectrum(prepared: Prepared, unit: float) -> list[Clue]:
+def _shape_of_spectrum(prepared: Prepared, unit: float) -> list[Finding]:
     mel = prepared.mel
     if prepared.floor is not None:
         empty = (mel <= prepared.floor + 1e-5).float().mean(dim=1) > _EMPTY_SHARE
@@ -201,9 +189,10 @@ def _shape_of_spectrum(prepared: Prepared, unit: float) -> list[Clue]:
     fallen = bands > 2 * _FALL_BANDS and float(step[edge]) > _FALL_NATS and _stays_down(reach, edge)
     if bool(empty[-2:].all()) and not bool(empty.all()):
         first = int((~empty).nonzero()[-1]) + 1
-        return [Clue("band-limited", f"bands {first} to {bands - 1} are empty")]
+        return [Finding("band-limited", f"bands {first} to {bands - 1} are empty")]
     if fallen:
-        return [Clue("band-limited", f"the level falls by {float(step[edge]):.1f} at band {edge}")]
+        fallen_by = float(step[edge])
+        return [Finding("band-limited", f"the level falls by {fallen_by:.1f} at band {edge}")]
     return []
 
 

@@ -182,6 +182,59 @@ CAUSES = _table(
         "a constant is added to the energies under the root",
         "Leave the constant out, or use the profile that has it.",
     ),
+    # Of waveforms, which no mel shows or which a mel does not tell apart.
+    (
+        "header-rate",
+        "the file's header gives another rate than its samples have",
+        "Write the rate of the samples into the header; players believe it.",
+    ),
+    (
+        "saturated",
+        "nearly every sample is at full scale: a square wave",
+        "Give torchaudio.save float32 within +-1; since 2.9 it takes integers for floats.",
+    ),
+    (
+        "polarity",
+        "every sample has the other sign",
+        "Harmless to the ear; find the sign, or leave it.",
+    ),
+    (
+        "shifted",
+        "the waveform is early or late",
+        "Give extractor and head the same padding; cut the delay of a codec or filter.",
+    ),
+    (
+        "seams",
+        "there are seams on a grid",
+        "Decode chunks with at least 30 frames of context on each side and cut it off.",
+    ),
+    (
+        "tail",
+        "only the end is wrong",
+        "Pad the mels of a batch with the log of the floor, not with 0, or decode each one alone.",
+    ),
+    ("places", "only some places are wrong", "Look at what happens there."),
+    (
+        "rounding",
+        "the arithmetic has fewer bits: half precision, TF32, an export in 8 bits",
+        "Run the vocoder in float32, with TF32 off, from weights of full precision.",
+    ),
+    (
+        "weights",
+        "the vocoder's weights, or the mel that they were trained for, differ",
+        "Check which weights were loaded: strict=True, EMA or raw, the sha256, the recipe.",
+    ),
+    (
+        "channels",
+        "there are several channels where one is expected",
+        "Mix down with waveform.mean(dim=0).",
+    ),
+    ("non-finite", "samples are NaN or infinite", "Run in float32; check the weights for NaN."),
+    (
+        "silent-output",
+        "the waveform is silent",
+        "The weights are not loaded, or the mel is far below the range they were trained on.",
+    ),
 )
 """Every cause by its code; the codes of profiles are not among them."""
 

@@ -8,6 +8,7 @@ can show is in the catalogue too, and says why.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -74,7 +75,14 @@ def _probe(waveform: Tensor, probe: Probe) -> Tensor:
     return waveform
 
 
-def run_fault(fault: Fault, severity: str, expected: Expectation, folder: Path) -> dict[str, str]:
+def run_fault(
+    fault: Fault,
+    severity: str,
+    expected: Expectation,
+    folder: Path,
+    *,
+    gates: Collection[str] | None = None,
+) -> dict[str, str]:
     """Inject a fault and return what each gate that fires has found, by the gate's name.
 
     Args:
@@ -82,6 +90,7 @@ def run_fault(fault: Fault, severity: str, expected: Expectation, folder: Path) 
         severity: The label of one of its severities.
         expected: What the healthy loop does, as `expect_probe` gives it for `fault.probe`.
         folder: An empty folder that may be written to.
+        gates: Names of the gates to run; None for all.
 
     Raises:
         KeyError: The fault has no such severity.
@@ -97,4 +106,4 @@ def run_fault(fault: Fault, severity: str, expected: Expectation, folder: Path) 
         expected = dataclasses.replace(
             expected, loop=loop, mel=mel, decoded=decoded, decoded_mel=loop.extract(decoded)
         )
-    return inspect(loop, expected, folder)
+    return inspect(loop, expected, folder, gates=gates)

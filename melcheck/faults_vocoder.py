@@ -257,6 +257,7 @@ def _vocoder_fault(
     inject: Callable[[Bench, Any], Loop],
     severities: Severities,
     *,
+    cause: str | None = None,
     caught_by: tuple[str, ...] = ("decode", "golden-reconstructed"),
     reaches_reference: bool = False,
 ) -> Fault:
@@ -269,6 +270,7 @@ def _vocoder_fault(
         inject=inject,
         severities=severities,
         caught_by=caught_by,
+        cause=cause,
         reaches_reference=reaches_reference,
     )
 
@@ -282,6 +284,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         _padded_batch,
         [("0", 0.0), ("-4", -4.0), ("-11.5", -11.5)],
         caught_by=("batch",),
+        cause="tail",
     ),
     _vocoder_fault(
         "chunk-seams",
@@ -290,6 +293,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         "hifi-gan #132",
         _chunked,
         [("32", (32, 0)), ("100", (100, 0)), ("100-context-8", (100, 8))],
+        cause="seams",
     ),
     _vocoder_fault(
         "chunks-lose-samples",
@@ -315,6 +319,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
             ("head", "head.out"),
             ("backbone", "backbone"),
         ],
+        cause="weights",
     ),
     _vocoder_fault(
         "half-precision",
@@ -324,6 +329,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         _half_backbone,
         [("bfloat16", torch.bfloat16), ("float16", torch.float16)],
         caught_by=("decode",),
+        cause="rounding",
     ),
     _vocoder_fault(
         "rounded-weights",
@@ -372,7 +378,14 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         reaches_reference=True,
     ),
     _vocoder_fault(
-        "tf32", 32, "B", "vllm-omni #7231", _tf32, [("10-bits", 10)], caught_by=("decode",)
+        "tf32",
+        32,
+        "B",
+        "vllm-omni #7231",
+        _tf32,
+        [("10-bits", 10)],
+        caught_by=("decode",),
+        cause="rounding",
     ),
     _vocoder_fault(
         "istft-envelope",
@@ -381,6 +394,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         "kesha #718",
         _transform,
         [("none", _own_istft("none")), ("window", _own_istft("window"))],
+        cause="gain",
     ),
     _vocoder_fault(
         "istft-gain",
@@ -389,6 +403,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         "tensorflow #16465",
         _head_gain,
         [("half", 0.5), ("1.05", 1.05), ("2", 2.0)],
+        cause="gain",
     ),
     _vocoder_fault(
         "exported-head",
@@ -400,6 +415,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
             ("1-sample-late", _own_istft("squared", late=1)),
             ("half-window-late", _own_istft("squared", late=512)),
         ],
+        cause="shifted",
     ),
     _vocoder_fault(
         "exported-in-8-bits", 47, "C", "focalcodec #9", _int8, [("head", "head.out"), ("all", "")]
@@ -413,7 +429,15 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         [("same", None)],
         caught_by=("preflight",),
     ),
-    _vocoder_fault("head-padding-cut", 48, "C", "wavenext #4", _head_padding_cut, [("same", None)]),
+    _vocoder_fault(
+        "head-padding-cut",
+        48,
+        "C",
+        "wavenext #4",
+        _head_padding_cut,
+        [("same", None)],
+        cause="shifted",
+    ),
     _vocoder_fault(
         "weight-norm-lost",
         60,
@@ -421,6 +445,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         "FlowSE #5",
         _lost_gain,
         [("one-layer", "backbone.convnext.2.pwconv1.weight"), ("head", "head.out.weight")],
+        cause="weights",
     ),
     _vocoder_fault(
         "output-inverted",
@@ -430,6 +455,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         _head_gain,
         [("-1", -1.0)],
         caught_by=("decode",),
+        cause="polarity",
     ),
 )
 """Faults of the vocoder."""

@@ -23,13 +23,15 @@ from torch import Tensor
 
 from melcheck.causes import PROFILE_PREFIX, cause
 from melcheck.diagnosis import Diagnosis, Evidence, NamedCause, Nearest
+from melcheck.findings import Finding
+from melcheck.fitting import Fit
 from melcheck.inspection import Prepared, as_mel, prepare, storage_of, storage_step
 from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from melcheck.residue import BENIGN_FLOORS, Finding, examine
-from melcheck.search import Fit
-from melcheck.selection import Choice, choose
-from melcheck.sounds import as_clip, sounds
+from melcheck.residue import BENIGN_FLOORS, examine
+from melcheck.search import Look, closer_look, first_look
+from melcheck.selection import Choice
+from melcheck.sounds import as_clip
 
 __all__ = ["diagnose"]
 
@@ -46,7 +48,7 @@ _DITHER_MAGNITUDE = 4e-4
 # What is left of an exact candidate, with room for the rounding of other libraries, nats.
 _EXACT_NATS = 3e-4
 
-_Best: TypeAlias = "tuple[Prepared, Choice, list[Finding]] | None"
+_Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
 
 def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCOS) -> Diagnosis:
@@ -84,20 +86,15 @@ def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCO
         count = prepared.leading + prepared.trailing
         text = f"{count} frames of {prepared.padding_value:g}"
         first.append(Finding("padded-frames", text))
-    options = list(logarithms(prepared))
     best: _Best = None
-    for thorough in (False, True):
-        for undone, finding in options:
-            if thorough and best is not None and undone is not best[0]:
-                continue
-            readings = sounds(undone.mel, clip, expected)
-            choice = choose(undone, readings, expected, clip, channels, thorough=thorough)
-            if choice is None:
-                continue
-            if best is None or _better(choice, best[1]):
-                best = (undone, choice, [] if finding is None else [finding])
-        if best is not None and best[1].named and best[1].fit.residual < _EXACT_NATS:
-            break
+    for undone, finding in logarithms(prepared):
+        look = first_look(undone, clip, expected)
+        if look is not None and (best is None or _better(look.choice, best[1])):
+            best = (look, look.choice, [] if finding is None else [finding])
+    if best is not None and not (best[1].named and best[1].fit.residual < _EXACT_NATS):
+        choice = closer_look(best[0], channels)
+        if _better(choice, best[1]):
+            best = (best[0], choice, best[2])
     return _verdict(first, best, reference, given, expected)
 
 
@@ -177,8 +174,8 @@ def _verdict(
         evidence = Evidence(math.inf, math.inf, "none", math.nan, math.nan, *frames, None)
         kind: Any = "fault" if first else "unknown"
         return Diagnosis(kind, tuple(_named(finding) for finding in first), evidence, ())
-    prepared, choice, extra = best
-    entry = choice.fit
+    look, choice, extra = best
+    prepared, entry = look.prepared, choice.fit
     evidence = Evidence(
         residual=entry.residual,
         runner_up_residual=choice.runner_up.residual if choice.runner_up else math.inf,

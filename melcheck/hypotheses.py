@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
-_N_FFTS = (400, 512, 800, 1024, 1200, 1280, 1920, 2048)
+_N_FFTS = (256, 400, 512, 800, 1024, 1200, 1280, 1920, 2048)
 _SHORT_WINDOWS = (400, 480, 512, 600, 640, 800, 960, 1200)
 _LONG_TRANSFORM = 2048
 _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
-_MAGNITUDE_EPSILONS = (1e-9, 1e-6)
+_MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
 _F_MAXIMA_HZ = (4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0)
 _F_MINIMA_HZ = (0.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 125.0)
 # A filterbank for another rate ends at that rate's half, or at the f_max that was asked for.
@@ -61,6 +61,7 @@ class Change:
         return self.text or ", ".join(f"{name}={value!r}" for name, value in self.numbers)
 
 
+@functools.lru_cache(maxsize=4096)
 def changed(recipe: MelRecipe, changes: tuple[Change, ...]) -> MelRecipe:
     """Return the recipe with the changes made, in order."""
     numbers = {name: value for change in changes for name, value in change.numbers}

@@ -104,7 +104,8 @@ class Fault:
         inject: Does it.
         severities: Labels and parameters of `inject`, in order.
         caught_by: Gates of `melcheck.gates` that must each catch every severity on every clip.
-        cause: The code that `melcheck.forensics` must name first; None where a mel says too little.
+        cause: The code that forensics must name first: from the mel for what comes before the
+            vocoder, from the waveform for what comes after; None where these say too little.
         probe: On which audio it is tried.
         reaches_reference: Whether it damages melcheck's own reference in the same way, as a change
             in a library that both use would; only what is on record can tell then.

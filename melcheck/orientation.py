@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from melcheck.findings import Finding
 from melcheck.inspection import Prepared, prepare
 from melcheck.recipes import MelRecipe
-from melcheck.residue import Finding
 from melcheck.sounds import base_sound, correlation_with
 
 __all__ = ["Layout", "logarithms", "orient"]

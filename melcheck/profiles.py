@@ -2,6 +2,12 @@
 
 A profile describes what the project feeds its model or vocoder. Where the project's function is
 only part of the way (F5-TTS and ZipVoice share the vocoder of `vocos`), the note says so.
+
+Every number was read in the file that `source` names, at the release or the revision that it gives.
+Two were read at one remove: HiFi-GAN's configuration in the copy that Matcha-TTS releases, and the
+statistics of LJ Speech in the README of Matcha-TTS. `tests/test_profiles.py` holds `vocos`,
+`librosa-default` and `torchaudio-default` to the libraries themselves, and those that use librosa's
+transform and filters to librosa.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ class Profile:
     Attributes:
         name: As in `profile:<name>`.
         recipe: All its numbers.
-        source: Project and file.
+        source: Project, release or revision, and files.
         note: What else to know, in one line.
     """
 
@@ -44,17 +50,17 @@ _HIFIGAN = MelRecipe(
 _MATCHA_MEAN, _MATCHA_STD = -5.536622, 2.116101
 
 _PROFILES = (
-    Profile("vocos", VOCOS, "vocos, vocos/feature_extractors.py and vocos/modules.py"),
+    Profile("vocos", VOCOS, "vocos 0.1.0, vocos/feature_extractors.py and vocos/modules.py"),
     Profile(
         "f5-tts",
         MelRecipe(floor=1e-5),
-        "F5-TTS, src/f5_tts/model/modules.py",
+        "f5-tts 1.1.22, f5_tts/model/modules.py",
         "decoded with the Vocos of `vocos` although its floor is higher",
     ),
     Profile(
         "zipvoice",
         MelRecipe(tail="round"),
-        "ZipVoice, zipvoice/utils/feature.py",
+        "ZipVoice, zipvoice/utils/feature.py; lhotse 1.33.0, lhotse/utils.py (compute_num_frames)",
         "the model sees it times feat_scale = 0.1, which is undone before the vocoder",
     ),
     Profile(
@@ -66,7 +72,7 @@ _PROFILES = (
             norm="slaney",
             floor=1e-5,
         ),
-        "BigVGAN, meldataset.py and configs/bigvgan_24khz_100band.json",
+        "BigVGAN 169ffbe, meldataset.py and configs/bigvgan_24khz_100band.json",
         "the rate, hop and number of bands of `vocos`, yet another mel",
     ),
     Profile(
@@ -83,10 +89,15 @@ _PROFILES = (
             mean=_MATCHA_MEAN,
             std=_MATCHA_STD,
         ),
-        "Matcha-TTS, matcha/utils/audio.py and configs/data/ljspeech.yaml",
+        "matcha-tts 0.0.7.2, matcha/utils/audio.py; its README for the statistics",
         "normalised with the statistics of LJ Speech",
     ),
-    Profile("hifigan-22k", _HIFIGAN, "HiFi-GAN, meldataset.py and config_v1.json"),
+    Profile(
+        "hifigan-22k",
+        _HIFIGAN,
+        "HiFi-GAN 1198d8c, meldataset.py; its config_v1.json as in matcha-tts 0.0.7.2, "
+        "matcha/hifigan/config.py",
+    ),
     Profile(
         "tacotron2",
         MelRecipe(
@@ -97,7 +108,7 @@ _PROFILES = (
             norm="slaney",
             floor=1e-5,
         ),
-        "Tacotron 2 of NVIDIA, layers.py, stft.py and hparams.py",
+        "Tacotron 2 of NVIDIA 09bbec0, layers.py and stft.py; 02daa00, hparams.py",
     ),
     Profile(
         "librosa-default",
@@ -117,7 +128,7 @@ _PROFILES = (
             log_scale=10.0,
             dynamic_range=80.0,
         ),
-        "librosa, feature/spectral.py (melspectrogram) and core/spectrum.py (power_to_db)",
+        "librosa 0.11, feature/spectral.py (melspectrogram) and core/spectrum.py (power_to_db)",
     ),
     Profile(
         "torchaudio-default",
@@ -133,7 +144,7 @@ _PROFILES = (
             log_base="10",
             log_scale=10.0,
         ),
-        "torchaudio, transforms/_transforms.py (MelSpectrogram, then AmplitudeToDB)",
+        "torchaudio 2.11, transforms/_transforms.py (MelSpectrogram, then AmplitudeToDB)",
     ),
     Profile(
         "whisper",
@@ -154,7 +165,7 @@ _PROFILES = (
             mean=-4.0,
             std=4.0,
         ),
-        "whisper, whisper/audio.py",
+        "whisper 06dc24a, whisper/audio.py",
     ),
 )
 

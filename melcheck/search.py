@@ -1,333 +1,312 @@
-"""Find the recipe that makes a mel of a waveform: rank all hypotheses on few cells, then fit a few.
+"""Search the readings of the audio: first what is likely, then, where that explains nothing, more.
 
-The rank is 1 - correlation^2 between the candidate and each hypothesis, over the louder cells of
-some frames: free of slope and offset, so that one pass serves whatever logarithm, level or
-normalisation came after. The few best are then computed in full and fitted,
-
-    candidate = slope * hypothesis + offset,
-
-by least squares over the active cells, whose residual (root mean square, divided by the slope, so
-in nats) is the evidence.
+The first look fits the best of single changes and their combinations under each reading, and every
+known profile. The closer look adds pairs that touch the spectrum twice, frames at any place, and
+damaged audio.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from melcheck.hypotheses import (
-    Change,
-    changed,
-    filter_bank,
-    filters_of,
-    spectrum_changes,
-)
+from melcheck.damaged_sounds import at_level, damaged_sounds, levels
+from melcheck.fitting import Fit, Hypothesis, Sound, fit, refine
+from melcheck.hypotheses import changed
+from melcheck.inspection import Prepared, storage_step
+from melcheck.ranking import Cells, best, louder_cells, rank, rank_pairs, residuals
 from melcheck.recipes import MelRecipe
-from melcheck.spectra import energies, first_centre, log_bands
+from melcheck.residue import TOP_BANDS_SHARE, top_bands
+from melcheck.selection import Choice, decide
+from melcheck.sounds import drifting, profile_sounds, sounds
+from melcheck.tuning import golden_section, tuned
 
-__all__ = ["Fit", "Hypothesis", "Sound", "fit", "rank", "refine"]
+__all__ = ["Look", "closer_look", "first_look"]
 
-_RANK_FRAMES = 32
-_RANK_BANDS = 50
-_PROMISING_SPECTRA = 3
-_PROMISING_FIRST = 8
-_RANKED = 40
-
-# Cells are active where a bin's magnitude is this far above that of 16-bit dither (1.5e-5 times
-# the root of the window's energy, 19.6): there the noise of storage costs less than 0.02 nats.
-_DITHER_MAGNITUDE = 3e-4
-_ACTIVE_MAGNITUDE = 50 * _DITHER_MAGNITUDE
-
-# What the true recipe leaves of an exact candidate is 1e-6; the nearest wrong ones leave 0.0025 (a
-# symmetric window) and 0.0107 (an f_max off by 10 Hz).
-_EXACT_RESIDUAL = 2e-3
-_MIN_ACTIVE_SHARE = 0.1
-_MIN_CELLS = 60
-_MIN_FRAMES = 8
+_REFINED = 6
+# Pairs are many, so fewer bands are compared.
+_PAIR_BANDS = 20
+# Where the frames lie is searched in steps of so many samples, four to each side.
+_PLACE_STEPS = (16, 4, 1)
+_PLACE_REACH = 4
+# Residuals below these are rounding: of float32, and of storage in fewer bits.
+_ROUNDING_NATS = 2e-4
+_STORED_ROUNDING_NATS = 1e-3
+_SECTIONS = 22
+# Damage is worth a closer look where it ranks so much better than none.
+_PROMISING_SHARE = 0.7
+_FALLEN_NATS = 0.5
+# Residuals within this factor of the smallest come as near, as long as nothing is explained.
+_AS_NEAR = 1.01
+# A pair is worth a search for its own place where it leaves so much less than what is there.
+_BETTER_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sound:
-    """One reading of the audio: what was done to it, its frames, and which bands can be compared.
+class Look:
+    """What a look at a candidate has found so far.
 
     Attributes:
-        changes: What was done, against the audio as given.
-        waveform: `[samples]`.
-        recipe: The recipe that is varied, with the candidate's hop and number of bands.
-        offset: Where frame 0 is centred, in samples.
-        highest_band: Bands from here up cannot be compared.
+        prepared: The candidate.
+        waveform: The audio as given, `[samples]`.
+        expected: The expected recipe.
+        readings: Of the audio, the likeliest first.
+        fits: Of hypotheses about them; never empty.
     """
 
-    changes: tuple[Change, ...]
+    prepared: Prepared
     waveform: Tensor
-    recipe: MelRecipe
-    offset: int
-    highest_band: int
-
-    def centres(self, frames: int) -> Tensor:
-        """Return the centre of each of the candidate's frames, in samples."""
-        return torch.arange(frames) * self.recipe.hop_length + self.offset
-
-    def inner_frames(self, frames: int, n_fft: int) -> Tensor:
-        """Return which frames see no padding, neither of this audio nor of the candidate's own."""
-        centres, half = self.centres(frames), n_fft // 2
-        inside = (centres >= half) & (centres < len(self.waveform) - half)
-        edge = half // self.recipe.hop_length
-        # A mel of delayed audio may end in a mirror image that this audio does not have.
-        if self.offset != first_centre(self.recipe) and frames > _MIN_FRAMES + 2 * edge:
-            inside[:edge] = False
-            inside[frames - edge :] = False
-        return inside
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Hypothesis:
-    """A reading of the audio and a recipe.
-
-    Attributes:
-        sound: The reading.
-        changes: How the recipe differs from the expected one.
-        recipe: The recipe.
-    """
-
-    sound: Sound
-    changes: tuple[Change, ...]
-    recipe: MelRecipe
+    expected: MelRecipe
+    readings: tuple[Sound, ...]
+    fits: tuple[Fit, ...]
 
     @property
-    def all_changes(self) -> tuple[Change, ...]:
-        """What differs, the audio's part first."""
-        return (*self.sound.changes, *self.changes)
-
-    def log_mel(self, frames: int, *, pad_mode: str | None = None) -> Tensor:
-        """Return its natural log-mel, `[n_mels, frames]`, without floor or normalisation."""
-        recipe = self.recipe
-        if pad_mode is not None:
-            recipe = dataclasses.replace(recipe, pad_mode=pad_mode)  # type: ignore[arg-type]
-        energy = energies(self.sound.waveform, recipe, self.sound.centres(frames))
-        return log_bands(energy, filters_of(recipe), recipe.power).T
-
-    def moved(self, offset: int) -> Hypothesis:
-        """Return it with frame 0 centred elsewhere."""
-        return dataclasses.replace(self, sound=dataclasses.replace(self.sound, offset=offset))
+    def choice(self) -> Choice:
+        """What these fits come to."""
+        return decide(self.prepared, list(self.fits))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """How well a hypothesis explains the candidate.
-
-    Attributes:
-        hypothesis: What was fitted.
-        mel: Its natural log-mel, `[n_mels, frames]`.
-        slope: Candidate's units per nat.
-        offset: In the candidate's unit.
-        residual: Root mean square of what the fit leaves, in nats of the hypothesis.
-        allowed: The residual up to which the hypothesis explains the candidate, nats.
-        loud_residual: The residual over the loudest quarter of the cells.
-        loud_allowed: The same bound for those.
-        active: Which cells were fitted, `[n_mels, frames]`.
-    """
-
-    hypothesis: Hypothesis
-    mel: Tensor
-    slope: float
-    offset: float
-    residual: float
-    allowed: float
-    loud_residual: float
-    loud_allowed: float
-    active: Tensor
-
-    @property
-    def explains(self) -> bool:
-        """Whether next to nothing is left, on the loudest cells as on all."""
-        return self.residual <= self.allowed and self.loud_residual <= self.loud_allowed
-
-
-def rank(
-    candidate: Tensor, usable: Tensor, sound: Sound, *, wide: bool = True, deep: bool = False
-) -> list[tuple[float, Hypothesis]]:
-    """Rank hypotheses about one reading of the audio, best first.
+def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Look | None:
+    """Fit what is likely; None where nothing could be fitted.
 
     Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something, the same shape: neither at a floor nor broken.
-        sound: The reading.
-        wide: Whether to vary everything, or only the filters' scale and norm and the power.
-        deep: Whether to try two changes of the spectrum, and any one with any range, as well.
-
-    Returns:
-        Each hypothesis with 1 - correlation^2, 0 for a perfect one.
+        prepared: The candidate.
+        waveform: The audio as given, `[samples]`.
+        expected: The expected recipe.
     """
-    frames = _loud_frames(candidate, usable, sound)
-    band_step = max(1, math.ceil(sound.highest_band / _RANK_BANDS))
-    kept = slice(0, sound.highest_band, band_step)
-    cells = candidate[kept, frames].T  # [frames, bands]
-    mask = usable[kept, frames].T
-    mask = mask & (cells > _quantile(cells[mask], 0.2)) if mask.any() else mask
-    if int(mask.sum()) < _MIN_CELLS:
-        return []
-    values = cells[mask].float()
-    values = values - values.mean()
-    spread = float(values.square().sum())
-    if spread <= 0:
-        return []
-    sample = _Sample(sound, sound.centres(candidate.shape[-1])[frames], mask, values, band_step)
-    found = _compare(sample, (), every_range=wide)
-    if wide:
-        spectra = list(spectrum_changes(sound.recipe)[1:])
-        narrow = [_compare(sample, spectrum, every_range=False) for spectrum in spectra]
-        # A change of the spectrum and one of the filters' range: only where the spectrum is among
-        # the best already.
-        promising = sorted(range(len(spectra)), key=lambda index: min(narrow[index])[0])
-        for index in promising if deep else promising[:_PROMISING_SPECTRA]:
-            found += _compare(sample, spectra[index], every_range=True)
-        if deep:
-            first = [spectra[index] for index in promising[:_PROMISING_FIRST]]
-            for spectrum in _two_spectra(sound.recipe, first, spectra):
-                narrow.append(_compare(sample, spectrum, every_range=False))
-        found += [entry for entries in narrow for entry in entries]
-    unique = {changes: distance for distance, _, changes in found}
-    ordered = sorted(unique.items(), key=lambda entry: (entry[1], len(entry[0])))
-    return [
-        (distance, Hypothesis(sound, changes, changed(sound.recipe, changes)))
-        for changes, distance in ordered[:_RANKED]
-    ]
+    readings = sounds(prepared.mel, waveform, expected)
+    found: list[Hypothesis] = []
+    for sound in readings:
+        likely = _likely(prepared, sound)
+        if all(hypothesis.changes for hypothesis in likely):
+            likely.append(_plain(sound))
+        found += likely
+    for sound in profile_sounds(prepared.mel, waveform, expected):
+        found.append(_plain(sound))
+    fits = _refined(prepared, found)
+    return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
 
 
-def _two_spectra(
-    recipe: MelRecipe, first: list[tuple[Change, ...]], second: list[tuple[Change, ...]]
-) -> list[tuple[Change, ...]]:
-    """Return the pairs of changes of the spectrum that do not touch the same number."""
-    found: dict[frozenset[Change], tuple[Change, ...]] = {}
-    for one, other in itertools.product(first, second):
-        names = [name for change in (*one, *other) for name, _ in change.numbers]
-        numbers = {name: value for change in (*one, *other) for name, value in change.numbers}
-        n_fft = numbers.get("n_fft", recipe.n_fft)
-        if len(names) == len(numbers) and numbers.get("win_length", recipe.win_length) <= n_fft:
-            found.setdefault(frozenset((*one, *other)), (*one, *other))
-    return list(found.values())
+def closer_look(look: Look, channels: Tensor | None) -> Choice:
+    """Try pairs of changes, frames at any place and damaged audio, as far as that is needed.
+
+    Args:
+        look: What the first look found.
+        channels: The audio before it was mixed down, where it has several channels.
+    """
+    prepared, fits = look.prepared, list(look.fits)
+    smallest = min(entry.residual for entry in fits)
+    if smallest > (_STORED_ROUNDING_NATS if prepared.storage else _ROUNDING_NATS):
+        fits += _moved(prepared, fits)
+    if not _explained(fits):
+        for sound in drifting(prepared.mel, look.waveform, look.expected):
+            fits += _refined(prepared, _likely(prepared, sound))
+    if not _explained(fits):
+        paired = _paired(prepared, fits)
+        better = min((entry.residual for entry in paired), default=math.inf)
+        if better < _BETTER_SHARE * min(entry.residual for entry in fits):
+            paired += [] if _explained(paired) else _moved(prepared, paired)
+        fits += paired
+    if not _explained(fits):
+        fits += _tuned(prepared, fits)
+    if not _explained(fits):
+        trimmed = _without_top(prepared, fits)
+        if trimmed is not None:
+            return trimmed
+        fits += _damaged(prepared, fits, look.readings[0], channels)
+    return decide(prepared, fits)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
-    """The cells that are compared: of which frames, which of them, their centred values."""
-
-    sound: Sound
-    centres: Tensor
-    mask: Tensor
-    values: Tensor
-    band_step: int
+def _paired(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
+    """Return the best pairs of changes, where the frames lie best."""
+    [nearest] = _nearest(fits, 1)
+    cells = louder_cells(prepared.mel, prepared.usable, nearest.sound, bands=_PAIR_BANDS)
+    return [] if cells is None else _refined(prepared, _first(rank_pairs(cells, nearest.sound)))
 
 
-def _compare(
-    sample: _Sample, spectrum: tuple[Change, ...], *, every_range: bool
-) -> list[tuple[float, int, tuple[Change, ...]]]:
-    """Return the distance of each hypothesis about one spectrum, its changes counted and named."""
-    sound, values = sample.sound, sample.values
-    recipe = changed(sound.recipe, spectrum)
-    energy = energies(sound.waveform, recipe, sample.centres)
-    bank = filter_bank(
-        sound.recipe, recipe.n_fft, sample.band_step, sound.highest_band, every_range
-    )
-    spread = values.square().sum()
-    found = []
-    for power in sorted({1.0, 2.0, recipe.power}):
-        logs = log_bands(energy, bank.filters, power)
-        logs = logs.view(len(energy), len(bank.changes), bank.bands).transpose(0, 1)
-        logs = logs[:, sample.mask]  # [hypotheses, cells]
-        logs = logs - logs.mean(dim=1, keepdim=True)
-        correlation = (logs @ values) / (logs.square().sum(dim=1) * spread).sqrt().clamp(min=1e-9)
-        distances = (1 - correlation.clamp(min=0.0).square()).tolist()
-        own = (Change("power", (("power", power),)),) if power != recipe.power else ()
-        for distance, filters in zip(distances, bank.changes, strict=True):
-            changes = (*spectrum, *filters, *own)
-            found.append((distance, len(changes), changes))
+def _explained(fits: Iterable[Fit]) -> bool:
+    return any(entry.explains for entry in fits)
+
+
+def _likely(prepared: Prepared, sound: Sound) -> list[Hypothesis]:
+    """Return the hypotheses about a reading that rank first."""
+    cells = louder_cells(prepared.mel, prepared.usable, sound)
+    return [] if cells is None else _first(rank(cells, sound))
+
+
+def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
+    return [hypothesis for _, hypothesis in ranked[:_REFINED]]
+
+
+def _refined(prepared: Prepared, hypotheses: Iterable[Hypothesis]) -> list[Fit]:
+    step = storage_step(prepared.storage)
+    return refine(prepared.mel, prepared.usable, hypotheses, step=step)
+
+
+def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:
+    return [entry.hypothesis for entry in sorted(fits, key=lambda entry: entry.residual)[:count]]
+
+
+def _simplest(fits: Sequence[Fit]) -> Hypothesis:
+    """Return the hypothesis of fewest changes among those that come nearest, give or take."""
+    bound = _AS_NEAR * min(entry.residual for entry in fits)
+    near = [entry for entry in fits if entry.residual <= bound]
+    return min(near, key=lambda e: (len(e.hypothesis.all_changes), e.residual)).hypothesis
+
+
+def _moved(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
+    """Return the best hypotheses with their frames moved by some samples."""
+    found: dict[tuple[object, ...], Hypothesis] = {}
+    ranked: set[int] = {entry.hypothesis.sound.offset for entry in fits}
+
+    def add(*hypotheses: Hypothesis) -> None:
+        for hypothesis in hypotheses:
+            found.setdefault((hypothesis.all_changes, hypothesis.sound.offset), hypothesis)
+
+    for nearest in _nearest(fits, 2):
+        placed = _placed(prepared, nearest, _PLACE_STEPS)
+        sound = placed.sound
+        # At the right place the ranking may come out otherwise.
+        if sound.offset not in ranked:
+            ranked.add(sound.offset)
+            add(placed, *_likely(prepared, sound))
+        # A wrong window can be as good half a sample off: each has its own place.
+        add(_placed(prepared, _plain(sound), (1,)))
+    fitted = _refined(prepared, found.values())
+    known = set(found)
+    add(*(_placed(prepared, hypothesis, (1,)) for hypothesis in _nearest(fitted, 2)))
+    return fitted + _refined(prepared, [found[key] for key in found if key not in known])
+
+
+def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) -> Hypothesis:
+    """Return a hypothesis moved to where it fits best, in ever finer steps of samples."""
+    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.sound)
+    if cells is None:
+        return hypothesis
+    for step in steps:
+        moves = step * torch.arange(-_PLACE_REACH, _PLACE_REACH + 1)
+        left = residuals(cells, hypothesis, moves).tolist()
+        move = min(zip(left, moves.abs().tolist(), moves.tolist(), strict=True))[2]
+        hypothesis = hypothesis.moved(hypothesis.sound.offset + move)
+    return hypothesis
+
+
+def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
+    """Return the best hypotheses with one number tuned, at the place that fits then."""
+    nearest = _simplest(fits)
+    found = _each_tuned(prepared, [nearest, _plain(nearest.sound)])
+    if found and not _explained(found):
+        # The place was sought with the number wrong, and the number then with the place wrong.
+        placed = _placed(prepared, _nearest(found, 1)[0], _PLACE_STEPS)
+        if placed.sound.offset != found[0].hypothesis.sound.offset:
+            found += _each_tuned(prepared, [placed, _plain(placed.sound)])
     return found
 
 
-def _loud_frames(candidate: Tensor, usable: Tensor, sound: Sound) -> Tensor:
-    """Return some of the louder frames that see no padding, in order."""
-    centres = sound.centres(candidate.shape[-1])
-    # Room for a transform of twice the length.
-    inner = sound.inner_frames(candidate.shape[-1], 2 * sound.recipe.n_fft)
-    inside = inner & usable.any(dim=0)
-    if int(inside.sum()) < _RANK_FRAMES // 4:
-        inside = (centres >= 0) & (centres < len(sound.waveform)) & usable.any(dim=0)
-    frames = inside.nonzero()[:, 0]
-    loudness = candidate[:, frames].mean(dim=0)
-    louder = frames[loudness.argsort(descending=True)[: max(1, math.ceil(0.6 * len(frames)))]]
-    louder = louder.sort().values
-    step = max(1, len(louder) // _RANK_FRAMES)
-    return louder[::step][:_RANK_FRAMES]
+def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
+    found = []
+    for start in {(h.all_changes, h.sound.offset): h for h in starts}.values():
+        cells = louder_cells(prepared.mel, prepared.usable, start.sound)
+        found += [] if cells is None else tuned(cells, start)
+    # What made up for the wrong number may be needed no more.
+    return _refined(prepared, [each for full in found for each in (full, *_simpler(full))])
 
 
-def refine(candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, *, step: float = 0.0) -> Fit:
-    """Compute a hypothesis in full and fit it; arguments as for `rank` and `fit`."""
-    return fit(candidate, usable, hypothesis, hypothesis.log_mel(candidate.shape[-1]), step=step)
+def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
+    """Return a hypothesis without each of its other changes, and with the first alone."""
+    others = hypothesis.changes[1:]
+    shorter = {tuple(c for c in hypothesis.changes if c is not other) for other in others}
+    if others:
+        shorter.add(hypothesis.changes[:1])
+    recipe = hypothesis.sound.recipe
+    return [Hypothesis(hypothesis.sound, changes, changed(recipe, changes)) for changes in shorter]
 
 
-def fit(
-    candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, mel: Tensor, *, step: float = 0.0
-) -> Fit:
-    """Fit slope and offset by least squares over the active cells that see no padding.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something.
-        hypothesis: What is fitted.
-        mel: Its natural log-mel.
-        step: The relative rounding error of how the candidate is stored.
-    """
-    recipe, sound = hypothesis.recipe, hypothesis.sound
-    allowed = usable & sound.inner_frames(candidate.shape[-1], recipe.n_fft)
-    allowed[sound.highest_band :] = False
-    level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
-    active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
-    if int(active.sum()) < max(_MIN_CELLS, _MIN_ACTIVE_SHARE * int(allowed.sum())):
-        if not allowed.any():
-            return _no_fit(hypothesis, mel, allowed)
-        active = allowed & (level >= _quantile(level[allowed], 1 - _MIN_ACTIVE_SHARE))
-    x, y = mel[active].double(), candidate[active].double()
-    x_mean, y_mean = x.mean(), y.mean()
-    variance = float((x - x_mean).square().sum())
-    slope = float(((x - x_mean) * (y - y_mean)).sum()) / variance if variance > 0 else math.nan
-    if not slope > 0 or len(x) < _MIN_CELLS // 4:
-        return _no_fit(hypothesis, mel, active)
-    offset = float(y_mean - slope * x_mean)
-    errors = (y - slope * x - offset) / slope
-    # What storage can cost each cell: dither of 16 bits on the waveform, rounding of the mel.
-    levels = level[active].double()
-    noise = recipe.power * _DITHER_MAGNITUDE * (-levels).exp()
-    rounding = step * y / slope
-    bounds = noise.square() + rounding.square()
-    loud = levels >= _quantile(levels, 0.75)
-    return Fit(
-        hypothesis=hypothesis,
-        mel=mel,
-        slope=slope,
-        offset=offset,
-        residual=float(errors.square().mean().sqrt()),
-        allowed=_EXACT_RESIDUAL + float(bounds.mean().sqrt()),
-        loud_residual=float(errors[loud].square().mean().sqrt()),
-        loud_allowed=_EXACT_RESIDUAL + float(bounds[loud].mean().sqrt()),
-        active=active,
-    )
+def _plain(sound: Sound) -> Hypothesis:
+    return Hypothesis(sound, (), sound.recipe)
 
 
-def _no_fit(hypothesis: Hypothesis, mel: Tensor, active: Tensor) -> Fit:
-    return Fit(hypothesis, mel, math.nan, math.nan, math.inf, 0.0, math.inf, 0.0, active)
+def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
+    """Fit again without the highest bands, which some faults touch alone."""
+    ordered = sorted(fits, key=lambda entry: entry.residual)
+    plain = [entry for entry in ordered if not entry.hypothesis.all_changes]
+    usable = prepared.usable.clone()
+    usable[math.floor(TOP_BANDS_SHARE * len(usable)) :] = False
+    step = storage_step(prepared.storage)
+    again = [
+        fit(prepared.mel, usable, entry.hypothesis, entry.mel, step=step)
+        for entry in ordered[:4] + plain
+    ]
+    choice = decide(prepared, again, ignored=("top",))
+    known = choice.named and top_bands(prepared, choice.fit) is not None
+    return choice if known else None
 
 
-def _filter_sums(recipe: MelRecipe) -> Tensor:
-    return filters_of(recipe).sum(dim=0).clamp(min=1e-6)
+def _damaged(
+    prepared: Prepared, fits: list[Fit], sound: Sound, channels: Tensor | None
+) -> list[Fit]:
+    """Return the best hypotheses about damaged audio, under the filters and powers."""
+    # Damage is tried at the place and under the spectrum that came nearest.
+    nearest = _simplest(fits)
+    origins = [sound]
+    if nearest.sound.recipe == sound.recipe and nearest.sound.offset != sound.offset:
+        origins.append(nearest.sound)
+    if nearest.changes:
+        origins.append(
+            dataclasses.replace(nearest.sound, changes=nearest.all_changes, recipe=nearest.recipe)
+        )
+    ranked: list[tuple[float, int, Hypothesis]] = []
+    for origin in origins:
+        for damaged in damaged_sounds(origin, channels):
+            cells = louder_cells(prepared.mel, prepared.usable, damaged)
+            if cells is not None:
+                distance, hypothesis = best(cells, damaged)
+                ranked.append((distance, len(ranked), hypothesis))
+        cells = louder_cells(prepared.mel, prepared.usable, origin)
+        if cells is None:
+            continue
+        for code in ("clipping", "dc-offset"):
+            found = _best_level(cells, origin, code)
+            if found is not None:
+                ranked.append((found[0], len(ranked), found[1]))
+    ranked.sort(key=lambda entry: entry[:2])
+    fitted = _refined(prepared, [hypothesis for _, _, hypothesis in ranked[:_REFINED]])
+    return [entry for entry in fitted if _fallen(prepared, entry, sound)]
 
 
-def _quantile(values: Tensor, share: float) -> float:
-    position = min(len(values), 1 + math.floor(share * len(values)))
-    return float(values.kthvalue(position).values)
+def _fallen(prepared: Prepared, entry: Fit, sound: Sound) -> bool:
+    """Return whether the bands that a narrower source cannot have are low, if that is claimed."""
+    hypothesis = entry.hypothesis
+    if not any(change.code == "band-limited" for change in hypothesis.sound.changes):
+        return True
+    whole = dataclasses.replace(hypothesis.sound, waveform=sound.waveform)
+    mel = Hypothesis(whole, hypothesis.changes, hypothesis.recipe).log_mel(prepared.mel.shape[-1])
+    error = (prepared.mel - entry.offset) / entry.slope - mel
+    return float(error[hypothesis.sound.highest_band :].mean()) < -_FALLEN_NATS
+
+
+def _best_level(cells: Cells, sound: Sound, code: str) -> tuple[float, Hypothesis] | None:
+    """Return the clipping level, or the constant, that ranks best: a grid, then golden sections."""
+    grid = levels(sound, code)
+    tried = [best(cells, at_level(sound, code, level)) for level in grid]
+    nearest = min(range(len(grid)), key=lambda index: tried[index][0])
+    if tried[nearest][0] > _PROMISING_SHARE * best(cells, sound)[0]:
+        return None
+    hypothesis = tried[nearest][1]
+    nowhere = torch.zeros(1, dtype=torch.long)
+
+    def at(level: float) -> Hypothesis:
+        return dataclasses.replace(hypothesis, sound=at_level(sound, code, level))
+
+    # The rank has the precision of float32; this has that of float64.
+    def left(level: float) -> float:
+        return float(residuals(cells, at(level), nowhere))
+
+    low, high = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
+    low, high = golden_section(left, low, high, _SECTIONS)
+    return tried[nearest][0] / 2, at((low + high) / 2)

@@ -1,43 +1,47 @@
-"""The readings of the audio that a mel may have been made from: rates, hops, delays, damage.
+"""The readings of the audio that a mel may have been made from: rates, hops, delays, profiles.
 
 How many frames a mel has says which hops and sampling rates are possible; a correlation in time
-says where its frames lie; only then is the audio resampled, delayed or damaged likewise.
+says where its frames lie; only then is the audio resampled or delayed likewise.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
-import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.fitting import Sound
 from melcheck.hypotheses import Change, filters_of
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
-from melcheck.search import Sound
 from melcheck.spectra import first_centre, frame_offset
 
 __all__ = [
-    "altered_sounds",
+    "PASSBAND",
+    "RATES",
     "as_clip",
-    "at_level",
+    "bands_below",
     "base_sound",
     "correlation_with",
-    "levels",
+    "drifting",
     "profile_sounds",
+    "resampled",
     "sounds",
 ]
 
-_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sampling rates in use, Hz."""
+
 _HOPS = (64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 256, 275, 300, 320, 384, 441, 480, 512)
 _MAX_LAG_FRAMES = 14
 _FRAME_SLACK = 2
 # So many frames more or fewer still count as the same hop: a delay or a trimmed end.
 _BASE_SLACK = 12
-# A resampler's filter begins to fall here, as a share of the lower Nyquist frequency.
-_PASSBAND = 0.86
+PASSBAND = 0.86
+"""Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
 _OFFSET_SNAP_SHARE = 0.12
 _MIN_CORRELATION = 0.3
 _CHANNELS_DIM = 2
@@ -106,6 +110,20 @@ def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sou
     return likely + usual
 
 
+def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+    """Return readings of a hop that is off by a sample or two: a frame more or less in the end.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        waveform: `[samples]`, at the expected rate.
+        expected: The expected recipe.
+    """
+    n_mels, frames = candidate.shape
+    if not 0 < abs(frames - expected.frames(len(waveform))) <= _FRAME_SLACK:
+        return []
+    return _hops_for(base_sound(waveform, n_mels, expected), frames)
+
+
 def correlation_with(candidate: Tensor, sound: Sound) -> float:
     """Return how well a candidate follows a reading in time, at its best lag, -1 to 1."""
     return _align(candidate, sound)[1]
@@ -130,7 +148,7 @@ def _align(candidate: Tensor, sound: Sound) -> tuple[int, float]:
 
 def _other_rates(base: Sound, frames: int) -> list[Sound]:
     recipe, found = base.recipe, []
-    for rate in _RATES:
+    for rate in RATES:
         ratio = rate / recipe.sample_rate
         if rate == recipe.sample_rate:
             continue
@@ -138,25 +156,36 @@ def _other_rates(base: Sound, frames: int) -> list[Sound]:
         if samples < recipe.min_samples or abs(recipe.frames(samples) - frames) > _FRAME_SLACK:
             continue
         text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz, ratio {ratio:.4f}"
-        limit_hz = _PASSBAND * min(1.0, 1 / ratio) * recipe.sample_rate / 2
+        limit_hz = PASSBAND * min(1.0, 1 / ratio) * recipe.sample_rate / 2
         found.append(
             Sound(
                 (*base.changes, Change("sample-rate", text=text)),
-                _resampled(base.waveform, recipe.sample_rate, rate),
+                resampled(base.waveform, recipe.sample_rate, rate),
                 recipe,
                 base.offset,
-                _bands_below(recipe, limit_hz),
+                bands_below(recipe, limit_hz),
             )
         )
     return found
 
 
 def _other_hops(base: Sound, frames: int) -> list[Sound]:
-    recipe, samples = base.recipe, len(base.waveform)
-    wanted = [hop for hop in _HOPS if abs(1 + samples // hop - frames) <= _FRAME_SLACK]
-    if not wanted and frames > 1:
-        low, high = math.floor(samples / frames) + 1, math.floor(samples / (frames - 1))
-        wanted = list(range(low, high + 1))[:3]
+    samples = len(base.waveform)
+    usual = [hop for hop in _HOPS if abs(1 + samples // hop - frames) <= _FRAME_SLACK]
+    return _with_hops(base, usual) or _hops_for(base, frames)
+
+
+def _hops_for(base: Sound, frames: int) -> list[Sound]:
+    """Return readings of the first few hops that give just so many frames."""
+    if frames < 2:
+        return []
+    samples = len(base.waveform)
+    low, high = math.floor(samples / frames) + 1, math.floor(samples / (frames - 1))
+    return _with_hops(base, range(low, high + 1)[:3])
+
+
+def _with_hops(base: Sound, wanted: Iterable[int]) -> list[Sound]:
+    recipe = base.recipe
     return [
         dataclasses.replace(
             base,
@@ -187,14 +216,14 @@ def profile_sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> 
                 text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz"
                 changes = (*changes, Change("sample-rate", text=text))
             elif rate != expected.sample_rate:
-                limit_hz = _PASSBAND * min(rate, expected.sample_rate) / 2
+                limit_hz = PASSBAND * min(rate, expected.sample_rate) / 2
             found.append(
                 Sound(
                     changes,
-                    _resampled(waveform, expected.sample_rate, rate),
+                    resampled(waveform, expected.sample_rate, rate),
                     recipe,
                     first_centre(recipe),
-                    _bands_below(recipe, limit_hz),
+                    bands_below(recipe, limit_hz),
                 )
             )
     return found
@@ -207,7 +236,8 @@ def _only_ends_differ(recipe: MelRecipe, expected: MelRecipe) -> bool:
     return same == expected
 
 
-def _bands_below(recipe: MelRecipe, limit_hz: float) -> int:
+def bands_below(recipe: MelRecipe, limit_hz: float) -> int:
+    """Return how many bands have their centres below a frequency, at least 8."""
     # The other scale has its bands elsewhere; the lower count serves both.
     counts = [
         sum(
@@ -219,98 +249,9 @@ def _bands_below(recipe: MelRecipe, limit_hz: float) -> int:
     return max(8, min(counts))
 
 
-def _resampled(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+def resampled(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Return `[samples]` at another rate, as torchaudio resamples it."""
     if source_rate == target_rate:
         return waveform
-    resampled: Tensor = torchaudio.functional.resample(waveform, source_rate, target_rate)
-    return resampled
-
-
-_CLIP_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_DC_OFFSETS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-_WRAP_GAINS = (1.5, 2.0, 2.2, 3.0, 4.0)
-
-
-def at_level(sound: Sound, code: str, value: float) -> Sound:
-    """Return a reading clipped at a level, or with a constant added."""
-    waveform = sound.waveform
-    if code == "clipping":
-        altered, text = waveform.clamp(-value, value), f"at {value:.3g}"
-    else:
-        altered, text = waveform + value, f"of {value:+.3g}"
-    changes = (*sound.changes, Change(code, text=text))
-    return dataclasses.replace(sound, changes=changes, waveform=altered)
-
-
-def levels(sound: Sound, code: str) -> tuple[float, ...]:
-    """Return the levels to try of a kind of damage that has one, in order."""
-    if code == "clipping":
-        peak = float(sound.waveform.abs().max())
-        return tuple(share * peak for share in _CLIP_LEVELS)
-    return tuple(sorted(sign * offset for sign in (-1, 1) for offset in _DC_OFFSETS))
-
-
-def altered_sounds(sound: Sound, channels: Tensor | None) -> list[Sound]:
-    """Return the audio with each kind of damage that a mel shows and that has no level.
-
-    Args:
-        sound: A reading of the audio.
-        channels: The audio before it was mixed down, where it has several channels.
-    """
-    waveform, rate = sound.waveform, sound.recipe.sample_rate
-    made: list[tuple[str, str, Tensor, int]] = []
-    everything = sound.highest_band
-
-    def add(code: str, text: str, altered: Tensor, highest_band: int = everything) -> None:
-        made.append((code, text, altered[: len(waveform)], highest_band))
-
-    if channels is not None:
-        for index, channel in enumerate(channels):
-            add("channel-dropped", f"channel {index} of {len(channels)} alone", channel)
-    for gain in _WRAP_GAINS:
-        scaled = gain * waveform
-        if float(scaled.abs().max()) > 1:
-            add("int16-wrap", f"after a gain of {gain:g}", (scaled + 1) % 2 - 1)
-    for lower in (8_000, 11_025, 12_000, 16_000, 22_050):
-        if lower < rate:
-            text = f"by {lower} Hz on the way, to {lower // 2} Hz"
-            there_and_back = _resampled(_resampled(waveform, rate, lower), lower, rate)
-            bands = _bands_below(sound.recipe, _PASSBAND * lower / 2)
-            add("band-limited", text, there_and_back, min(bands, everything))
-    halved = waveform[::2]
-    repeated = halved.repeat_interleave(2)
-    add(
-        "aliasing",
-        "every other sample dropped, then resampled",
-        _resampled(halved, rate // 2, rate),
-    )
-    add("aliasing", "every other sample repeated", repeated)
-    add("aliasing", "every other sample interpolated", _linear(halved, len(waveform)))
-    filtered = _resampled(waveform, rate, rate // 2)
-    add("aliasing", "samples repeated after a low-pass", filtered.repeat_interleave(2))
-    add("aliasing", "linear interpolation from half the rate", _linear(filtered, len(waveform)))
-    third = _linear(waveform, len(waveform) * 2 // 3)
-    add(
-        "aliasing",
-        "linear interpolation to 2/3 of the rate",
-        _resampled(third, rate * 2 // 3, rate),
-    )
-    two_thirds = _resampled(waveform, rate, rate * 2 // 3)
-    add("aliasing", "linear interpolation from 2/3 of the rate", _linear(two_thirds, len(waveform)))
-    return [
-        dataclasses.replace(
-            sound,
-            changes=(*sound.changes, Change(code, text=text)),
-            waveform=altered,
-            highest_band=highest_band,
-        )
-        for code, text, altered, highest_band in made
-        if len(altered) >= sound.recipe.n_fft
-    ]
-
-
-def _linear(waveform: Tensor, samples: int) -> Tensor:
-    stretched = torch.nn.functional.interpolate(
-        waveform[None, None], size=samples, mode="linear", align_corners=False
-    )
-    return stretched[0, 0]
+    found: Tensor = torchaudio.functional.resample(waveform, source_rate, target_rate)
+    return found

@@ -14,13 +14,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from melcheck.recipes import MelRecipe
 
-__all__ = ["energies", "first_centre", "frame_offset", "log_bands", "pre_emphasised"]
+__all__ = ["energies", "energies_of", "first_centre", "frame_offset", "log_bands", "pre_emphasised"]
 
 # Below any floor in use, so that the logarithm stays finite where the filters see nothing.
 _TINY = 1e-12
@@ -56,23 +57,53 @@ def energies(waveform: Tensor, recipe: MelRecipe, centres: Tensor) -> Tensor:
     Returns:
         `[frames, n_fft // 2 + 1]`, |X|^2.
     """
-    waveform = pre_emphasised(waveform, recipe.pre_emphasis)
-    half = recipe.n_fft // 2
-    side = min(half, waveform.shape[-1] - 1)
-    padded = torch.nn.functional.pad(waveform[None], (side, side), mode=recipe.pad_mode)[0]
-    starts = centres - half + side
+    return energies_of(waveform, (recipe,), centres)[0]
+
+
+def energies_of(waveform: Tensor, recipes: Sequence[MelRecipe], centres: Tensor) -> Tensor:
+    """Return what `energies` does under several recipes of one transform and padding at once.
+
+    Args:
+        waveform: `[samples]`, float32.
+        recipes: At least one; all with the same `n_fft` and `pad_mode`.
+        centres: `[frames]`.
+
+    Returns:
+        `[recipes, frames, n_fft // 2 + 1]`.
+    """
+    n_fft, pad_mode = recipes[0].n_fft, recipes[0].pad_mode
+    coefficients = sorted({recipe.pre_emphasis for recipe in recipes})
+    framed = [
+        _frames(pre_emphasised(waveform, coefficient), n_fft, pad_mode, centres)
+        for coefficient in coefficients
+    ]
+    frames = torch.stack(
+        [framed[coefficients.index(recipe.pre_emphasis)] * _window(recipe) for recipe in recipes]
+    )
+    spectrum = torch.fft.rfft(frames)
+    energy: Tensor = spectrum.real.square() + spectrum.imag.square()
+    added = torch.tensor([recipe.magnitude_eps for recipe in recipes])
+    return energy.add_(added[:, None, None])
+
+
+def _frames(waveform: Tensor, n_fft: int, pad_mode: str, centres: Tensor) -> Tensor:
+    """Return the samples about each centre, `[frames, n_fft]`, padded as a recipe pads."""
+    half = n_fft // 2
+    begins = centres - half
+    if int(begins.min()) >= 0 and int(begins.max()) + n_fft <= len(waveform):
+        return waveform.unfold(0, n_fft, 1)[begins]
+    side = min(half, len(waveform) - 1)
+    padded = torch.nn.functional.pad(waveform[None], (side, side), mode=pad_mode)[0]
+    starts = begins + side
     before = max(0, -int(starts.min()))
-    after = max(0, int(starts.max()) + recipe.n_fft - len(padded))
+    after = max(0, int(starts.max()) + n_fft - len(padded))
     if before or after:
         padded = torch.nn.functional.pad(padded, (before, after))
-    frames = padded.unfold(0, recipe.n_fft, 1)[starts + before]
-    spectrum = torch.fft.rfft(frames * _window(recipe))
-    energy: Tensor = spectrum.real.square() + spectrum.imag.square()
-    return energy.add_(recipe.magnitude_eps)
+    return padded.unfold(0, n_fft, 1)[starts + before]
 
 
 def log_bands(energy: Tensor, filters: Tensor, power: float) -> Tensor:
-    """Return the natural log of the filtered spectrum, `[frames, columns of filters]`."""
+    """Return the natural log of the filtered spectrum, `[..., frames, columns of filters]`."""
     if power == 1.0:
         energy = energy.sqrt()
     elif power != 2.0:

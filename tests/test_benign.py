@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from melcheck.clips import Clip, load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.gates import inspect
+from melcheck.gates import FRONT_GATES, inspect
 from melcheck.loops import Expectation, Loop, expect
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
@@ -196,3 +197,36 @@ def test_an_odd_length_raises_no_alarm(
     shorter = expect(clip, pipeline, waveform=window)
     loop = dataclasses.replace(again(shorter), load=lambda _: window.clone())
     assert inspect(loop, shorter, tmp_path) == {}
+
+
+WINDOWS = 200
+REREAD: dict[str, Callable[[Tensor], Tensor]] = {
+    "pcm16": pcm16,
+    "dither": dithered,
+    "waveform-float16": half,
+    "one-sample-late": one_sample_late,
+    "other-resampler": other_resampler,
+}
+
+
+@pytest.mark.parametrize("rung", REREAD)
+def test_a_window_that_is_read_otherwise_raises_no_alarm(
+    pipeline: MelPipeline, rung: str, tmp_path: Path
+) -> None:
+    # Windows of any length, place and level; nothing after the mel is looked at.
+    draw = random.Random(0)
+    sources = [expect(clip, pipeline) for clip in CLIPS.values()]
+    alarms = []
+    for index in range(WINDOWS):
+        source = sources[index % len(sources)]
+        samples = source.waveform.shape[-1]
+        length = draw.randrange(min(20_000, samples), samples + 1)
+        begin = draw.randrange(0, samples - length + 1)
+        gain = 10 ** (draw.uniform(-30.0, 3.0) / 20)
+        window = (gain * source.waveform[..., begin : begin + length]).clamp(-1, 1)
+        expected = dataclasses.replace(source, waveform=window, mel=source.loop.extract(window))
+        loop = reread(REREAD[rung])(expected)
+        found = inspect(loop, expected, tmp_path, gates=FRONT_GATES)
+        if found:
+            alarms.append((source.path.name, length, round(gain, 4), found))
+    assert alarms == []

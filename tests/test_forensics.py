@@ -245,6 +245,36 @@ def test_three_faults_at_once_are_named(speech: Tensor) -> None:
     assert set(diagnosis.codes) == {"power", "mel-scale", "log-base", "int16-scale"}
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "value", "precision"),
+    [
+        pytest.param("f-max", "f_max", 9_123.0, 1.0, id="f-max"),
+        pytest.param("f-max", "f_max", 11_990.0, 1.0, id="f-max-10-hz-off"),
+        pytest.param("f-min", "f_min", 37.0, 0.5, id="f-min"),
+        pytest.param("win-length", "win_length", 910, 0, id="win-length"),
+        pytest.param("pre-emphasis", "pre_emphasis", 0.63, 1e-3, id="pre-emphasis"),
+    ],
+)
+def test_a_number_between_those_of_the_bank_is_found(
+    speech: Tensor, code: str, name: str, value: float, precision: float
+) -> None:
+    recipe = dataclasses.replace(VOCOS, **{name: value})
+    diagnosis = diagnose(speech, log_mel(speech, recipe))
+    assert diagnosis.codes == (code,)
+    found = float(diagnosis.causes[0].detail.removeprefix(f"{name}="))
+    assert found == pytest.approx(value, rel=0, abs=precision)
+
+
+def test_a_hop_that_drifts_is_told_from_a_mel_one_frame_too_long(speech: Tensor) -> None:
+    assert diagnose(speech, log_mel(speech, MelRecipe(hop_length=255))).codes == ("hop-length",)
+
+
+def test_a_step_in_the_highest_bands_that_nothing_known_makes_is_unknown(speech: Tensor) -> None:
+    mel = log_mel(speech)
+    mel[90:] += 1.0
+    assert diagnose(speech, mel).kind == "unknown"
+
+
 def test_indistinguishable_causes_are_listed_together(speech: Tensor) -> None:
     diagnosis = diagnose(speech, log_mel(2 * speech))
     assert diagnosis.names("gain")
@@ -268,8 +298,13 @@ def test_another_expected_recipe_turns_the_verdict_around(speech: Tensor) -> Non
 @pytest.mark.parametrize(
     "front",
     [
-        pytest.param(lambda w: log_mel(w, MelRecipe(f_max=11_990.0)), id="f-max-10-hz-off"),
-        pytest.param(lambda w: log_mel(w, MelRecipe(f_max=9_123.0)), id="odd-f-max"),
+        pytest.param(
+            lambda w: log_mel(w, MelRecipe(n_fft=900, win_length=900)), id="odd-transform"
+        ),
+        pytest.param(
+            lambda w: log_mel(w) + torch.linspace(-0.3, 0.3, 100).sin()[:, None],
+            id="coloured-bands",
+        ),
         pytest.param(lambda w: log_mel(w.roll(36_000)), id="another-clip"),
         pytest.param(
             lambda w: torch.randn(

@@ -3,7 +3,8 @@
 Clips: the first three seconds of the speech fixtures, and windows of all fixtures for the false
 alarms. Seeds are those of the generators below. What must hold is asserted; what was measured is
 printed. Each fault is tried on one clip, in turn; with MELCHECK_FIGURES=full in the environment on
-each of them, and with ten times as many outsiders and every rung of the ladder on every window.
+each of them, with all pairs and with every rung of the ladder on every window. What lies outside
+the bank is measured in `test_forensics_outsiders.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.diagnosis import Diagnosis
 from melcheck.forensics import diagnose
 from melcheck.profiles import profile
-from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.recipes import VOCOS, log_mel
 
 pytestmark = [
     pytest.mark.figures,
@@ -39,11 +40,11 @@ pytestmark = [
 AUDIO = Path(__file__).parents[1] / "fixtures" / "audio"
 SPEECH = ("kokoro-alpha-ja.flac", "kokoro-blend-en.flac", "kokoro-kumo-en.wav", "austen-0870.flac")
 ALL = (*SPEECH, "austen-0890.flac", "austen-0930.flac", "kokoro-gap.flac", "guitar-stereo.flac")
-SECONDS_LIMIT = 1.0
-SLOW_MACHINE_FACTOR = 5.0
+# A log-mel of 3 s takes 1.3 ms on the machine on which a diagnosis has to take less than 1 s; a
+# machine that is slower or busy is so for both.
+LOG_MELS_A_SECOND = 770
 FULL = os.environ.get("MELCHECK_FIGURES") == "full"
 PAIRS = 64
-OUTSIDERS = 100 if FULL else 10
 FALSE_ALARM_WINDOWS = 200
 # One of the slower rungs on every so-many-th window.
 SLOW_EVERY = 1 if FULL else 5
@@ -168,6 +169,21 @@ def pairs() -> list[tuple[str, str, Front]]:
     return found
 
 
+# What is named at the first look, and what takes all of the search.
+USUAL = ("power 2", "slaney scale", "same padding", "window 600", "bigvgan mel", "48 kHz as 24")
+TIMED: dict[str, Front] = {
+    **{name: SINGLES[name][1] for name in USUAL},
+    "a delay": on_audio(lambda w: torch.nn.functional.pad(w, (1_105, 0))),
+    "clipping": on_audio(lambda w: w.clamp(-0.1, 0.1)),
+    "another place": on_audio(lambda w: w.roll(36_000)),
+    "noise": lambda w: torch.randn(
+        100, 1 + len(w) // 256, generator=torch.Generator().manual_seed(0)
+    ),
+    "odd transform": recipe(n_fft=900, win_length=900),
+    "odd window, other scale": recipe(win_length=700, mel_scale="slaney", n_fft=1536),
+}
+
+
 def first_is(diagnosis: Diagnosis, code: str) -> bool:
     if not diagnosis.causes:
         return False
@@ -192,7 +208,7 @@ def say(pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Say:
 
 def test_single_faults_of_tiers_a_and_b_are_named_first(say: Say) -> None:
     clips = [clip(name) for name in SPEECH]
-    missed, seconds = [], []
+    missed = []
     cases = [
         (name, code, front, waveform)
         for index, (name, (code, front)) in enumerate(SINGLES.items())
@@ -201,18 +217,13 @@ def test_single_faults_of_tiers_a_and_b_are_named_first(say: Say) -> None:
     ]
     for name, code, front, waveform in cases:
         mel = front(waveform)
-        start = time.perf_counter()
         diagnosis = diagnose(waveform, mel)
-        seconds.append(time.perf_counter() - start)
         if not first_is(diagnosis, code):
             missed.append((name, diagnosis.kind, diagnosis.codes))
     total = len(cases)
     share = 1 - len(missed) / total
-    median = statistics.median(seconds)
     say(f"single faults named first: {share:.1%} of {total} (clips {SPEECH}); {missed}")
-    say(f"one diagnosis of 3 s: median {median:.3f} s, slowest {max(seconds):.3f} s")
     assert share >= 0.95, missed
-    assert median < SECONDS_LIMIT * SLOW_MACHINE_FACTOR
 
 
 def test_both_faults_of_a_pair_are_named(say: Say) -> None:
@@ -231,38 +242,30 @@ def test_both_faults_of_a_pair_are_named(say: Say) -> None:
     assert share >= 0.80, missed
 
 
-def outsider(generator: random.Random) -> MelRecipe:
-    """Draw a recipe that is none of the bank's: odd transforms, ranges and windows."""
-    n_fft = generator.choice([900, 1100, 1500, 1700])
-    numbers: dict[str, object] = generator.choice(
-        [
-            {"n_fft": n_fft, "win_length": n_fft},
-            {"f_max": generator.uniform(8_300.0, 11_900.0)},
-            {"f_min": generator.uniform(130.0, 400.0)},
-            {"win_length": generator.choice([550, 700, 730, 900])},
-            {"pre_emphasis": generator.uniform(0.2, 0.85)},
-            {"filterbank_rate": generator.choice([26_000, 28_000])},
-        ]
-    )
-    if generator.random() < 0.5:
-        numbers |= {"mel_scale": "slaney"}
-    if generator.random() < 0.3:
-        numbers |= {"power": 2.0, "log_base": "10"}
-    return dataclasses.replace(VOCOS, **numbers)  # type: ignore[arg-type]
+def test_a_diagnosis_takes_less_than_a_second(say: Say) -> None:
+    waveform = clip("kokoro-kumo-en.wav")
+    took = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        unit = min(seconds(lambda: log_mel(waveform)) for _ in range(20))
+        for name, front in TIMED.items():
+            mel = front(waveform)
+            took[name] = min(seconds(lambda mel=mel: diagnose(waveform, mel)) for _ in range(3))
+    finally:
+        torch.set_num_threads(threads)
+    units = {name: value / unit for name, value in took.items()}
+    lines = [f"{name} {took[name]:.2f} s ({units[name]:.0f})" for name in took]
+    say(f"one diagnosis of 3 s, in s and in log-mels of {unit * 1e3:.2f} ms: {', '.join(lines)}")
+    assert max(units.values()) < LOG_MELS_A_SECOND, units
+    assert statistics.median(units[name] for name in USUAL) < 0.3 * LOG_MELS_A_SECOND, units
 
 
-def test_recipes_outside_the_bank_are_not_named_with_confidence(say: Say) -> None:
-    generator = random.Random(0)
-    clips = [clip(name) for name in SPEECH]
-    wrong = []
-    for index in range(OUTSIDERS):
-        strange = outsider(generator)
-        waveform = clips[index % len(clips)]
-        diagnosis = diagnose(waveform, log_mel(waveform, strange))
-        if diagnosis.kind != "unknown":
-            wrong.append((strange.text(), diagnosis.kind, diagnosis.codes))
-    say(f"outsiders named with confidence: {len(wrong)} of {OUTSIDERS} (seed 0); {wrong}")
-    assert len(wrong) < 0.01 * OUTSIDERS, wrong
+def seconds(work: Callable[[], object]) -> float:
+    """Return the processor's time, of which other programs take none."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 LADDER: dict[str, Front] = {
