@@ -94,7 +94,8 @@ def _run(argv: list[str], terminal: Terminal) -> int:
         return int(end.code or 0)
     try:
         answer = _answer(options, terminal)
-    except Exception as error:
+    # A `sys.exit(0)` in code that melcheck calls is no verdict.
+    except (Exception, SystemExit) as error:
         code, message = _explain(error)
         terminal.note(f"melcheck {options.command}: {message}")
         if options.json:
@@ -136,7 +137,7 @@ def _document(command: str, *, passed: bool, **more: object) -> dict[str, object
     return {"melcheck": __version__, "command": command, "passed": passed, **more}
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the message of an error."""
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, MissingError):

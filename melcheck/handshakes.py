@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from melcheck.callables import THEIR_ERRORS
 from melcheck.diagnosis import Diagnosis
 from melcheck.forensics import diagnose
 from melcheck.inspection import as_mel
@@ -164,7 +165,7 @@ def _try(
     try:
         returned = frontend(waveform)
     # Whatever the user's own code raises is the finding.
-    except Exception as error:
+    except THEIR_ERRORS as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
         return failed(f"{text}: {reason}")

@@ -185,6 +185,11 @@ def test_a_fault_of_ours_shows_where_when_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_other_code_that_ends_the_process_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending(monkeypatch, SystemExit(0))
+    assert main(["info"]) == 70
+
+
 def test_an_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     ending(monkeypatch, KeyboardInterrupt())
     assert main(["info"]) == 130

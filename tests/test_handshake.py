@@ -133,6 +133,15 @@ def test_an_exception_of_the_front_is_told_in_one_line_with_the_shape() -> None:
     )
 
 
+def test_a_front_that_ends_the_process_fails() -> None:
+    def leaving(waveform: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+    found = handshake(leaving)
+    assert found.verdict == "failed"
+    assert "raised SystemExit on input [1, 71936]: 0" in found.results[0].error
+
+
 def test_what_is_no_mel_is_told() -> None:
     found = handshake(lambda waveform: {"mel": waveform})
     assert found.verdict == "failed"
