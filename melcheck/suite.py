@@ -137,7 +137,7 @@ def test_front_end_makes_the_vocoders_mel(
     if mel_handshake.compatible:
         mel_note(
             f"{mel_frontend.name} differs from the vocoder's mel, which can take it as it is: "
-            f"{' '.join(mel_handshake.cause())}"
+            f"{'. '.join(filter(None, mel_handshake.cause()))}"
         )
         return
     cause, fix = mel_handshake.cause()
