@@ -66,12 +66,19 @@ def test_the_lengths_part_the_ways_of_counting_frames() -> None:
         pytest.param(lambda waveform: log_mel(waveform[0]), id="no-batch"),
         pytest.param(lambda waveform: log_mel(waveform).numpy(), id="numpy"),
         pytest.param(lambda waveform: log_mel(-waveform), id="polarity"),
+        pytest.param(lambda waveform: log_mel(waveform).half(), id="float16"),
+        pytest.param(lambda waveform: log_mel(waveform).bfloat16(), id="bfloat16"),
     ],
 )
 def test_the_same_front_is_identical(front: Front) -> None:
     found = handshake(front)
     assert found.verdict == "identical"
     assert found.compatible
+
+
+def test_a_gain_does_not_hide_in_the_rounding_of_float16() -> None:
+    found = handshake(lambda waveform: (log_mel(waveform) + 0.05).half())
+    assert found.verdict == "incompatible"
 
 
 @pytest.mark.parametrize("floor", [1e-5, 1e-9])
