@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from melcheck.artifacts import save_artifacts
-from melcheck.clips import Clip, file_name
+from melcheck.clips import Clip, file_name, one_line
 from melcheck.config import MelCheckConfig
 from melcheck.frontends import Frontend
 from melcheck.goldens import (
@@ -112,7 +112,7 @@ def test_mel_survives_the_loop(
     broken = "" if finite else " | the decoded waveform is not finite"
     told = "" if cause is None else f"\nlikely cause: {cause}"
     noted = f"\non record: {known}; correct mel_known_misses" if known else ""
-    pytest.fail(f"{mel_clip.path}: {verdict}{broken}{told}{noted}", pytrace=False)
+    pytest.fail(f"{one_line(mel_clip.path)}: {verdict}{broken}{told}{noted}", pytrace=False)
 
 
 def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
@@ -193,9 +193,9 @@ def test_stored_mel_is_fresh(
         found = compare_stored(stored, mel_fresh)
         if not found.fresh:
             mel_blame(stored.path)
-            stale.append(f"{stored}, of {mel_clip.path}\nlikely cause: {found}")
+            stale.append(f"{stored}, of {one_line(mel_clip.path)}\nlikely cause: {found}")
         elif found.note:
-            mel_note(f"{stored.path}: {found}")
+            mel_note(f"{one_line(stored.path)}: {found}")
     if stale:
         pytest.fail("\n".join(stale), pytrace=False)
 
