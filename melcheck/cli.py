@@ -33,7 +33,7 @@ HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
 
   melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
-  melcheck handshake mytts.audio:mel  does your front end make the vocoder's mel?
+  melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
   melcheck diagnose --mel a.npy                  what does it tell by itself?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
@@ -113,7 +113,9 @@ def _run(argv: list[str], terminal: Terminal) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("melcheck", usage="melcheck COMMAND ...", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"melcheck {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="melcheck"
+    )
     for name in COMMANDS:
         module = importlib.import_module(f"melcheck.commands.{name}")
         command = commands.add_parser(

@@ -16,7 +16,7 @@
 
 Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
-trip, `mel_baseline` makes Griffin-Lim's, `mel_speed` lists a benchmark.
+trip, `mel_griffin_lim` makes Griffin-Lim's, `mel_speed` lists a benchmark.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def mel_explain(
 
 
 @pytest.fixture
-def mel_baseline(
+def mel_griffin_lim(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder, mel_device: str
 ) -> Callable[[], RoundTrip | None]:
     """A function that makes Griffin-Lim's round trip of this clip and puts it into the table.

@@ -81,7 +81,7 @@ def test_mel_survives_the_loop(
     mel_record: Callable[..., CaseRow],
     mel_pipeline: MelPipeline,
     mel_frontend: Frontend | None,
-    mel_baseline: Callable[[], RoundTrip | None],
+    mel_griffin_lim: Callable[[], RoundTrip | None],
     mel_explain: Callable[..., Explanation],
     mel_known_misses: dict[tuple[str, str], dict[str, float]],
 ) -> None:
@@ -92,7 +92,7 @@ def test_mel_survives_the_loop(
         f"MAE {metrics.mae:.3f} nats, corr {metrics.pearson:.4f}, SNR {metrics.snr_db:.1f} dB"
     )
     save_artifacts(mel_round_trip, mel_artifacts, title=title)
-    baseline = mel_baseline()
+    baseline = mel_griffin_lim()
     verdict = judge(metrics)
     known: dict[str, float] = {}
     # What is on record was measured so.
