@@ -116,6 +116,7 @@ def test_a_logarithm_without_a_floor_is_no_other_floor() -> None:
 def test_an_incompatible_front_is_located_and_named(code: str, place: str, front: Front) -> None:
     found = handshake(front)
     assert found.verdict == "incompatible"
+    assert not found.compatible
     assert any(place in result.where for result in found.results)
     assert found.diagnosis is not None
     assert found.diagnosis.codes == (code,)

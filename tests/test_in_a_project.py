@@ -344,6 +344,14 @@ def test_workers_share_a_run_with_a_front_end_and_a_cache(
     assert "1 cases planned: 1 passed" in output
 
 
+def test_workers_without_clips_fail_with_what_is_missing(run: Run) -> None:
+    result = run("-m", "sanity", "-n", "1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    output = result.stdout.str()
+    assert "melcheck: no clips to check. Name some with --mel-audio PATH." in output
+    assert "INTERNALERROR" not in output
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_of_a_clip_and_its_mel_goes_through(
     run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
