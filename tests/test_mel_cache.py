@@ -214,3 +214,10 @@ def test_sound_where_the_clip_is_silent_is_not_fresh(loudest: float) -> None:
     noise = loudest - 5 * torch.rand(silence.mel.shape, generator=torch.Generator().manual_seed(0))
     found = compare_stored(stored(noise), silence)
     assert (found.fresh, found.code) == (False, "other-audio")
+
+
+@pytest.mark.parametrize("clip", [FRESH, NAMELESS], ids=["recipe", "nameless"])
+def test_three_frames_of_another_place_are_enough_to_be_stale(clip: FreshMel) -> None:
+    mel = MEL.clone()
+    mel[:, 100:103] = MEL[:, 50:53]
+    assert not compare_stored(stored(mel), clip).fresh
