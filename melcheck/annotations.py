@@ -64,7 +64,8 @@ class Annotations:
             file, line = places[-1], ""
         self._lines.append(
             annotation(
-                report.longreprtext.strip()[:_LONGEST_MESSAGE],
+                # Not `longreprtext`, which xdist begins with the name of a worker.
+                str(report.longrepr).strip()[:_LONGEST_MESSAGE],
                 title=f"melcheck: {report.nodeid.rpartition('::')[2]}",
                 file=self._relative(file),
                 line=int(line) if line else None,

@@ -22,6 +22,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.clips import one_line
 from melcheck.config import MelCheckConfig
 
 __all__ = ["AudioError", "LoadedAudio", "decoder_name", "load_audio"]
@@ -183,14 +184,8 @@ def _soundfile_name() -> str:
     return f"soundfile {soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}"
 
 
-def _shown(path: Path) -> str:
-    # A line break would tear the message apart, and a byte that is no UTF-8 cannot be printed.
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
-
-
 def _error(path: Path, message: str) -> AudioError:
-    return AudioError(f"{_shown(path)}: {message}")
+    return AudioError(f"{one_line(path)}: {message}")
 
 
 def _no_samples(path: Path) -> AudioError:
@@ -230,7 +225,7 @@ def _checked_head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(12)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{_shown(path)}: no such file. Check the path.") from None
+        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.") from None
     except OSError as error:
         raise _error(
             path, f"the file cannot be read ({error.strerror}). Check the path and its permissions."

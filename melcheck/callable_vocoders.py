@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from melcheck.callables import (
+    THEIR_ERRORS,
     CallableError,
     Target,
     as_target,
@@ -197,7 +198,7 @@ def _waveform(target: Target, form: Callable[[Tensor], Any], mel: Tensor) -> Ten
         with torch.no_grad():
             returned = target.call(form(mel.to(target.device, copy=True)))
     # Whatever the user's own code raises is the finding.
-    except Exception as error:
+    except THEIR_ERRORS as error:
         return f"raised {first_line(error)}"
     scale = 1.0
     if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "THEIR_ERRORS",
     "CallableError",
     "Target",
     "as_target",
@@ -37,6 +38,10 @@ _RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "
 _LISTED_NAMES = 8
 # Where a repository keeps its packages.
 _SOURCE_FOLDERS = ("", "src")
+
+
+THEIR_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""What code of the user's may raise: a `sys.exit(0)` in it must not end a gate as passed."""
 
 
 class CallableError(ValueError):
@@ -215,7 +220,7 @@ def _import(module: str, reference: str) -> types.ModuleType:
         else:
             problem = f"it imports {missing!r}, which is not installed. Install it."
     # Whatever a module does when it is imported, the run has not begun.
-    except (Exception, SystemExit) as error:
+    except THEIR_ERRORS as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"importing it raised {first_line(error)} ({last.filename}:{last.lineno})."
     raise CallableError(f"{reference}: {problem}")
@@ -245,7 +250,7 @@ def _attribute(owner: object, name: str, reference: str) -> object:
 def _instance(cls: type, name: str) -> Any:
     try:
         return cls()
-    except Exception as error:
+    except THEIR_ERRORS as error:
         raise CallableError(f"{name}: making an instance raised {first_line(error)}.") from None
 
 

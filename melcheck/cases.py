@@ -73,13 +73,9 @@ def handshake_of(config: pytest.Config, vocoder: Vocoder) -> Handshake:
 
 def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> Explanation | None:
     """Return what is wrong with the front end; None where nothing is, or where there is none."""
-    from melcheck.loop_forensics import Explanation
+    from melcheck.front_end_faults import explain_front_end
 
     frontend = plan_of(config).frontend
     if frontend is None:
         return None
-    found = handshake_of(config, vocoder)
-    if found.compatible:
-        return None
-    cause, fix = found.cause()
-    return Explanation("front-end", f"{frontend.name}: {cause}", found.verdict, fix)
+    return explain_front_end(frontend.name, handshake_of(config, vocoder))

@@ -33,7 +33,7 @@ HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
 
   melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
-  melcheck handshake mytts.audio:mel  does your front end make the vocoder's mel?
+  melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
   melcheck diagnose --mel a.npy                  what does it tell by itself?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
@@ -94,7 +94,8 @@ def _run(argv: list[str], terminal: Terminal) -> int:
         return int(end.code or 0)
     try:
         answer = _answer(options, terminal)
-    except Exception as error:
+    # A `sys.exit(0)` in code that melcheck calls is no verdict.
+    except (Exception, SystemExit) as error:
         code, message = _explain(error)
         terminal.note(f"melcheck {options.command}: {message}")
         if options.json:
@@ -112,7 +113,9 @@ def _run(argv: list[str], terminal: Terminal) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("melcheck", usage="melcheck COMMAND ...", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"melcheck {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="melcheck"
+    )
     for name in COMMANDS:
         module = importlib.import_module(f"melcheck.commands.{name}")
         command = commands.add_parser(
@@ -136,7 +139,7 @@ def _document(command: str, *, passed: bool, **more: object) -> dict[str, object
     return {"melcheck": __version__, "command": command, "passed": passed, **more}
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the message of an error."""
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, MissingError):

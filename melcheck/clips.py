@@ -20,6 +20,7 @@ __all__ = [
     "file_name",
     "find_clips",
     "load_manifest",
+    "one_line",
     "sha256_file",
 ]
 
@@ -151,6 +152,20 @@ def file_name(text: str) -> str:
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]
     cut = encoded[: _MAX_NAME_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
     return f"{cut.rstrip('-.')}-{digest}"
+
+
+def one_line(path: Path) -> str:
+    r"""Return a path as one line of text, quoted and escaped where it is more than that.
+
+    A line break would tear a message apart, and might begin a command in the log of a CI; a byte
+    that is no UTF-8 cannot be printed.
+
+    Example:
+        >>> one_line(Path("a b.wav")), one_line(Path("a\n::error::b.wav"))
+        ('a b.wav', "'a\\n::error::b.wav'")
+    """
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def _clip_of_entry(manifest: Path, entry: object) -> Clip:

@@ -16,7 +16,7 @@
 
 Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
-trip, `mel_baseline` makes Griffin-Lim's, `mel_speed` lists a benchmark.
+trip, `mel_griffin_lim` makes Griffin-Lim's, `mel_speed` lists a benchmark.
 """
 
 from __future__ import annotations
@@ -123,13 +123,16 @@ def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Hands
 @pytest.fixture
 def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
     """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
+    from melcheck.clips import one_line
     from melcheck.mel_files import read_mel
 
     plan = plan_of(request.config)
     if plan.stored is None:
         pytest.fail("no stored mels to look at. Name a folder with --mel-cache DIR.", pytrace=False)
     paths = plan.stored.mels.get(mel_clip.name, ())
-    problem = "" if paths else f"{mel_clip.path}: no mel called {mel_clip.path.stem} in the cache."
+    stem = one_line(Path(mel_clip.path.stem))
+    absence = f"{one_line(mel_clip.path)}: no mel called {stem} in the cache."
+    problem = "" if paths else absence
     stored = []
     for path in paths:
         request.node.user_properties.append((PLACE_PROPERTY, str(path)))
@@ -264,7 +267,7 @@ def mel_explain(
 
 
 @pytest.fixture
-def mel_baseline(
+def mel_griffin_lim(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder, mel_device: str
 ) -> Callable[[], RoundTrip | None]:
     """A function that makes Griffin-Lim's round trip of this clip and puts it into the table.

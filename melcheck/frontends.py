@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from melcheck.callables import (
+    THEIR_ERRORS,
     CallableError,
     Target,
     as_target,
@@ -100,7 +101,7 @@ class Frontend:
         """
         try:
             return self(waveform)
-        except Exception as error:
+        except THEIR_ERRORS as error:
             told = first_line(error)
         raise FrontendError(f"{self.name} on a waveform of {list(waveform.shape)}: {told}")
 
@@ -227,7 +228,7 @@ def _try(target: Target, form: _Form, expected: MelRecipe) -> _Found | str:
             with torch.no_grad():
                 returned = target.call(form(clip[None].to(target.device, copy=True)))
         # Whatever the user's own code raises is the finding.
-        except Exception as error:
+        except THEIR_ERRORS as error:
             return f"raised {first_line(error)}"
         if isinstance(returned, (Mapping, tuple, list)):
             chosen = _chosen(returned, expected.n_mels)
@@ -271,7 +272,7 @@ def _takes_batches(alone: Frontend) -> bool:
     clip = probe(28_000)
     try:
         return len(alone._mels(torch.stack([clip, clip.flip(0)]))) == 2
-    except Exception:
+    except THEIR_ERRORS:
         return False
 
 

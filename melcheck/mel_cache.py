@@ -26,6 +26,8 @@ _SAME_NATS = 1e-3
 _SAME_MAGNITUDE = 2e-6
 _SAME_RELATIVE = 4e-7
 _STORAGE_ROUNDINGS = 2.0
+# No mel of audio is louder; what claims to be is no number of float64 after `exp`.
+_LOUDEST_NATS = 30.0
 # float16 and bfloat16 resolve 0.004 and 0.06 nats at -16.
 _SAME_FLOOR = 0.1
 
@@ -229,15 +231,20 @@ def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | N
         here = mel[:, begin : begin + frames].double()
         there = fresh[:, other : other + frames].double()
         kept = sound[:, begin : begin + frames]
-        # d ln m = dm / m: an error of the magnitude weighs more where the mel is low.
-        magnitude = _SAME_MAGNITUDE + _SAME_RELATIVE * there.max().clamp(max=30).exp()
-        allowed = (magnitude * (-there).clamp(max=30).exp()).clamp(min=_SAME_NATS)
-        agree = ((here - there).abs() <= allowed + step * there.abs()) | ~kept
+        # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
+        rounding = _SAME_MAGNITUDE + _SAME_RELATIVE * _magnitude(there.max())
+        apart = (_magnitude(here) - _magnitude(there)).abs()
+        close = (here - there).abs() <= _SAME_NATS + step * there.abs()
+        agree = close | (apart <= rounding) | ~kept
         whole = not shift and mel.shape == fresh.shape
         share = float(agree.double().mean())
         if share == 1.0 or (not whole and share >= _AGREEING_SHARE):
             return shift
     return None
+
+
+def _magnitude(mel: Tensor) -> Tensor:
+    return mel.clamp(max=_LOUDEST_NATS).exp()
 
 
 def _follows(mel: Tensor, fresh: Tensor) -> float:

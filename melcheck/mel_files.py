@@ -7,6 +7,7 @@ without a name, integers, NaN, nothing, half a file) is told in one `MelFileErro
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from melcheck.callables import first_line, float_tensor
+from melcheck.clips import one_line
 
 __all__ = ["MEL_SUFFIXES", "MelFileError", "StoredMel", "find_mels", "read_mel"]
 
@@ -54,7 +56,7 @@ class StoredMel:
     def __str__(self) -> str:
         name = f", array {self.array!r}" if self.array else ""
         broken = f", {self.broken} cells NaN or infinite" if self.broken else ""
-        return f"{self.path}: {list(self.shape)} {self.dtype}{name}{broken}"
+        return f"{one_line(self.path)}: {list(self.shape)} {self.dtype}{name}{broken}"
 
 
 def find_mels(folder: Path) -> tuple[Path, ...]:
@@ -91,12 +93,14 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
         MelFileError: It holds no mel, or several without a name.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Check the path.")
+        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise MelFileError(f"{path}: a mel must end in {_suffixes()}, got {path.suffix!r}.")
+        raise MelFileError(
+            f"{one_line(path)}: a mel must end in {_suffixes()}, got {path.suffix!r}."
+        )
     if not path.stat().st_size:
-        raise MelFileError(f"{path}: the file is empty. Write it again.")
+        raise MelFileError(f"{one_line(path)}: the file is empty. Write it again.")
     try:
         content = reader(path)
     except pickle.UnpicklingError:
@@ -111,7 +115,7 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
             problem = "it holds Python objects, not numbers. Save a float array: np.save(path, mel)"
     else:
         return _stored(path, content, array, finite)
-    raise MelFileError(f"{path}: {problem}")
+    raise MelFileError(f"{one_line(path)}: {problem}")
 
 
 _DAMAGE = (
@@ -140,7 +144,10 @@ def _read_npz(path: Path) -> object:
 
 
 def _read_pt(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        # On pickles that torch did not write; they are refused all the same, in our words.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> object:
@@ -168,23 +175,23 @@ def _stored(path: Path, content: object, array: str | None, finite: bool) -> Sto
     mel, told = float_tensor(value)
     if mel is None:
         raise MelFileError(
-            f"{path}: a mel must be floating point, got {told}. Store it as float32 or float16, "
-            "and the magnitude of what is complex."
+            f"{one_line(path)}: a mel must be floating point, got {told}. Store it as float32 "
+            "or float16, and the magnitude of what is complex."
         )
     if not mel.numel():
-        raise MelFileError(f"{path}: the mel is empty, {list(shape)}. Write it again.")
+        raise MelFileError(f"{one_line(path)}: the mel is empty, {list(shape)}. Write it again.")
     while mel.dim() > 2 and mel.shape[0] == 1:
         mel = mel[0]
     if mel.dim() != 2:
         raise MelFileError(
-            f"{path}: a mel must be [n_mels, frames] up to leading axes of size 1, got "
+            f"{one_line(path)}: a mel must be [n_mels, frames] up to leading axes of size 1, got "
             f"{list(shape)}. Store the items of a batch one by one."
         )
     broken = int((~torch.isfinite(mel)).sum())
     if broken and finite:
         raise MelFileError(
-            f"{path}: {broken} of {mel.numel()} cells are NaN or infinite. Find the first step "
-            "that makes them, such as a logarithm without a floor."
+            f"{one_line(path)}: {broken} of {mel.numel()} cells are NaN or infinite. Find the "
+            "first step that makes them, such as a logarithm without a floor."
         )
     return StoredMel(path, mel.contiguous(), name, dtype, shape, broken)
 
@@ -194,7 +201,9 @@ def _picked(path: Path, content: object, array: str | None) -> tuple[str, Any]:
         content = {str(index): value for index, value in enumerate(content)}
     if not isinstance(content, Mapping):
         if array is not None:
-            raise MelFileError(f"{path}: it holds one array without a name, not {array!r}.")
+            raise MelFileError(
+                f"{one_line(path)}: it holds one array without a name, not {array!r}."
+            )
         return "", content
     arrays = {
         str(name): value
@@ -210,11 +219,14 @@ def _picked(path: Path, content: object, array: str | None) -> tuple[str, Any]:
         f"{name!r} {list(value.shape)}" for name, value in list(arrays.items())[:_LISTED_NAMES]
     )
     if array is not None:
-        raise MelFileError(f"{path}: no array {array!r}. It holds {listed or 'none'}.")
+        raise MelFileError(f"{one_line(path)}: no array {array!r}. It holds {listed or 'none'}.")
     if not arrays:
-        raise MelFileError(f"{path}: it holds no array of two axes. Store [n_mels, frames].")
+        raise MelFileError(
+            f"{one_line(path)}: it holds no array of two axes. Store [n_mels, frames]."
+        )
     raise MelFileError(
-        f"{path}: it holds several arrays, {listed}, and none is called {_USUAL_NAME!r}. Name one."
+        f"{one_line(path)}: it holds several arrays, {listed}, and none is called {_USUAL_NAME!r}. "
+        "Name one."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from melcheck.cache_matches import Matches
-from melcheck.clips import Clip
+from melcheck.clips import Clip, one_line
 from melcheck.config import DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.frontends import FedVocoder, Frontend
 from melcheck.recipes import MelRecipe
@@ -124,7 +124,7 @@ class Plan:
             notes += getattr(loaded, "notes", ())
         if self.stored is not None and self.stored.without_audio:
             lost = self.stored.without_audio
-            listed = ", ".join(str(path) for path in lost[:LISTED_PATHS])
+            listed = ", ".join(one_line(path) for path in lost[:LISTED_PATHS])
             more = f" and {len(lost) - LISTED_PATHS} more" if len(lost) > LISTED_PATHS else ""
             notes.append(f"{len(lost)} stored mels belong to no clip of this run: {listed}{more}")
         if self.written_elsewhere:

@@ -7,6 +7,7 @@ All that cannot be used is said here, before the first test, in one `ValueError`
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -67,7 +68,7 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         required=frozenset([*required, *vocoders, *devices]),
         sample_rate=_number(config, "sample-rate", int, "a whole number of Hz", None),
         duration_seconds=_number(
-            config, "duration", _seconds, "seconds, or all", DEFAULT_DURATION_SECONDS
+            config, "duration", _seconds, "seconds above 0, or all", DEFAULT_DURATION_SECONDS
         ),
         artifacts=folder,
         goldens=goldens,
@@ -185,7 +186,12 @@ def _devices(named: list[str]) -> list[str]:
 
 
 def _seconds(text: str) -> float | None:
-    return None if text == "all" else float(text)
+    if text == "all":
+        return None
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
 
 
 def _number(

@@ -150,7 +150,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    if REFUSED in config.stash:
+    if REFUSED in config.stash and not is_worker(config):
         raise pytest.UsageError(f"melcheck: {config.stash[REFUSED]}")
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
@@ -162,6 +162,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             vocoder, device = params["mel_vocoder"], params["mel_device"]
             case = [clip.name, plan_of(config).label(vocoder), device]
             item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail what cannot run in a worker of pytest-xdist, which has no usage errors of its own."""
+    refused = item.config.stash.get(REFUSED, "")
+    if refused and set(_PARAMETRIZED) & set(getattr(item, "fixturenames", ())):
+        pytest.fail(f"melcheck: {refused}", pytrace=False)
 
 
 def _asked_for(config: pytest.Config, item: pytest.Item) -> bool:

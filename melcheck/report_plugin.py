@@ -34,6 +34,10 @@ __all__ = ["register"]
 _JOB_SUMMARY = "GITHUB_STEP_SUMMARY"
 _WORKER_INPUT = "melcheck_report_folder"
 _LISTED_LINES = 16
+_NOTHING_IN_COMMON = (
+    "no case of this run was compared, so that nothing could be found worse. Name a report of the "
+    "same clips, vocoders and devices, or take a new one with --mel-report NAME.json"
+)
 
 
 def register(
@@ -128,6 +132,10 @@ class Reporter:
 
         store = RecordStore(self._collector.folder)
         report = self._report(store)
+        if self._compared_nothing(report):
+            report = self._failed(report)
+            if exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         try:
             for path in self._reports:
                 write_report(report, path, store)
@@ -150,6 +158,29 @@ class Reporter:
     def pytest_unconfigure(self) -> None:
         """Remove the folder of the run."""
         shutil.rmtree(self._collector.folder, ignore_errors=True)
+
+    def _compared_nothing(self, report: RunReport) -> bool:
+        """Return whether cases were planned and a baseline given, and the two never met."""
+        return (
+            report.comparison is not None
+            and bool(self._summary.planned)
+            and not any(
+                case.change is not None and case.change.status != "new"
+                for case in report.cases
+                if case.outcome != "baseline"  # Griffin-Lim is gated by nothing
+            )
+        )
+
+    def _failed(self, report: RunReport) -> RunReport:
+        import dataclasses
+
+        from melcheck.run_report import FailedTest
+
+        failure = FailedTest(name="--mel-baseline", message=_NOTHING_IN_COMMON)
+        self._lines.append(f"--mel-baseline: {_NOTHING_IN_COMMON}")
+        return dataclasses.replace(
+            report, verdict="failed", failed_tests=(*report.failed_tests, failure)
+        )
 
     def _note_failure(self, name: str, report: Any) -> None:
         from melcheck.run_report import FailedTest

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from melcheck.artifacts import save_artifacts
-from melcheck.clips import Clip, file_name
+from melcheck.clips import Clip, file_name, one_line
 from melcheck.config import MelCheckConfig
 from melcheck.frontends import Frontend
 from melcheck.goldens import (
@@ -81,7 +81,7 @@ def test_mel_survives_the_loop(
     mel_record: Callable[..., CaseRow],
     mel_pipeline: MelPipeline,
     mel_frontend: Frontend | None,
-    mel_baseline: Callable[[], RoundTrip | None],
+    mel_griffin_lim: Callable[[], RoundTrip | None],
     mel_explain: Callable[..., Explanation],
     mel_known_misses: dict[tuple[str, str], dict[str, float]],
 ) -> None:
@@ -92,7 +92,7 @@ def test_mel_survives_the_loop(
         f"MAE {metrics.mae:.3f} nats, corr {metrics.pearson:.4f}, SNR {metrics.snr_db:.1f} dB"
     )
     save_artifacts(mel_round_trip, mel_artifacts, title=title)
-    baseline = mel_baseline()
+    baseline = mel_griffin_lim()
     verdict = judge(metrics)
     known: dict[str, float] = {}
     # What is on record was measured so.
@@ -112,7 +112,7 @@ def test_mel_survives_the_loop(
     broken = "" if finite else " | the decoded waveform is not finite"
     told = "" if cause is None else f"\nlikely cause: {cause}"
     noted = f"\non record: {known}; correct mel_known_misses" if known else ""
-    pytest.fail(f"{mel_clip.path}: {verdict}{broken}{told}{noted}", pytrace=False)
+    pytest.fail(f"{one_line(mel_clip.path)}: {verdict}{broken}{told}{noted}", pytrace=False)
 
 
 def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
@@ -137,7 +137,7 @@ def test_front_end_makes_the_vocoders_mel(
     if mel_handshake.compatible:
         mel_note(
             f"{mel_frontend.name} differs from the vocoder's mel, which can take it as it is: "
-            f"{' '.join(mel_handshake.cause())}"
+            f"{'. '.join(filter(None, mel_handshake.cause()))}"
         )
         return
     cause, fix = mel_handshake.cause()
@@ -193,9 +193,9 @@ def test_stored_mel_is_fresh(
         found = compare_stored(stored, mel_fresh)
         if not found.fresh:
             mel_blame(stored.path)
-            stale.append(f"{stored}, of {mel_clip.path}\nlikely cause: {found}")
+            stale.append(f"{stored}, of {one_line(mel_clip.path)}\nlikely cause: {found}")
         elif found.note:
-            mel_note(f"{stored.path}: {found}")
+            mel_note(f"{one_line(stored.path)}: {found}")
     if stale:
         pytest.fail("\n".join(stale), pytrace=False)
 

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from melcheck.artifacts import save_artifacts
+from melcheck.atomic import replacing
 from melcheck.pipeline import RoundTrip
 from melcheck.suite import test_a_clip_outside_the_gate_is_measured_and_drawn
 
@@ -43,3 +44,13 @@ def test_a_case_leaves_whole_pictures_and_sound(
 def test_no_temporary_file_stays(mel_round_trip: RoundTrip, mel_artifacts: Path) -> None:
     written = save_artifacts(mel_round_trip, mel_artifacts)
     assert sorted(mel_artifacts.iterdir()) == sorted(written)
+
+
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with path.open() as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"

@@ -96,9 +96,13 @@ def test_it_goes_round_the_loop() -> None:
     ("target", "says"),
     [
         pytest.param(lambda mel: torch.zeros(1, 512 * mel.shape[-1]), "56320 samples", id="hop"),
+        pytest.param(
+            lambda mel: torch.zeros(1, 257 * (mel.shape[-1] - 1)), "its hop length", id="hop-of-257"
+        ),
         pytest.param(lambda mel: torch.zeros(2, 9), "which is not one waveform", id="shape"),
         pytest.param(lambda mel: (mel, mel), "returned tuple, which is no array", id="tuple"),
         pytest.param(lambda mel: 1 / 0, "raised ZeroDivisionError", id="exception"),
+        pytest.param(lambda mel: sys.exit(0), "raised SystemExit: 0", id="exit"),
         pytest.param(lambda mel, f0: mel, "needs f0 beside its input", id="arguments"),
         pytest.param("text", "must be callable, got str", id="no-code"),
     ],

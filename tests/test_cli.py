@@ -41,9 +41,10 @@ def start(
 
 def test_help_teaches_it_on_one_screen(capsys: Captured) -> None:
     assert main(["--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= SCREEN[0]
-    assert max(map(len, lines)) <= SCREEN[1]
+    out = capsys.readouterr().out
+    assert out == HELP  # as it is written: no line is broken
+    assert len(out.splitlines()) <= SCREEN[0]
+    assert max(map(len, out.splitlines())) <= SCREEN[1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -59,6 +60,7 @@ def test_each_command_has_help_within_80_columns(
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= SCREEN[1]
+    assert out.startswith(f"usage: melcheck {name} ")
     assert "--json" in out
 
 
@@ -183,6 +185,11 @@ def test_a_fault_of_ours_shows_where_when_asked(
     ending(monkeypatch, KeyError("bands"))
     assert main(["info"]) == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_other_code_that_ends_the_process_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending(monkeypatch, SystemExit(0))
+    assert main(["info"]) == 70
 
 
 def test_an_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

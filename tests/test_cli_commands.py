@@ -108,6 +108,8 @@ def frontends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    return melcheck.log_mel(waveform)\n\n\n"
         "def power(waveform):\n"
         "    return melcheck.log_mel(waveform, melcheck.MelRecipe(power=2.0))\n\n\n"
+        "def edges(waveform):\n"
+        "    return melcheck.log_mel(waveform, melcheck.MelRecipe(pad_mode='constant'))\n\n\n"
         "def frames_first(waveform):\n"
         "    return melcheck.log_mel(waveform).transpose(1, 2).numpy()\n"
     )
@@ -203,6 +205,20 @@ def test_check_takes_a_front_end_round_the_loop(
     out = capsys.readouterr().out
     assert says in " ".join(out.split())
     assert "noise" not in out
+
+
+def test_a_report_fails_where_only_the_front_end_does(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontends(tmp_path, monkeypatch)
+    argv = ["check", CLIP, "--vocoder", "embedded", "--no-artifacts", "--frontend"]
+    out = told(1, *argv, "mytts_cli:edges", "--report", "r.json", "--report", "r.md")
+    assert "1 of 1 checks passed" in out
+    report = read_report(tmp_path / "r.json")
+    assert report.verdict == "failed"
+    [fault] = report.failed_tests
+    assert "mytts_cli:edges: pad-mode" in fault.message
+    assert "melcheck: failed" in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
 def test_a_vocoder_that_breaks_off_fails_its_check(

@@ -121,6 +121,20 @@ def fails(_: Tensor) -> Tensor:
     raise RuntimeError("no way\nand more")
 
 
+def leaves(_: Tensor) -> Tensor:
+    raise SystemExit(0)
+
+
+class Leaving:
+    """Code that ends its process, as a script does that was made for the command line."""
+
+    def __init__(self) -> None:
+        raise SystemExit(0)
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        return log_mel(waveform)
+
+
 def complex_spectrum(waveform: Tensor) -> Tensor:
     window = torch.hann_window(1024)
     return torch.stft(waveform, 1024, 256, window=window, return_complex=True)
@@ -138,6 +152,8 @@ def with_arguments(waveform: Tensor, n_fft: int, num_mels: int) -> Tensor:
         pytest.param(WithArguments, "is a class that needs n_fft", id="class"),
         pytest.param(with_arguments, "needs n_fft and num_mels beside its input", id="arguments"),
         pytest.param(fails, "it raised RuntimeError: no way.", id="exception"),
+        pytest.param(leaves, "it raised SystemExit: 0.", id="exit"),
+        pytest.param(Leaving, "an instance raised SystemExit: 0.", id="class-that-exits"),
         pytest.param(complex_spectrum, "complex spectrum. Take its magnitude", id="complex"),
         pytest.param(lambda x: torch.zeros(1, 80, 3000), "to a fixed length", id="fixed-length"),
         pytest.param(lambda x: x, "which has no bands", id="waveform"),
@@ -176,13 +192,15 @@ def test_no_gradient_leaves() -> None:
     assert not ready(lambda x: gain * log_mel(x))(CLIP[None]).requires_grad
 
 
-def test_what_it_raises_later_is_told_in_one_line() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("too short"), SystemExit(0)])
+def test_what_it_raises_later_is_told_in_one_line(error: BaseException) -> None:
     def picky(waveform: Tensor) -> Tensor:
         if waveform.shape[-1] == 5_000:
-            raise RuntimeError("too short")
+            raise error
         return log_mel(waveform)
 
-    with pytest.raises(FrontendError, match=r"mytts:mel on a waveform of \[1, 5000\]: Runtime"):
+    says = rf"mytts:mel on a waveform of \[1, 5000\]: {type(error).__name__}"
+    with pytest.raises(FrontendError, match=says):
         ready(picky).encode(torch.zeros(1, 5_000))
 
 

@@ -66,12 +66,19 @@ def test_the_lengths_part_the_ways_of_counting_frames() -> None:
         pytest.param(lambda waveform: log_mel(waveform[0]), id="no-batch"),
         pytest.param(lambda waveform: log_mel(waveform).numpy(), id="numpy"),
         pytest.param(lambda waveform: log_mel(-waveform), id="polarity"),
+        pytest.param(lambda waveform: log_mel(waveform).half(), id="float16"),
+        pytest.param(lambda waveform: log_mel(waveform).bfloat16(), id="bfloat16"),
     ],
 )
 def test_the_same_front_is_identical(front: Front) -> None:
     found = handshake(front)
     assert found.verdict == "identical"
     assert found.compatible
+
+
+def test_a_gain_does_not_hide_in_the_rounding_of_float16() -> None:
+    found = handshake(lambda waveform: (log_mel(waveform) + 0.05).half())
+    assert found.verdict == "incompatible"
 
 
 @pytest.mark.parametrize("floor", [1e-5, 1e-9])
@@ -109,6 +116,7 @@ def test_a_logarithm_without_a_floor_is_no_other_floor() -> None:
 def test_an_incompatible_front_is_located_and_named(code: str, place: str, front: Front) -> None:
     found = handshake(front)
     assert found.verdict == "incompatible"
+    assert not found.compatible
     assert any(place in result.where for result in found.results)
     assert found.diagnosis is not None
     assert found.diagnosis.codes == (code,)
@@ -131,6 +139,15 @@ def test_an_exception_of_the_front_is_told_in_one_line_with_the_shape() -> None:
     assert found.results[0].error == (
         "the front end raised RuntimeError on input [1, 71936]: no room for 71936"
     )
+
+
+def test_a_front_that_ends_the_process_fails() -> None:
+    def leaving(waveform: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+    found = handshake(leaving)
+    assert found.verdict == "failed"
+    assert "raised SystemExit on input [1, 71936]: 0" in found.results[0].error
 
 
 def test_what_is_no_mel_is_told() -> None:

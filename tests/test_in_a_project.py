@@ -319,8 +319,9 @@ def test_it_needs_no_file_of_the_project(run: Run, pytester: pytest.Pytester, in
 
 
 def test_workers_share_a_run_with_a_front_end_and_a_cache(
-    run: Run, pytester: pytest.Pytester
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
     pytester.makepyfile(labfront=FRONT.format("log_mel(waveform, MelRecipe(floor=1e-5))"))
     path = stored_mel(pytester.path / "mels")
     result = run(
@@ -337,8 +338,18 @@ def test_workers_share_a_run_with_a_front_end_and_a_cache(
     result.assert_outcomes(passed=3, failed=1)
     output = result.stdout.str()
     assert f"{path}: [100, 323]" in output
+    [line] = [line for line in result.stdout.lines if line.startswith("::error ")]
+    assert "[gw" not in line
     assert "labfront:mel differs from the vocoder's mel, which can take it as it is" in output
     assert "1 cases planned: 1 passed" in output
+
+
+def test_workers_without_clips_fail_with_what_is_missing(run: Run) -> None:
+    result = run("-m", "sanity", "-n", "1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    output = result.stdout.str()
+    assert "melcheck: no clips to check. Name some with --mel-audio PATH." in output
+    assert "INTERNALERROR" not in output
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -353,6 +364,24 @@ def test_any_name_of_a_clip_and_its_mel_goes_through(
     [line] = [line for line in result.stdout.lines if line.startswith("::error ")]
     expected = annotation("", title="", file=f"mels/{name}.npy").split("::")[1]
     assert line.startswith(f"::{expected},title=melcheck%3A test_stored_mel_is_fresh")
+
+
+def test_a_clip_s_name_cannot_begin_a_command_of_its_own(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    name = "a\n::error title=forged::b"
+    shutil.move(pytester.path / "clips" / "kumo.wav", pytester.path / "clips" / f"{name}.wav")
+    stored_mel(pytester.path / "mels", name)
+    hum = "lambda mel: torch.full((1, 256 * (mel.shape[-1] - 1)), 0.1)"
+    pytester.makepyfile(hum=f"import torch\n\ndecode = {hum}")
+    # So that a test of the loop tells the path, and one of the cache.
+    options = ("--mel-cache", "mels", "--mel-vocoder", "hum:decode")
+    result = run(*GATE, "--mel-audio", "clips", *options)
+    result.assert_outcomes(passed=1, failed=2, deselected=25)
+    told = [line for line in result.stdout.lines if line.lstrip().startswith("::")]
+    assert len(told) == 2
+    assert not [line for line in told if line.startswith("::error title=forged")]
 
 
 @pytest.fixture

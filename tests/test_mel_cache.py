@@ -206,3 +206,18 @@ def test_two_forms_of_one_letter_are_one_name() -> None:
     assert composed != decomposed
     found = match_mels(files(f"/mels/{decomposed}.npy"), clips(f"/data/{composed}.wav"))
     assert list(found.mels) == ["clip-0"]
+
+
+@pytest.mark.parametrize("loudest", [0.0, 3.0], ids=["quiet", "loud"])
+def test_sound_where_the_clip_is_silent_is_not_fresh(loudest: float) -> None:
+    silence = fresh_mel(torch.zeros(48_000), None, VOCOS)
+    noise = loudest - 5 * torch.rand(silence.mel.shape, generator=torch.Generator().manual_seed(0))
+    found = compare_stored(stored(noise), silence)
+    assert (found.fresh, found.code) == (False, "other-audio")
+
+
+@pytest.mark.parametrize("clip", [FRESH, NAMELESS], ids=["recipe", "nameless"])
+def test_three_frames_of_another_place_are_enough_to_be_stale(clip: FreshMel) -> None:
+    mel = MEL.clone()
+    mel[:, 100:103] = MEL[:, 50:53]
+    assert not compare_stored(stored(mel), clip).fresh

@@ -103,8 +103,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
     assert not mark.exists()
 
 
-def test_a_bare_pickle_under_the_name_of_an_array_is_refused_and_not_run(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
     path.write_bytes(pickle.dumps(Opens(tmp_path / "was-run")))
     with pytest.raises(MelFileError, match="holds Python objects"):
         read_mel(path)

@@ -131,10 +131,10 @@ def test_every_bad_file_is_named_at_once(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--mel-duration", "-1"], "target_duration must be a positive"),
-        (["--mel-duration", "0"], "target_duration must be a positive"),
-        (["--mel-duration", "nan"], "target_duration must be a positive"),
-        (["--mel-duration", "long"], "--mel-duration must be seconds, or all, got 'long'"),
+        (["--mel-duration", "-1"], "--mel-duration must be seconds above 0, or all, got '-1'"),
+        (["--mel-duration", "0"], "--mel-duration must be seconds above 0, or all, got '0'"),
+        (["--mel-duration", "nan"], "must be seconds above 0, or all, got 'nan'"),
+        (["--mel-duration", "long"], "must be seconds above 0, or all, got 'long'"),
         (["--mel-sample-rate", "22050"], "--mel-sample-rate must be 24000"),
         (["--mel-sample-rate", "fast"], "--mel-sample-rate must be a whole number of Hz"),
         (["--mel-vocoder", "oficial"], "Did you mean 'official'?"),

@@ -135,6 +135,11 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
             id="newer",
         ),
         pytest.param(
+            _edited(lambda document: document.update(schema_version=0)),
+            "got 0. Write the report anew",
+            id="older",
+        ),
+        pytest.param(
             _edited(lambda document: document.update(schema_version=True)),
             "schema_version must be a whole number, got True",
             id="no-version",

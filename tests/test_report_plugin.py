@@ -505,6 +505,32 @@ def test_cases_that_only_one_side_has_are_named_and_fail_nothing(
     )
 
 
+def test_a_baseline_of_other_clips_fails_the_run(run: Run, main: Path, tmp_path: Path) -> None:
+    added, report = tmp_path / "added.wav", tmp_path / "report.json"
+    shutil.copy(CLIP, added)
+    options = ("--mel-baseline", main, "--mel-report", report)
+    result = run("--mel-audio", added, *EMBEDDED, *options)
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run was compared*"])
+    assert read_report(report).verdict == "failed"
+
+
+def test_griffin_lim_in_common_is_no_comparison(run: Run, main: Path) -> None:
+    main.write_text(main.read_text().replace('"vocoder": "embedded"', '"vocoder": "renamed"'))
+    result = run("--mel-audio", CLIP, *EMBEDDED, "--mel-baseline", main)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run was compared*"])
+
+
+def test_a_run_without_cases_needs_nothing_of_its_baseline(
+    run: Run, pytester: pytest.Pytester, main: Path
+) -> None:
+    pytester.makepyfile(test_other="def test_other(): pass")
+    result = run("--mel-audio", CLIP, "--mel-baseline", main, "-k", "test_other")
+    assert result.ret == pytest.ExitCode.OK
+
+
 def test_a_baseline_can_be_named_in_the_ini_file(
     run: Run, pytester: pytest.Pytester, main: Path
 ) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
     from melcheck.frontends import Frontend
     from melcheck.handshakes import Handshake
+    from melcheck.recipes import MelRecipe
     from melcheck.vocoders import Vocoder
 
 __all__ = ["add_options", "run"]
@@ -75,7 +76,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="FILE",
         type=Path,
-        help="write a report: .html (one page), .md or .json",
+        action="append",
+        default=[],
+        help="write a report: .html (one page), .md or .json; repeatable",
     )
 
 
@@ -89,8 +92,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     search_first([Path.cwd()])
     clips = clips_of(options.audio)
     artifacts = None if options.no_artifacts else _writable(options.artifacts, "--artifacts")
-    if options.report is not None:
-        _check_report(options.report)
+    for path in options.report:
+        _check_report(path)
     names, absent = _vocoder_names(options)
     short = labels(names)
     vocoders = {short[name]: _load(name, options, download=name != absent) for name in names}
@@ -103,15 +106,17 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         vocoders = {name: FedVocoder(frontend, each) for name, each in vocoders.items()}
 
     command = shlex.join(["melcheck", *sys.argv[1:]])
-    answer = CheckAnswer(command, frontend, shaken, keep_media=_wants_media(options.report))
+    answer = CheckAnswer(
+        command, frontend, shaken, keep_media=any(path.suffix == ".html" for path in options.report)
+    )
     checks = check_clips(clips, vocoders, config, artifacts=artifacts)
     with stdout_to_stderr():  # what a front end or a vocoder of the user's prints
         for check in terminal.progress("checking", checks, len(clips) * len(vocoders)):
             answer.add(check)
-    if options.report is not None:
-        answer.write_report(options.report)
+    for path in options.report:
+        answer.write_report(path)
     skipped = "" if absent is None or absent in names else _SKIPPED
-    return answer.finish(terminal, artifacts=artifacts, report=options.report, skipped=skipped)
+    return answer.finish(terminal, artifacts=artifacts, reports=options.report, skipped=skipped)
 
 
 _SKIPPED = "official: not in the Hugging Face cache, so not checked; `melcheck fetch` gets it"
@@ -189,7 +194,9 @@ def _shake_hands(
         load_audio(dataclasses.replace(config, audio_path=clip.path)).waveform[0]
         for clip in clips[:_SPEECH_CLIPS]
     ]
-    recipes = {vocoder.recipe: name for name, vocoder in reversed([*vocoders.items()])}
+    recipes: dict[MelRecipe, str] = {}
+    for name, vocoder in vocoders.items():
+        recipes.setdefault(vocoder.recipe, name)
     with stdout_to_stderr():
         frontend = load_frontend(reference, expected=next(iter(recipes)))
         shaken = {
@@ -224,7 +231,3 @@ def _check_report(path: Path) -> None:
         raise UsageError(
             f"--report {path}: its folder cannot be written ({error.strerror}). Name another."
         ) from None
-
-
-def _wants_media(path: Path | None) -> bool:
-    return path is not None and path.suffix.lower() == ".html"

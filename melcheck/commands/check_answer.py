@@ -6,19 +6,20 @@ Only figures, and what a page shows, outlive a check: a thousand clips fit into 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from melcheck.clip_checks import BASELINE, ClipCheck
 from melcheck.commands.terminal import Answer, Terminal
+from melcheck.front_end_faults import explain_front_end
 from melcheck.frontends import Frontend
 from melcheck.handshakes import Handshake
 from melcheck.loop_forensics import Explanation
 from melcheck.report import CaseRow, case_row, legend, table_text
 from melcheck.report_cases import CaseRecord, case_record, environment, run_thresholds
 from melcheck.report_json import report_json
-from melcheck.run_report import CaseResult, RunReport, make_run_report
+from melcheck.run_report import CaseResult, FailedTest, RunReport, make_run_report
 from melcheck.sanity import Thresholds
 
 __all__ = ["CheckAnswer"]
@@ -121,18 +122,22 @@ class CheckAnswer:
         """Return why a check failed: the front end, where that makes another mel."""
         if check.passed:
             return None
-        for shaken in self._handshakes.values():
-            if not shaken.compatible:
-                cause, fix = shaken.cause()
-                title = f"the front end does not make the vocoder's mel: {cause}"
-                return Explanation("front-end", title, f"it is {shaken.verdict}", fix)
-        return check.cause
+        return next(iter(self._front_end_faults().values()), check.cause)
+
+    def _front_end_faults(self) -> dict[str, Explanation]:
+        """Return what is wrong with the front end, by the label of the vocoder."""
+        if self._frontend is None:
+            return {}
+        faults = {
+            label: explain_front_end(self._frontend.name, shaken)
+            for label, shaken in self._handshakes.items()
+        }
+        return {label: fault for label, fault in faults.items() if fault is not None}
 
     @property
     def passed(self) -> bool:
         """Whether there was something to check, and all of it passed."""
-        agreed = all(shaken.compatible for shaken in self._handshakes.values())
-        return agreed and 0 < self._checks == self._passed
+        return not self._front_end_faults() and 0 < self._checks == self._passed
 
     def report(self) -> RunReport:
         """Return the run as the data of a report."""
@@ -143,6 +148,10 @@ class CheckAnswer:
             vocoders={record.vocoder.label: record.vocoder for record in self._records}.values(),
             recipes={record.recipe.digest: record.recipe for record in self._records}.values(),
             environment=environment(command=self._command, devices=[case.device for case in cases]),
+            failed_tests=[
+                FailedTest(name=f"the mel of {label}", message=str(fault))
+                for label, fault in self._front_end_faults().items()
+            ],
         )
 
     def write_report(self, path: Path) -> None:
@@ -156,7 +165,7 @@ class CheckAnswer:
         write_report(self.report(), path, self._media)
 
     def finish(
-        self, terminal: Terminal, *, artifacts: Path | None, report: Path | None, skipped: str
+        self, terminal: Terminal, *, artifacts: Path | None, reports: Sequence[Path], skipped: str
     ) -> Answer:
         """Return all of it as an answer."""
         lines: list[str] = []
@@ -172,7 +181,7 @@ class CheckAnswer:
         lines += self._frontend_lines()
         lines += self._failures
         lines += [f"pictures and sound: {artifacts}"] if artifacts is not None else []
-        lines += [f"report: {report}"] if report is not None else []
+        lines += [f"report: {report}" for report in reports]
         lines.append(f"{self._passed} of {self._checks} checks passed")
         data = {
             "checks": self._checks,
@@ -200,7 +209,8 @@ class CheckAnswer:
         lines = [f"note: {note}" for note in self._frontend.notes]
         for label, shaken in self._handshakes.items():
             told = f"front end {self._frontend.name} and the mel of {label}: {shaken.verdict}"
-            why = f"\n  likely cause: {' '.join(shaken.cause())}" if any(shaken.cause()) else ""
+            cause = ". ".join(filter(None, shaken.cause()))
+            why = f"\n  likely cause: {cause}" if cause else ""
             lines.append(f"{'' if shaken.compatible else 'failed: '}{told}{why}")
         return lines
 
