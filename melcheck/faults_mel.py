@@ -339,6 +339,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         without_warnings,
         [
             ("16000", {"filterbank_rate": 16_000, "f_max": 8000.0}),
+            ("16000-beyond-its-half", {"filterbank_rate": 16_000}),
             ("22050", {"filterbank_rate": 22_050, "f_max": 11_025.0}),
             ("48000", {"filterbank_rate": 48_000, "f_max": 24_000.0}),
         ],

@@ -224,6 +224,18 @@ def test_a_fault_is_named(speech: Tensor, code: str, front: Front) -> None:
     assert diagnosis.codes[0] == code
 
 
+@pytest.mark.parametrize("f_max", [None, 8_000.0, 12_000.0])
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
+def test_the_default_rate_of_torchaudio_is_named_whatever_f_max_is(
+    speech: Tensor, f_max: float | None
+) -> None:
+    extract = torchaudio.transforms.MelSpectrogram(
+        n_fft=1024, hop_length=256, n_mels=100, f_max=f_max, power=1.0
+    )
+    diagnosis = diagnose(speech, extract(speech).clip(min=1e-7).log())
+    assert (diagnosis.kind, diagnosis.codes) == ("fault", ("filterbank-rate",))
+
+
 @pytest.mark.parametrize("name", [n for n in PROFILES if n not in ("vocos", "f5-tts", "zipvoice")])
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
 def test_the_mel_of_another_project_is_named(speech: Tensor, name: str) -> None:
