@@ -10,8 +10,8 @@ import pytest
 from melcheck.stashes import HANDSHAKES, TRIPS, Handshakes, plan_of
 
 if TYPE_CHECKING:
+    from melcheck.explanations import Explanation
     from melcheck.handshakes import Handshake
-    from melcheck.loop_forensics import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.vocoders import Vocoder
 
@@ -73,7 +73,7 @@ def handshake_of(config: pytest.Config, vocoder: Vocoder) -> Handshake:
 
 def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> Explanation | None:
     """Return what is wrong with the front end; None where nothing is, or where there is none."""
-    from melcheck.loop_forensics import Explanation
+    from melcheck.explanations import Explanation
 
     frontend = plan_of(config).frontend
     if frontend is None:

@@ -14,7 +14,7 @@ from vocos import Vocos
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.loop_forensics import Explanation
+from melcheck.explanations import Explanation
 from melcheck.recipes import log_mel
 from melcheck.vocoders import VocosVocoder, load_vocoder
 from melcheck.waveform_forensics import explain_waveform
