@@ -244,6 +244,13 @@ def test_the_mel_of_another_project_is_named(speech: Tensor, name: str) -> None:
     assert diagnose(speech, mel).codes == (f"profile:{name}",)
 
 
+def test_the_floor_that_belongs_to_a_named_profile_is_no_finding_beside_it(speech: Tensor) -> None:
+    clip = speech.clone()
+    clip[30_000:40_000] = 0
+    diagnosis = diagnose(clip, log_mel(clip, profile("bigvgan-24k")))
+    assert (diagnosis.codes, diagnosis.notes) == (("profile:bigvgan-24k",), ())
+
+
 def test_a_square_mel_on_its_side_is_seen(speech: Tensor) -> None:
     clip = speech[20_000:45_400]
     mel = log_mel(clip)
@@ -335,6 +342,13 @@ def test_what_nothing_explains_is_unknown_with_the_nearest_three(
     assert len(diagnosis.nearest) == 3
 
 
+def test_padding_is_named_though_nothing_explains_the_rest(speech: Tensor) -> None:
+    coloured = log_mel(speech) + torch.linspace(-0.3, 0.3, 100).sin()[:, None]
+    diagnosis = diagnose(speech, torch.nn.functional.pad(coloured, (0, 9)))
+    assert (diagnosis.kind, diagnosis.codes) == ("fault", ("padded-frames",))
+    assert "Beyond that, no known recipe explains it." in diagnosis.notes
+
+
 def test_a_mel_of_nan_is_said_to_be_one(speech: Tensor) -> None:
     diagnosis = diagnose(speech, torch.full((100, 282), math.nan))
     assert (diagnosis.kind, diagnosis.codes) == ("fault", ("nan",))
@@ -414,3 +428,11 @@ def test_a_sound_bare_mel_shows_nothing_and_fits_its_profile(speech: Tensor) -> 
     assert identity.codes == ()
     assert identity.profiles == ("vocos", "zipvoice")
     assert identity.floor == pytest.approx(-16.1181, rel=0, abs=1e-4)
+
+
+def test_a_bare_mel_louder_than_any_sound_fits_no_profile(speech: Tensor) -> None:
+    clip = speech.clone()
+    clip[30_000:40_000] = 0
+    mel = log_mel(clip)
+    mel[mel > -10] += 60
+    assert identify(mel).profiles == ()

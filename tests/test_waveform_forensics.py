@@ -174,6 +174,12 @@ def test_a_wrong_mix_is_named_where_the_channels_are_known(
     assert found.code == code
 
 
+def test_silence_behind_a_damaged_end_does_not_hide_that_it_is_the_end(speech: Tensor) -> None:
+    clip = speech.clone()
+    clip[250 * BLOCK :] = 0
+    assert named(clip, noisy_from(200, blocks=50)(clip)).code == "tail"
+
+
 def test_images_in_the_upper_bands_are_not_taken_for_missing_ones(speech: Tensor) -> None:
     low = resampled(RATE, 16_000)(speech)
     drawn = torch.nn.functional.interpolate(low[None, None], size=len(speech), mode="linear")
