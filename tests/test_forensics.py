@@ -244,10 +244,12 @@ def test_the_mel_of_another_project_is_named(speech: Tensor, name: str) -> None:
     assert diagnose(speech, mel).codes == (f"profile:{name}",)
 
 
-def test_the_floor_that_belongs_to_a_named_profile_is_no_finding_beside_it(speech: Tensor) -> None:
+@pytest.mark.parametrize("floor", [1e-5, 1e-7])
+def test_a_floor_in_use_is_no_finding_beside_a_named_profile(speech: Tensor, floor: float) -> None:
     clip = speech.clone()
     clip[30_000:40_000] = 0
-    diagnosis = diagnose(clip, log_mel(clip, profile("bigvgan-24k")))
+    recipe = dataclasses.replace(profile("bigvgan-24k"), floor=floor)
+    diagnosis = diagnose(clip, log_mel(clip, recipe))
     assert (diagnosis.codes, diagnosis.notes) == (("profile:bigvgan-24k",), ())
 
 
