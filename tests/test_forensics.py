@@ -438,3 +438,16 @@ def test_a_bare_mel_louder_than_any_sound_fits_no_profile(speech: Tensor) -> Non
     mel = log_mel(clip)
     mel[mel > -10] += 60
     assert identify(mel).profiles == ()
+
+
+def test_a_bare_mel_cut_off_at_its_top_shows_it(speech: Tensor) -> None:
+    assert "clamped" in identify(log_mel(speech).clamp(max=0.5)).codes
+
+
+@pytest.mark.parametrize(("below", "fits"), [(0.0, True), (0.4, False)])
+def test_a_bare_mel_of_more_range_than_a_profile_keeps_does_not_fit_it(
+    speech: Tensor, below: float, fits: bool
+) -> None:
+    mel = log_mel(_resampled(speech, 24_000, 16_000), profile("whisper"))
+    mel[0, 5] = mel.min() - below
+    assert ("whisper" in identify(mel).profiles) is fits
