@@ -10,8 +10,8 @@ import pytest
 from melcheck.stashes import HANDSHAKES, TRIPS, Handshakes, plan_of
 
 if TYPE_CHECKING:
+    from melcheck.explanations import Explanation
     from melcheck.handshakes import Handshake
-    from melcheck.loop_forensics import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.vocoders import Vocoder
 

@@ -213,7 +213,11 @@ CAUSES = _table(
         "only the end is wrong",
         "Pad the mels of a batch with the log of the floor, not with 0, or decode each one alone.",
     ),
-    ("places", "only some places are wrong", "Look at what happens there."),
+    (
+        "places",
+        "only some places are wrong",
+        "Listen there; sound that begins or ends abruptly is hard on a vocoder.",
+    ),
     (
         "rounding",
         "the arithmetic has fewer bits: half precision, TF32, an export in 8 bits",

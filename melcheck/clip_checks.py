@@ -18,7 +18,8 @@ from melcheck.artifacts import save_artifacts
 from melcheck.audio import load_audio
 from melcheck.clips import Clip, file_name
 from melcheck.config import MelCheckConfig
-from melcheck.loop_forensics import Explanation, explain_round_trip
+from melcheck.explanations import Explanation
+from melcheck.loop_forensics import explain_round_trip
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.sanity import Thresholds, Verdict, judge
 from melcheck.vocoders import Vocoder, load_vocoder

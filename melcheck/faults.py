@@ -18,6 +18,7 @@ from melcheck.clips import Clip
 from melcheck.faults_audio import AUDIO_FAULTS
 from melcheck.faults_files import FILE_FAULTS
 from melcheck.faults_mel import MEL_FAULTS
+from melcheck.faults_recipe import RECIPE_FAULTS
 from melcheck.faults_vocoder import VOCODER_FAULTS
 from melcheck.gates import inspect
 from melcheck.injections import Bench, Fault, Probe
@@ -28,7 +29,13 @@ from melcheck.vocoders import VocoderError
 
 __all__ = ["FAULTS", "expect_probe", "run_fault"]
 
-FAULTS: tuple[Fault, ...] = (*MEL_FAULTS, *AUDIO_FAULTS, *VOCODER_FAULTS, *FILE_FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *RECIPE_FAULTS,
+    *MEL_FAULTS,
+    *AUDIO_FAULTS,
+    *VOCODER_FAULTS,
+    *FILE_FAULTS,
+)
 """Every fault, in the order of the stages."""
 
 _PAUSE_SECONDS = 0.3

@@ -1,8 +1,8 @@
-"""Faults of the front end: mels of another recipe, damaged mels, mels of something else."""
+"""Faults that damage mels: stale, flipped, noisy, clipped, or not of this recording at all."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -25,15 +25,14 @@ from melcheck.damaged_mels import (
     stale,
     stretched,
     swapped,
-    without_warnings,
 )
-from melcheck.injections import Fault, Injection, Probe, Severities, recipe_change
+from melcheck.injections import Fault, Injection, Probe, Severities
 
 __all__ = ["MEL_FAULTS"]
 
-
 # Where a golden applies and the mel keeps its shape, that fires beside the comparison of floats.
 _SAME_SHAPE = ("extract", "golden-encoded", "golden-reconstructed")
+_OTHER_SHAPE = ("shape", "extract")
 
 
 def _mel_fault(
@@ -47,9 +46,6 @@ def _mel_fault(
     cause: str | None = None,
     probe: Probe = "recorded",
     caught_by: tuple[str, ...] = _SAME_SHAPE,
-    reaches_reference: bool = False,
-    visible: bool = True,
-    reason: str = "",
 ) -> Fault:
     return Fault(
         name=name,
@@ -59,99 +55,15 @@ def _mel_fault(
         source=source,
         inject=inject,
         severities=severities,
-        caught_by=caught_by if visible else (),
+        caught_by=caught_by,
         cause=cause,
         probe=probe,
-        reaches_reference=reaches_reference,
-        visible=visible,
-        reason=reason,
     )
-
-
-def _recipe_fault(
-    name: str,
-    row: int,
-    tier: Literal["A", "B", "C"],
-    source: str,
-    cause: str | None,
-    severities: Severities,
-    **options: Any,
-) -> Fault:
-    return _mel_fault(name, row, tier, source, recipe_change, severities, cause=cause, **options)
 
 
 _MATCHA = (-5.536622, 2.116101)
 
 MEL_FAULTS: tuple[Fault, ...] = (
-    _recipe_fault(
-        "mel-of-bigvgan",
-        1,
-        "A",
-        "F5-TTS #654",
-        "profile:bigvgan-24k",
-        [
-            (
-                "24k-100",
-                {
-                    "mel_scale": "slaney",
-                    "norm": "slaney",
-                    "padding": "same",
-                    "magnitude_eps": 1e-9,
-                    "floor": 1e-5,
-                },
-            )
-        ],
-        caught_by=(
-            "shape",
-            "extract",
-        ),
-    ),
-    _recipe_fault(
-        "slaney-scale",
-        3,
-        "A",
-        "pytorch/audio #1058",
-        "mel-scale",
-        [("slaney", {"mel_scale": "slaney"})],
-    ),
-    _recipe_fault(
-        "slaney-norm",
-        4,
-        "A",
-        "pytorch/audio #287",
-        "filter-norm",
-        [("slaney", {"norm": "slaney"})],
-    ),
-    _recipe_fault("log10", 5, "A", "DiffSinger #195", "log-base", [("log10", {"log_base": "10"})]),
-    _recipe_fault(
-        "decibels",
-        5,
-        "A",
-        "tacotron2 #379",
-        "decibels",
-        [
-            ("20log10", {"log_base": "10", "log_scale": 20.0}),
-            ("20log10-floor-1e-5", {"log_base": "10", "log_scale": 20.0, "floor": 1e-5}),
-        ],
-        caught_by=(
-            "range",
-            "extract",
-            "golden-encoded",
-            "golden-reconstructed",
-        ),
-    ),
-    _recipe_fault(
-        "normalised",
-        6,
-        "A",
-        "Matcha-TTS #9",
-        "normalisation",
-        [
-            ("matcha", {"mean": _MATCHA[0], "std": _MATCHA[1]}),
-            ("to-unit-range", {"mean": -5.0, "std": 7.0}),
-            ("tenth", {"std": 10.0}),
-        ],
-    ),
     _mel_fault(
         "normalised-twice",
         6,
@@ -161,30 +73,6 @@ MEL_FAULTS: tuple[Fault, ...] = (
         [("matcha", _MATCHA), ("to-unit-range", (-5.0, 7.0))],
         cause="normalisation",
     ),
-    _recipe_fault(
-        "padding",
-        8,
-        "A",
-        "vocos #18",
-        "padding",
-        [("same", {"padding": "same"}), ("none", {"padding": "none"})],
-        caught_by=(
-            "shape",
-            "extract",
-        ),
-    ),
-    _recipe_fault(
-        "last-frame-dropped",
-        8,
-        "A",
-        "hifi-gan #53",
-        None,
-        [("one", {"tail": "drop_last"})],
-        caught_by=(
-            "shape",
-            "extract",
-        ),
-    ),
     _mel_fault(
         "axes-swapped",
         9,
@@ -193,11 +81,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         swapped,
         [("frames-first", None)],
         cause="axes-transposed",
-        caught_by=(
-            "preflight",
-            "shape",
-            "extract",
-        ),
+        caught_by=("preflight", "shape", "extract"),
     ),
     _mel_fault(
         "axes-swapped-square",
@@ -210,46 +94,6 @@ MEL_FAULTS: tuple[Fault, ...] = (
         probe="square",
         caught_by=("extract",),
     ),
-    _recipe_fault(
-        "floor-too-high",
-        10,
-        "A",
-        "kokoro-ruslan #85",
-        "floor",
-        [("1e-5", {"floor": 1e-5}), ("1e-4", {"floor": 1e-4})],
-        probe="pause",
-        caught_by=("extract",),
-    ),
-    _recipe_fault(
-        "floor-too-low",
-        10,
-        "A",
-        "kokoro-ruslan #85",
-        "floor",
-        [("1e-9", {"floor": 1e-9}), ("1e-10", {"floor": 1e-10})],
-        probe="pause",
-        caught_by=("range",),
-    ),
-    _recipe_fault(
-        "floor-without-silence",
-        10,
-        "A",
-        "F5-TTS modules.py",
-        None,
-        [("1e-5", {"floor": 1e-5}), ("1e-9", {"floor": 1e-9})],
-        probe="hiss",
-        visible=False,
-        reason="No cell is as low as either floor, so both mels are one.",
-    ),
-    _recipe_fault(
-        "magnitude-eps",
-        10,
-        "A",
-        "hifi-gan meldataset.py",
-        "magnitude-eps",
-        [("1e-6", {"magnitude_eps": 1e-6}), ("1e-5", {"magnitude_eps": 1e-5})],
-    ),
-    _recipe_fault("power", 12, "A", "hifi-gan #170", "power", [("2", {"power": 2.0})]),
     _mel_fault(
         "int16-scale",
         14,
@@ -267,82 +111,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         scaled,
         [("24-bit", 2.0**23), ("32-bit", 2.0**31)],
         cause="gain",
-        caught_by=(
-            "range",
-            "extract",
-            "golden-encoded",
-            "full-scale",
-            "golden-reconstructed",
-        ),
-    ),
-    _recipe_fault(
-        "hop-length",
-        15,
-        "B",
-        "F5-TTS #491",
-        "hop-length",
-        [
-            ("240", {"hop_length": 240}),
-            ("300", {"hop_length": 300}),
-            ("128", {"hop_length": 128}),
-        ],
-        caught_by=(
-            "shape",
-            "extract",
-        ),
-    ),
-    _recipe_fault(
-        "n-fft",
-        15,
-        "B",
-        "UniversalVocoding #3",
-        "n-fft",
-        [("2048-window-1024", {"n_fft": 2048}), ("2048", {"n_fft": 2048, "win_length": 2048})],
-    ),
-    _recipe_fault(
-        "win-length",
-        15,
-        "B",
-        "F5-TTS #491",
-        "win-length",
-        [
-            ("640", {"win_length": 640}),
-            ("800", {"win_length": 800}),
-            ("1000", {"win_length": 1000}),
-        ],
-    ),
-    _recipe_fault(
-        "f-max",
-        16,
-        "B",
-        "FastSpeech2 #37",
-        "f-max",
-        [
-            ("7600", {"f_max": 7600.0}),
-            ("8000", {"f_max": 8000.0}),
-            ("11000", {"f_max": 11_000.0}),
-        ],
-    ),
-    _recipe_fault(
-        "f-min",
-        16,
-        "B",
-        "PWG configs (80 to 7600 Hz)",
-        "f-min",
-        [("20", {"f_min": 20.0}), ("50", {"f_min": 50.0}), ("80", {"f_min": 80.0})],
-    ),
-    _mel_fault(
-        "filterbank-rate",
-        17,
-        "B",
-        "StarGANv2-VC #56",
-        without_warnings,
-        [
-            ("16000", {"filterbank_rate": 16_000, "f_max": 8000.0}),
-            ("22050", {"filterbank_rate": 22_050, "f_max": 11_025.0}),
-            ("48000", {"filterbank_rate": 48_000, "f_max": 24_000.0}),
-        ],
-        cause="filterbank-rate",
+        caught_by=("range", "extract", "golden-encoded", "full-scale", "golden-reconstructed"),
     ),
     _mel_fault(
         "nan-sample",
@@ -352,12 +121,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         nan_sample,
         [("first", 0.0), ("middle", 0.5), ("last", 1.0)],
         cause="nan",
-        caught_by=(
-            "finite",
-            "range",
-            "extract",
-            "golden-encoded",
-        ),
+        caught_by=("finite", "range", "extract", "golden-encoded"),
     ),
     _mel_fault(
         "log-of-zero",
@@ -368,10 +132,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         [("no-floor", None)],
         cause="nan",
         probe="pause",
-        caught_by=(
-            "finite",
-            "range",
-        ),
+        caught_by=("finite", "range"),
     ),
     _mel_fault(
         "float16-overflow",
@@ -381,12 +142,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         overflow,
         [("int16-samples", None)],
         cause="nan",
-        caught_by=(
-            "finite",
-            "range",
-            "extract",
-            "golden-encoded",
-        ),
+        caught_by=("finite", "range", "extract", "golden-encoded"),
     ),
     _mel_fault(
         "mel-in-half",
@@ -406,40 +162,6 @@ MEL_FAULTS: tuple[Fault, ...] = (
         [("slaney-scale", {"mel_scale": "slaney"})],
         cause="mel-scale",
     ),
-    _recipe_fault(
-        "pad-mode",
-        33,
-        "C",
-        "pytorch/audio #2208",
-        "pad-mode",
-        [("constant", {"pad_mode": "constant"}), ("replicate", {"pad_mode": "replicate"})],
-        probe="hiss",
-        caught_by=("extract",),
-    ),
-    _recipe_fault(
-        "pad-mode-at-silent-edges",
-        33,
-        "C",
-        "librosa PR #1382",
-        None,
-        [("constant", {"pad_mode": "constant"}), ("replicate", {"pad_mode": "replicate"})],
-        probe="silent edges",
-        visible=False,
-        reason="Mirrored, repeated and inserted zeros are all zeros.",
-    ),
-    _recipe_fault(
-        "window",
-        34,
-        "C",
-        "mlx-audio #920",
-        "window",
-        [
-            ("symmetric", {"periodic": False}),
-            ("hamming", {"window": "hamming"}),
-            ("sqrt-hann", {"window": "sqrt_hann"}),
-            ("rectangular", {"window": "rectangular"}),
-        ],
-    ),
     _mel_fault(
         "filter-cache",
         35,
@@ -448,26 +170,6 @@ MEL_FAULTS: tuple[Fault, ...] = (
         short_key,
         [("slaney-norm", {"norm": "slaney"})],
         cause="filter-norm",
-    ),
-    _recipe_fault(
-        "stft-normalized",
-        36,
-        "C",
-        "speechbrain #1694",
-        "stft-normalized",
-        [("window", {"normalized": "window"}), ("frame-length", {"normalized": "frame_length"})],
-    ),
-    _recipe_fault(
-        "pre-emphasis",
-        37,
-        "C",
-        "tacotron2 #75",
-        "pre-emphasis",
-        [
-            ("0.97", {"pre_emphasis": 0.97}),
-            ("0.9", {"pre_emphasis": 0.9}),
-            ("0.5", {"pre_emphasis": 0.5}),
-        ],
     ),
     _mel_fault(
         "clamped",
@@ -486,21 +188,6 @@ MEL_FAULTS: tuple[Fault, ...] = (
         double_log,
         [("twice", None)],
         cause="double-log",
-    ),
-    _recipe_fault(
-        "no-log",
-        50,
-        "C",
-        "transformer-vocos PR #10",
-        "no-log",
-        [("linear", {"log_base": None})],
-        caught_by=(
-            "range",
-            "extract",
-            "golden-encoded",
-            "full-scale",
-            "golden-reconstructed",
-        ),
     ),
     _mel_fault("blurred-mel", 51, "C", "tacotron2 #50", blurred, [("3", 3), ("7", 7), ("15", 15)]),
     _mel_fault(
@@ -530,44 +217,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         "CosyVoice #788",
         stretched,
         [("1.0884", 1.0884), ("0.9188", 0.9188)],
-        caught_by=(
-            "shape",
-            "extract",
-        ),
-    ),
-    _recipe_fault(
-        "rounded-hop",
-        53,
-        "C",
-        "VoiceFlow #11",
-        "hop-length",
-        [("255", {"hop_length": 255}), ("257", {"hop_length": 257})],
-        caught_by=("extract",),
-    ),
-    _mel_fault(
-        "empty-bands",
-        57,
-        "C",
-        "librosa #478",
-        without_warnings,
-        [
-            ("n-fft-512", {"n_fft": 512, "win_length": 512}),
-            ("n-fft-256", {"n_fft": 256, "win_length": 256}),
-        ],
-        cause="n-fft",
-    ),
-    _recipe_fault(
-        "n-mels",
-        58,
-        "C",
-        "hifi-gan #166",
-        "n-mels",
-        [("80", {"n_mels": 80}), ("128", {"n_mels": 128})],
-        caught_by=(
-            "preflight",
-            "shape",
-            "extract",
-        ),
+        caught_by=_OTHER_SHAPE,
     ),
     _mel_fault(
         "hidden-dither",
@@ -576,29 +226,7 @@ MEL_FAULTS: tuple[Fault, ...] = (
         "pytorch/audio #263",
         dithered,
         [("1e-5", 1e-5), ("1e-3", 1e-3)],
-        caught_by=(
-            "extract",
-            "golden-encoded",
-            "repeat",
-            "golden-reconstructed",
-        ),
-    ),
-    _recipe_fault(
-        "library-drift",
-        56,
-        "C",
-        "librosa PR #1382",
-        None,
-        [
-            ("window", {"periodic": False}),
-            ("filters", {"mel_scale": "slaney"}),
-            ("filter-norm", {"norm": "slaney"}),
-        ],
-        caught_by=(
-            "golden-encoded",
-            "golden-reconstructed",
-        ),
-        reaches_reference=True,
+        caught_by=("extract", "golden-encoded", "repeat", "golden-reconstructed"),
     ),
     _mel_fault(
         "frequency-flipped",
@@ -613,4 +241,4 @@ MEL_FAULTS: tuple[Fault, ...] = (
         "time-flipped", 63, "C", "by reasoning", flip(-1), [("frames", None)], cause="time-flipped"
     ),
 )
-"""Faults of the front end."""
+"""Faults of the front end beyond its recipe."""

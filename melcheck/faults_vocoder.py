@@ -2,251 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from vocos import Vocos
-from vocos.heads import ISTFTHead
 
+from melcheck.damaged_vocoders import (
+    chunked,
+    half_backbone,
+    head_gain,
+    head_padding,
+    head_padding_cut,
+    int8,
+    lost_gain,
+    own_istft,
+    padded_batch,
+    raw_weights,
+    reordered,
+    reset,
+    rounded_weights,
+    short_chunks,
+    tf32,
+    transform,
+)
 from melcheck.injections import Bench, Fault, Severities
 from melcheck.loops import Loop
-from melcheck.recipes import VOCOS
 
 __all__ = ["VOCODER_FAULTS"]
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def _reset(bench: Bench, prefix: str) -> Loop:
-    """Load with strict=False a file that lacks these keys: they keep their first random values."""
-    model = bench.model
-    kept = {key: value for key, value in model.state_dict().items() if not key.startswith(prefix)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for name, module in model.named_modules():
-            fresh = getattr(module, "reset_parameters", None)
-            if name.startswith(prefix) and fresh is not None:
-                fresh()
-    model.load_state_dict(kept, strict=False)
-    return bench.decode_with(model)
-
-
-def _raw_weights(bench: Bench, distance: float) -> Loop:
-    """Take the weights of the last step where their moving average is expected, or the reverse."""
-    model = bench.model
-    generator = _generator()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(distance * parameter.std().nan_to_num() * noise)
-    return bench.decode_with(model)
-
-
-def _rounded_weights(bench: Bench, dtype: torch.dtype) -> Loop:
-    model = bench.model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))
-    return bench.decode_with(model)
-
-
-def _half_backbone(bench: Bench, dtype: torch.dtype) -> Loop:
-    """Compute the backbone in fewer bits; the inverse transform exists in float32 only."""
-    model = bench.model
-    backbone = model.backbone.to(dtype)
-
-    @torch.inference_mode()
-    def decode(mel: Tensor) -> Tensor:
-        waveform: Tensor = model.head(backbone(mel.to(dtype)).float())
-        return waveform
-
-    return bench.decode(decode)
-
-
-def _tf32(bench: Bench, mantissa_bits: int) -> Loop:
-    """Round what enters each product to the mantissa of TF32, as tensor cores do."""
-    model = bench.model
-    dropped = 23 - mantissa_bits
-
-    def rounded(values: Tensor) -> Tensor:
-        bits = values.contiguous().view(torch.int32)
-        return ((bits + (1 << (dropped - 1))) & ~((1 << dropped) - 1)).view(torch.float32)
-
-    def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (rounded(inputs[0]), *inputs[1:])
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, (nn.Conv1d, nn.Linear)):
-                module.weight.copy_(rounded(module.weight))
-                module.register_forward_pre_hook(before)
-    return bench.decode_with(model)
-
-
-def _reordered(bench: Bench, _: None) -> Loop:
-    """Sum the products of each layer in another order at each call, as atomic additions do."""
-    model = bench.model
-
-    def reorder(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> Tensor:
-        weight = module.get_parameter("weight")
-        order = torch.randperm(weight.shape[1])
-        bias = module.get_parameter("bias")
-        return nn.functional.linear(inputs[0][..., order], weight[:, order], bias)
-
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(reorder)  # what a hook returns is the layer's result
-    return bench.decode_with(model)
-
-
-def _lost_gain(bench: Bench, name: str) -> Loop:
-    """Remove weight normalisation by keeping the direction v and losing the length g."""
-    model = bench.model
-    weight = model.get_parameter(name)
-    with torch.no_grad():
-        weight.div_(weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)))
-    return bench.decode_with(model)
-
-
-def _padded_batch(bench: Bench, value: float) -> Loop:
-    """Pad the shorter mels of a batch with one value."""
-    decode = bench.expected.loop.decode
-
-    def decode_batch(mels: Sequence[Tensor]) -> list[Tensor]:
-        longest = max(mel.shape[-1] for mel in mels)
-        padded = [nn.functional.pad(mel, (0, longest - mel.shape[-1]), value=value) for mel in mels]
-        waveforms = decode(torch.cat(padded))
-        lengths = [VOCOS.num_samples(mel.shape[-1]) for mel in mels]
-        return [waveforms[item : item + 1, :length] for item, length in enumerate(lengths)]
-
-    return dataclasses.replace(bench.expected.loop, decode_batch=decode_batch)
-
-
-def _chunked(bench: Bench, chunk: tuple[int, int]) -> Loop:
-    """Decode in chunks of so many frames, with too little context on each side."""
-    frames, context = chunk
-    decode = bench.expected.loop.decode
-    hop = VOCOS.hop_length
-
-    def decode_chunks(mel: Tensor) -> Tensor:
-        total = mel.shape[-1]
-        parts = []
-        for begin in range(0, total - 1, frames):
-            end = min(begin + frames, total - 1)
-            first = max(0, begin - context)
-            # A chunk of f frames gives (f - 1) hops, so that one frame more is needed.
-            part = decode(mel[..., first : min(end + 1 + context, total)])
-            parts.append(part[..., (begin - first) * hop : (end - first) * hop])
-        return torch.cat(parts, dim=-1)
-
-    return bench.decode(decode_chunks)
-
-
-def _short_chunks(bench: Bench, frames: int) -> Loop:
-    """Join chunks as they come: each one is a hop shorter than its frames."""
-    decode = bench.expected.loop.decode
-
-    def decode_chunks(mel: Tensor) -> Tensor:
-        chunks = torch.split(mel, frames, dim=-1)
-        return torch.cat([decode(chunk) for chunk in chunks if chunk.shape[-1] > 1], dim=-1)
-
-    return bench.decode(decode_chunks)
-
-
-def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
-    """The complex spectrum that the head predicts, as `vocos.heads.ISTFTHead` builds it."""
-    magnitude, phase = model.head.out(model.backbone(mel)).transpose(1, 2).chunk(2, dim=1)
-    return torch.polar(magnitude.exp().clip(max=1e2), phase)
-
-
-def _own_istft(
-    envelope: Literal["squared", "window", "none"],
-    *,
-    reverse: bool = False,
-    conjugate: bool = False,
-    late: int = 0,
-) -> Callable[[Bench], Loop]:
-    """Write the overlap-add oneself: frames times the window, summed, over an envelope.
-
-    For x = sum_t w(n - tH) f_t(n) with f_t = w x, the sum is x sum_t w^2: that is what it must be
-    divided by. At a hop of a quarter of the window sum w^2 = 1.5 and sum w = 2, so that no division
-    gives 1.5 x, and the division by sum w gives 0.75 x.
-    """
-
-    def inject(bench: Bench) -> Loop:
-        model = bench.model
-        window = torch.hann_window(VOCOS.win_length)
-
-        def overlap_add(frames: Tensor) -> Tensor:
-            length = (frames.shape[-1] - 1) * VOCOS.hop_length + VOCOS.n_fft
-            added = nn.functional.fold(
-                frames, (1, length), (1, VOCOS.n_fft), stride=(1, VOCOS.hop_length)
-            )
-            return added[:, 0, 0]
-
-        @torch.inference_mode()
-        def decode(mel: Tensor) -> Tensor:
-            spectrum = _spectrum(model, mel)
-            if conjugate:
-                spectrum = spectrum.conj()
-            frames = torch.fft.irfft(spectrum, n=VOCOS.n_fft, dim=1)
-            if reverse:
-                frames = frames.flip(1)
-            added = overlap_add(frames * window[:, None])
-            if envelope != "none":
-                weight = window.square() if envelope == "squared" else window
-                added = added / overlap_add(weight[:, None].expand_as(frames)).clip(min=1e-8)
-            begin = VOCOS.pad_samples + late
-            return nn.functional.pad(added, (0, late))[
-                :, begin : begin + VOCOS.num_samples(mel.shape[-1])
-            ]
-
-        return bench.decode(decode)
-
-    return inject
-
-
-def _transform(bench: Bench, inject: Callable[[Bench], Loop]) -> Loop:
-    return inject(bench)
-
-
-def _int8(bench: Bench, name: str) -> Loop:
-    """Export with weights in 8 bits, one scale a tensor."""
-    model = bench.model
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.startswith(name) and parameter.dim() > 1:
-                scale = parameter.abs().max() / 127
-                parameter.copy_((parameter / scale).round() * scale)
-    return bench.decode_with(model)
-
-
-def _same_head(model: Vocos) -> Vocos:
-    config = {"dim": model.head.out.in_features, "n_fft": VOCOS.n_fft}
-    head = ISTFTHead(**config, hop_length=VOCOS.hop_length, padding="same")
-    head.load_state_dict(model.head.state_dict())
-    model.head = head.eval().requires_grad_(False)
-    return model
-
-
-def _head_padding(bench: Bench, _: None) -> Loop:
-    return bench.decode_with(_same_head(bench.model))
-
-
-def _head_padding_cut(bench: Bench, _: None) -> Loop:
-    """Cut what the other head gives to the length that is expected."""
-    model = _same_head(bench.model)
-    return bench.decode(lambda mel: model.decode(mel)[:, : VOCOS.num_samples(mel.shape[-1])])
-
-
-def _head_gain(bench: Bench, factor: float) -> Loop:
-    decode = bench.expected.loop.decode
-    return bench.decode(lambda mel: factor * decode(mel))
 
 
 def _vocoder_fault(
@@ -281,7 +63,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         20,
         "B",
         "hifi-gan #50",
-        _padded_batch,
+        padded_batch,
         [("0", 0.0), ("-4", -4.0), ("-11.5", -11.5)],
         caught_by=("batch",),
         cause="tail",
@@ -291,7 +73,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         21,
         "B",
         "hifi-gan #132",
-        _chunked,
+        chunked,
         [("32", (32, 0)), ("100", (100, 0)), ("100-context-8", (100, 8))],
         cause="seams",
     ),
@@ -300,19 +82,16 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         21,
         "B",
         "sglang-omni #1355",
-        _short_chunks,
+        short_chunks,
         [("47", 47), ("100", 100)],
-        caught_by=(
-            "shape",
-            "decode",
-        ),
+        caught_by=("shape", "decode"),
     ),
     _vocoder_fault(
         "weights-partly-loaded",
         22,
         "B",
         "F5-TTS #1292",
-        _reset,
+        reset,
         [
             ("one-layer", "backbone.convnext.2.dwconv"),
             ("one-block", "backbone.convnext.3"),
@@ -326,7 +105,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         24,
         "B",
         "sglang-omni #1715",
-        _half_backbone,
+        half_backbone,
         [("bfloat16", torch.bfloat16), ("float16", torch.float16)],
         caught_by=("decode",),
         cause="rounding",
@@ -336,7 +115,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         24,
         "B",
         "ComfyUI #13219",
-        _rounded_weights,
+        rounded_weights,
         [("bfloat16", torch.bfloat16)],
     ),
     _vocoder_fault(
@@ -344,10 +123,10 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         27,
         "B",
         "pytorch #126649",
-        _transform,
+        transform,
         [
-            ("reversed", _own_istft("squared", reverse=True)),
-            ("conjugate", _own_istft("squared", conjugate=True)),
+            ("reversed", own_istft("squared", reverse=True)),
+            ("conjugate", own_istft("squared", conjugate=True)),
         ],
     ),
     _vocoder_fault(
@@ -355,7 +134,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         31,
         "B",
         "F5-TTS #895",
-        _raw_weights,
+        raw_weights,
         [("1%", 0.01), ("5%", 0.05), ("20%", 0.2)],
     ),
     _vocoder_fault(
@@ -363,7 +142,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         32,
         "B",
         "vllm-omni #7231",
-        _reordered,
+        reordered,
         [("random", None)],
         caught_by=("repeat",),
     ),
@@ -372,7 +151,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         24,
         "B",
         "ComfyUI #13219",
-        _half_backbone,
+        half_backbone,
         [("bfloat16", torch.bfloat16)],
         caught_by=("golden-reconstructed",),
         reaches_reference=True,
@@ -382,7 +161,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         32,
         "B",
         "vllm-omni #7231",
-        _tf32,
+        tf32,
         [("10-bits", 10)],
         caught_by=("decode",),
         cause="rounding",
@@ -392,8 +171,8 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         46,
         "C",
         "kesha #718",
-        _transform,
-        [("none", _own_istft("none")), ("window", _own_istft("window"))],
+        transform,
+        [("none", own_istft("none")), ("window", own_istft("window"))],
         cause="gain",
     ),
     _vocoder_fault(
@@ -401,7 +180,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         46,
         "C",
         "tensorflow #16465",
-        _head_gain,
+        head_gain,
         [("half", 0.5), ("1.05", 1.05), ("2", 2.0)],
         cause="gain",
     ),
@@ -410,22 +189,22 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         47,
         "C",
         "vocos #38",
-        _transform,
+        transform,
         [
-            ("1-sample-late", _own_istft("squared", late=1)),
-            ("half-window-late", _own_istft("squared", late=512)),
+            ("1-sample-late", own_istft("squared", late=1)),
+            ("half-window-late", own_istft("squared", late=512)),
         ],
         cause="shifted",
     ),
     _vocoder_fault(
-        "exported-in-8-bits", 47, "C", "focalcodec #9", _int8, [("head", "head.out"), ("all", "")]
+        "exported-in-8-bits", 47, "C", "focalcodec #9", int8, [("head", "head.out"), ("all", "")]
     ),
     _vocoder_fault(
         "head-padding",
         48,
         "C",
         "vocos #18",
-        _head_padding,
+        head_padding,
         [("same", None)],
         caught_by=("preflight",),
     ),
@@ -434,7 +213,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         48,
         "C",
         "wavenext #4",
-        _head_padding_cut,
+        head_padding_cut,
         [("same", None)],
         cause="shifted",
     ),
@@ -443,7 +222,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         60,
         "C",
         "FlowSE #5",
-        _lost_gain,
+        lost_gain,
         [("one-layer", "backbone.convnext.2.pwconv1.weight"), ("head", "head.out.weight")],
         cause="weights",
     ),
@@ -452,7 +231,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         64,
         "C",
         "by reasoning",
-        _head_gain,
+        head_gain,
         [("-1", -1.0)],
         caught_by=("decode",),
         cause="polarity",

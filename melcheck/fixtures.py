@@ -37,10 +37,10 @@ from melcheck.summary import ROW_PROPERTY, SPEED_PROPERTY
 if TYPE_CHECKING:
     from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
+    from melcheck.explanations import Explanation
     from melcheck.frontends import Frontend
     from melcheck.goldens import Golden
     from melcheck.handshakes import Handshake
-    from melcheck.loop_forensics import Explanation
     from melcheck.mel_cache import FreshMel
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from melcheck.explanations import Explanation
 from melcheck.handshakes import Handshake
-from melcheck.loop_forensics import Explanation
 
 __all__ = ["explain_front_end"]
 

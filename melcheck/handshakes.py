@@ -33,6 +33,7 @@ _STORAGE_ROUNDINGS = 2.0
 # Below the floors in use, from 1e-5 down, a difference is one of the floor.
 _FLOOR_MAGNITUDE = 1.2e-5
 _EDGE_FRAMES = 2
+_MEL_DIM = 2
 _SPEECH = "speech"
 
 
@@ -46,7 +47,7 @@ class ProbeResult:
         expected_frames: Of the reference.
         max_abs_diff: Over the common frames, nats; NaN where the shapes cannot be compared.
         where: Where it differs: "length", "floor", "edges", "bands 3-7", "everywhere".
-        diagnosis: Of this probe, None where it failed.
+        diagnosis: Of this probe; None where it failed, or where two others had agreed before.
         error: What the front end raised or returned instead, in one line; "" for nothing.
     """
 
@@ -140,57 +141,93 @@ def handshake(
     """
     clips = list(probes(sample_rate=expected.sample_rate))
     clips += [Probe(f"{_SPEECH} {index}", clip.reshape(-1)) for index, clip in enumerate(speech, 1)]
+    answers = [_ask(frontend, clip) for clip in clips]
+    diagnoses, agreed = _diagnosed(clips, answers, expected)
     results, layouts = [], []
-    for clip in clips:
-        result, layout = _try(frontend, clip, expected)
-        results.append(result)
-        layouts.append(layout)
-    known = [layout for layout in layouts if layout]
+    for clip, answer, diagnosis in zip(clips, answers, diagnoses, strict=True):
+        if answer.mel is None:
+            frames = expected.frames(clip.waveform.shape[-1])
+            results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, answer.error))
+            continue
+        told = diagnosis or agreed
+        swapped = told is not None and told.names("axes-transposed")
+        bands_last = swapped != (expected.axes == "frames_first")
+        layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
+        layouts.append(layout.replace("[", "[batch, ") if answer.dimensions > _MEL_DIM else layout)
+        upright = answer.mel.T if bands_last else answer.mel
+        reference = log_mel(clip.waveform, expected)
+        if expected.axes == "frames_first":
+            reference = reference.T
+        where, largest = _where(reference, upright, expected)
+        frames, wanted = upright.shape[-1], reference.shape[-1]
+        results.append(ProbeResult(clip.name, frames, wanted, largest, where, diagnosis))
     return Handshake(
         verdict=_verdict(results),
         results=tuple(results),
         diagnosis=_most_telling(results),
-        layout=known[0] if known else "nothing usable",
+        layout=layouts[0] if layouts else "nothing usable",
     )
 
 
-def _try(
-    frontend: Callable[[Tensor], Any], clip: Probe, expected: MelRecipe
-) -> tuple[ProbeResult, str]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What the front end gave for one clip.
+
+    Attributes:
+        mel: Of two dimensions, axes as they came; None where it gave none.
+        dimensions: That it came with.
+        error: What went wrong, in one line; "" for nothing.
+    """
+
+    mel: Tensor | None
+    dimensions: int
+    error: str = ""
+
+
+def _ask(frontend: Callable[[Tensor], Any], clip: Probe) -> _Answer:
     waveform = clip.waveform[None].clone()
-    reference = log_mel(clip.waveform, expected)
-    if expected.axes == "frames_first":
-        reference = reference.T
-    frames = reference.shape[-1]
-
-    def failed(error: str) -> tuple[ProbeResult, str]:
-        return ProbeResult(clip.name, 0, frames, torch.nan, (), None, error), ""
-
     try:
         returned = frontend(waveform)
     # Whatever the user's own code raises is the finding.
     except THEIR_ERRORS as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
-        return failed(f"{text}: {reason}")
+        return _Answer(None, 0, f"{text}: {reason}")
     try:
-        shape = list(getattr(returned, "shape", ()))
-        mel = as_mel(returned)
+        return _Answer(as_mel(returned), len(getattr(returned, "shape", ())))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        return failed(f"the front end returned {type(returned).__name__}, no mel: {reason}")
-    diagnosis = diagnose(
-        clip.waveform, mel.T if expected.axes == "frames_first" else mel, expected=expected
-    )
-    lying = diagnosis.names("axes-transposed")
-    bands_last = lying != (expected.axes == "frames_first")
-    layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
-    if len(shape) > 2:
-        layout = layout.replace("[", "[batch, ")
-    upright = mel.T if bands_last else mel
-    where, largest = _where(reference, upright, expected)
-    result = ProbeResult(clip.name, upright.shape[-1], frames, largest, where, diagnosis)
-    return result, layout
+        text = f"the front end returned {type(returned).__name__}, no mel: {reason}"
+        return _Answer(None, 0, text)
+
+
+def _diagnosed(
+    clips: Sequence[Probe], answers: Sequence[_Answer], expected: MelRecipe
+) -> tuple[list[Diagnosis | None], Diagnosis | None]:
+    """Diagnose clips until two say the same of a mel that is not sound.
+
+    What no recipe explains takes longest, and a third clip would say it again. Speech comes first
+    and a probe second, so that those two are as unlike as they can be.
+
+    Returns:
+        A diagnosis for each clip, None where there is no mel or no need; and what two agreed on.
+    """
+    found: list[Diagnosis | None] = [None] * len(clips)
+    speech = [index for index, clip in enumerate(clips) if clip.name.startswith(_SPEECH)]
+    order = [*speech[:1], *(index for index in range(len(clips)) if index not in speech[:1])]
+    said: set[tuple[str, tuple[str, ...]]] = set()
+    for index in order:
+        mel = answers[index].mel
+        if mel is None:
+            continue
+        diagnosis = diagnose(clips[index].waveform, mel, expected=expected)
+        found[index] = diagnosis
+        if diagnosis.kind not in ("fault", "unknown"):
+            continue
+        if (diagnosis.kind, diagnosis.codes) in said:
+            return found, diagnosis
+        said.add((diagnosis.kind, diagnosis.codes))
+    return found, None
 
 
 def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[str, ...], float]:

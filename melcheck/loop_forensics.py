@@ -10,15 +10,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from melcheck.causes import cause
+from melcheck.explanations import Explanation, explanation
 from melcheck.metrics import mae
 from melcheck.pipeline import RoundTrip
 
-__all__ = ["Explanation", "explain_round_trip"]
+__all__ = ["explain_round_trip"]
 
 # An explanation is named when it leaves at most this share of the error. Measured on the nine
 # speech fixtures with the embedded vocoder: a delay of 128 to 384 samples, moved back, leaves 0.25
@@ -57,26 +58,6 @@ _KNOWN_GAINS = {
     math.log(32768.0): "16-bit integers taken for full scale",
 }
 _GAIN_TOLERANCE_NATS = 0.03
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One likely cause of a bad reconstruction.
-
-    Attributes:
-        code: Stable name, kebab-case.
-        title: What is wrong, in a few words.
-        evidence: What was measured.
-        fix: What to do, in one line.
-    """
-
-    code: str
-    title: str
-    evidence: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.title} ({self.evidence}). {self.fix}"
 
 
 def explain_round_trip(
@@ -122,39 +103,23 @@ def _band_limited(trip: RoundTrip) -> Explanation | None:
     ):
         return None
     source = trip.audio.source_sample_rate
-    return Explanation(
+    return explanation(
         "band-limited",
-        "the file holds no sound in the upper bands",
-        f"it is sampled at {source:,} Hz, so that nothing lies above {source // 2:,} Hz; "
+        f"the file is sampled at {source:,} Hz, so that nothing lies above {source // 2:,} Hz; "
         f"the mel reaches {rate // 2:,} Hz",
-        "Judge the vocoder by recordings of its own rate; do not train on such files unawares.",
     )
 
 
 def _levels(waveform: Tensor, decoded: Tensor) -> Explanation | None:
     if not bool(torch.isfinite(decoded).all()):
         broken = int((~torch.isfinite(decoded)).sum())
-        return Explanation(
-            "non-finite",
-            "the vocoder returns NaN or infinity",
-            f"{broken:,} of {decoded.numel():,} samples",
-            "Run it in float32; check the weights for NaN.",
-        )
+        return explanation("non-finite", f"{broken:,} of {decoded.numel():,} decoded samples")
     peak, decoded_peak = float(waveform.abs().max()), float(decoded.abs().max())
     if peak > _INTEGER_PEAK:
-        return Explanation(
-            "int16-scale",
-            "the waveform is not scaled to +-1",
-            f"its peak is {peak:,.0f}",
-            "Divide integer samples by their full scale (32768 for 16 bit) before the mel.",
-        )
+        return explanation("int16-scale", f"the clip's peak is {peak:,.0f}")
     if decoded_peak < _SILENT_PEAK < peak:
-        return Explanation(
-            "silent-output",
-            "the vocoder returns silence",
-            f"peak {decoded_peak:.1e} for a clip of peak {peak:.2f}",
-            "Its weights are not loaded, or the mel is far below the range it was trained on.",
-        )
+        evidence = f"decoded, a clip of peak {peak:.2f} has one of {decoded_peak:.1e}"
+        return explanation("silent-output", evidence)
     return None
 
 
@@ -177,7 +142,7 @@ def _shift(
         "output-shifted",
         f"the output is {abs(late)} samples {'late' if late > 0 else 'early'}",
         f"moved back, the error falls from {unmoved:.2f} to {left:.2f} nats; {frames:+.2f} frames",
-        "Give extractor and head the same padding; cut the delay of a codec or filter.",
+        cause("shifted").fix,
     )
 
 
@@ -234,28 +199,12 @@ def _places(reference: Tensor, estimate: Tensor, trip: RoundTrip) -> Explanation
     evidence = f"the error stands out {len(groups)} times, at {times}{more} s"
     gaps = [after[0] - before[0] for before, after in itertools.pairwise(groups)]
     if len(groups) >= _FEWEST_SEAMS and max(gaps) - min(gaps) <= _GAP_TOLERANCE_FRAMES:
-        return Explanation(
-            "seams",
-            f"there is a seam every {sum(gaps) / len(gaps):.0f} frames",
-            evidence,
-            "Decode chunks with at least 30 frames of context on each side and cut it off.",
-        )
+        return explanation("seams", f"{evidence}, every {sum(gaps) / len(gaps):.0f} frames")
     if by_frame.mean() < usual / _REMAINING_SHARE:
         return None
     if len(groups) == 1 and groups[0][1] == len(by_frame) - 1:
-        return Explanation(
-            "tail",
-            "only the end is wrong",
-            evidence,
-            "Pad the mels of a batch with the log of the floor, not with 0, which is loud; "
-            "or decode each one alone.",
-        )
-    return Explanation(
-        "places",
-        "only some frames are wrong",
-        evidence,
-        "Listen there; sound that begins or ends abruptly is hard on a vocoder.",
-    )
+        return explanation("tail", evidence)
+    return explanation("places", evidence)
 
 
 def _groups(frames: list[int]) -> list[tuple[int, int]]:

@@ -106,7 +106,7 @@ def rank_pairs(cells: Cells, sound: Sound) -> list[tuple[float, Hypothesis]]:
     """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
     narrow, promising = _each_spectrum(cells, sound)
     ordered = [narrow[index].spectrum for index in promising]
-    pairs = _two_spectra(sound, ordered[:_PROMISING_FIRST], ordered)
+    pairs = _two_spectra(ordered[:_PROMISING_FIRST], ordered)
     scores = _scores(cells, sound, ordered[_PROMISING_SPECTRA:], every_range=True)
     scores += _scores(cells, sound, pairs, every_range=False)
     return _best(sound, scores, _RANKED)
@@ -226,16 +226,15 @@ def _best(sound: Sound, scores: list[_Scores], most: int) -> list[tuple[float, H
 
 
 def _two_spectra(
-    sound: Sound, first: list[tuple[Change, ...]], second: list[tuple[Change, ...]]
+    first: list[tuple[Change, ...]], second: list[tuple[Change, ...]]
 ) -> list[tuple[Change, ...]]:
     """Return the pairs of changes of the spectrum that do not touch the same number."""
-    recipe = sound.recipe
     found: dict[frozenset[Change], tuple[Change, ...]] = {}
     for one, other in itertools.product(first, second):
         names = [name for change in (*one, *other) for name, _ in change.numbers]
         numbers = {name: value for change in (*one, *other) for name, value in change.numbers}
-        n_fft = numbers.get("n_fft", recipe.n_fft)
-        if len(names) == len(numbers) and numbers.get("win_length", recipe.win_length) <= n_fft:
+        # A shorter transform brings its own window, so that no pair has one that is too long.
+        if len(names) == len(numbers):
             found.setdefault(frozenset((*one, *other)), (*one, *other))
     return list(found.values())
 

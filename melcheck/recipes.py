@@ -70,7 +70,8 @@ class MelRecipe:
         mel_scale: "htk" (2595 log10(1 + f / 700)) or "slaney" (linear below 1 kHz).
         norm: None (triangles of height 1) or "slaney" (triangles of equal area).
         filterbank_rate: Hz that the filters are laid out for; None for `sample_rate`. Another one
-            is a mistake that is made: it is torchaudio's default, 16,000.
+            is a mistake that is made: it is torchaudio's default, 16,000. Half of it may lie below
+            `f_max`, as torchaudio allows: bands up there hold no bin and stay at the floor.
         floor: What keeps the logarithm finite.
         floor_mode: Whether the mel is "clip"ped to at least the floor or the floor is "add"ed.
         log_base: "e", "10", or None for a mel without logarithm.
@@ -138,11 +139,11 @@ class MelRecipe:
             raise ValueError(
                 f"win_length must be at most n_fft, got {self.win_length} > {self.n_fft}."
             )
-        nyquist = (self.filterbank_rate or self.sample_rate) / 2
-        if not 0 <= self.f_min < self.f_max <= nyquist:
+        highest = max(self.filterbank_rate or 0, self.sample_rate) / 2
+        if not 0 <= self.f_min < self.f_max <= highest:
             raise ValueError(
-                f"f_min and f_max must satisfy 0 <= f_min < f_max <= {nyquist:g} Hz (half the "
-                f"rate of the filters), got {self.f_min} and {self.f_max}."
+                f"f_min and f_max must satisfy 0 <= f_min < f_max <= {highest:g} Hz (half the "
+                f"sampling rate), got {self.f_min} and {self.f_max}."
             )
 
     # Shape arithmetic. Let p be the samples of padding on each side. A frame needs n_fft samples

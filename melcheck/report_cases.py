@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from melcheck.clips import sha256_file
-from melcheck.loop_forensics import Explanation
+from melcheck.explanations import Explanation
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import MelRecipe, band_centres_hz

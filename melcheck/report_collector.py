@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from melcheck.clips import Clip
-    from melcheck.loop_forensics import Explanation
+    from melcheck.explanations import Explanation
     from melcheck.pipeline import RoundTrip
     from melcheck.report import CaseRow, Outcome
     from melcheck.report_baseline import Baseline

@@ -7,7 +7,6 @@ damaged audio.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.damaged_sounds import at_level, damaged_sounds, levels
 from melcheck.fitting import Fit, Hypothesis, Sound, fit, refine
 from melcheck.hypotheses import changed
 from melcheck.inspection import Prepared, storage_step
-from melcheck.ranking import Cells, best, louder_cells, rank, rank_pairs, residuals
+from melcheck.ranking import louder_cells, rank, rank_pairs, residuals
 from melcheck.recipes import MelRecipe
 from melcheck.residue import TOP_BANDS_SHARE, top_bands
+from melcheck.search_damage import damaged, fallen
 from melcheck.selection import Choice, decide
 from melcheck.sounds import drifting, profile_sounds, sounds
-from melcheck.tuning import golden_section, tuned
+from melcheck.tuning import tuned
 
 __all__ = ["Look", "closer_look", "first_look"]
 
@@ -37,10 +36,6 @@ _PLACE_REACH = 4
 # Residuals below these are rounding: of float32, and of storage in fewer bits.
 _ROUNDING_NATS = 2e-4
 _STORED_ROUNDING_NATS = 1e-3
-_SECTIONS = 22
-# Damage is worth a closer look where it ranks so much better than none.
-_PROMISING_SHARE = 0.7
-_FALLEN_NATS = 0.5
 # Residuals within this factor of the smallest come as near, as long as nothing is explained.
 _AS_NEAR = 1.01
 # A pair is worth a search for its own place where it leaves so much less than what is there.
@@ -118,7 +113,10 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
         trimmed = _without_top(prepared, fits)
         if trimmed is not None:
             return trimmed
-        fits += _damaged(prepared, fits, look.readings[0], channels)
+        sound = look.readings[0]
+        ranked = damaged(prepared, _simplest(fits), sound, channels)
+        fitted = _refined(prepared, ranked[:_REFINED])
+        fits += [entry for entry in fitted if fallen(prepared, entry, sound)]
     return decide(prepared, fits)
 
 
@@ -245,68 +243,3 @@ def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
     choice = decide(prepared, again, ignored=("top",))
     known = choice.named and top_bands(prepared, choice.fit) is not None
     return choice if known else None
-
-
-def _damaged(
-    prepared: Prepared, fits: list[Fit], sound: Sound, channels: Tensor | None
-) -> list[Fit]:
-    """Return the best hypotheses about damaged audio, under the filters and powers."""
-    # Damage is tried at the place and under the spectrum that came nearest.
-    nearest = _simplest(fits)
-    origins = [sound]
-    if nearest.sound.recipe == sound.recipe and nearest.sound.offset != sound.offset:
-        origins.append(nearest.sound)
-    if nearest.changes:
-        origins.append(
-            dataclasses.replace(nearest.sound, changes=nearest.all_changes, recipe=nearest.recipe)
-        )
-    ranked: list[tuple[float, int, Hypothesis]] = []
-    for origin in origins:
-        for damaged in damaged_sounds(origin, channels):
-            cells = louder_cells(prepared.mel, prepared.usable, damaged)
-            if cells is not None:
-                distance, hypothesis = best(cells, damaged)
-                ranked.append((distance, len(ranked), hypothesis))
-        cells = louder_cells(prepared.mel, prepared.usable, origin)
-        if cells is None:
-            continue
-        for code in ("clipping", "dc-offset"):
-            found = _best_level(cells, origin, code)
-            if found is not None:
-                ranked.append((found[0], len(ranked), found[1]))
-    ranked.sort(key=lambda entry: entry[:2])
-    fitted = _refined(prepared, [hypothesis for _, _, hypothesis in ranked[:_REFINED]])
-    return [entry for entry in fitted if _fallen(prepared, entry, sound)]
-
-
-def _fallen(prepared: Prepared, entry: Fit, sound: Sound) -> bool:
-    """Return whether the bands that a narrower source cannot have are low, if that is claimed."""
-    hypothesis = entry.hypothesis
-    if not any(change.code == "band-limited" for change in hypothesis.sound.changes):
-        return True
-    whole = dataclasses.replace(hypothesis.sound, waveform=sound.waveform)
-    mel = Hypothesis(whole, hypothesis.changes, hypothesis.recipe).log_mel(prepared.mel.shape[-1])
-    error = (prepared.mel - entry.offset) / entry.slope - mel
-    return float(error[hypothesis.sound.highest_band :].mean()) < -_FALLEN_NATS
-
-
-def _best_level(cells: Cells, sound: Sound, code: str) -> tuple[float, Hypothesis] | None:
-    """Return the clipping level, or the constant, that ranks best: a grid, then golden sections."""
-    grid = levels(sound, code)
-    tried = [best(cells, at_level(sound, code, level)) for level in grid]
-    nearest = min(range(len(grid)), key=lambda index: tried[index][0])
-    if tried[nearest][0] > _PROMISING_SHARE * best(cells, sound)[0]:
-        return None
-    hypothesis = tried[nearest][1]
-    nowhere = torch.zeros(1, dtype=torch.long)
-
-    def at(level: float) -> Hypothesis:
-        return dataclasses.replace(hypothesis, sound=at_level(sound, code, level))
-
-    # The rank has the precision of float32; this has that of float64.
-    def left(level: float) -> float:
-        return float(residuals(cells, at(level), nowhere))
-
-    low, high = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
-    low, high = golden_section(left, low, high, _SECTIONS)
-    return tried[nearest][0] / 2, at((low + high) / 2)

@@ -24,6 +24,7 @@ import torch
 from melcheck.artifacts import save_artifacts
 from melcheck.clips import Clip, file_name, one_line
 from melcheck.config import MelCheckConfig
+from melcheck.explanations import Explanation
 from melcheck.frontends import Frontend
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
@@ -33,7 +34,6 @@ from melcheck.goldens import (
     provenance,
 )
 from melcheck.handshakes import Handshake
-from melcheck.loop_forensics import Explanation
 from melcheck.mel_cache import FreshMel, compare_stored
 from melcheck.mel_files import StoredMel
 from melcheck.pipeline import MelPipeline, RoundTrip

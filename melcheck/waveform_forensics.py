@@ -7,16 +7,16 @@ nothing of the estimate is left over. `(reference, estimate)` is the order.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from melcheck.causes import cause
-from melcheck.loop_forensics import Explanation
+from melcheck.explanations import Explanation, explanation
 from melcheck.sounds import RATES, resampled
+from melcheck.waveform_places import located
+from melcheck.waveform_spectra import arithmetic, bandwidth
 
 __all__ = ["explain_waveform"]
 
@@ -39,31 +39,9 @@ _QUIET_SHARE = 0.05
 _LOUD_SHARE = 0.35
 
 _LARGEST_LAG_SAMPLES = 4096
-_BLOCK_SAMPLES = 256
-_FEWEST_BLOCKS = 12
-# Between the seams of chunks with context enough, nothing but float32's rounding is left.
-_SOUND_BLOCK = 1e-4
-_SOUND_SAMPLES = 3e-6
-_DAMAGED_SHARE = 0.8
-# Gaps between seams, of which silence may hide an end, may differ by this share.
-_GRID_TOLERANCE = 0.2
-_LISTED = 5
-# The step of the error across an edge, against the median of its steps nearby: up to 10 where
-# nothing was joined, 12 to 60 in at least two places where chunks of 32 frames were.
-_JUMP = 10.0
-_LARGE_JUMP = 15.0
-_FEWEST_JUMPS = 2
+# A factor is read from at least so many samples.
+_FEWEST_SAMPLES = 256
 
-# With the embedded vocoder: float16, bfloat16 and TF32 leave 0.2 % to 9 % of a waveform, with a
-# direction of 1.0 to 3.2; one layer, weights of 8 or 16 bits or 1 % off give 7 and more, and other
-# damage leaves more than 30 %.
-_ROUNDED = 0.2
-_DIRECTED = 5.0
-_TRANSFORM = 1024
-
-_BANDS_HZ = 500
-_KEPT = 0.1
-_LOST = 0.2
 _RATE_CORRELATION = 0.98
 
 
@@ -93,7 +71,7 @@ def explain_waveform(
     """
     wanted = _single(reference, "reference")
     if estimate.dim() == 2 and 1 < len(estimate) < estimate.shape[-1]:
-        return _explained("channels", f"{len(estimate)} channels where one is expected")
+        return explanation("channels", f"{len(estimate)} channels where one is expected")
     given = _single(estimate, "estimate")
     claimed = estimate_rate or sample_rate
     checks: list[Callable[[], Explanation | None]] = [
@@ -107,13 +85,13 @@ def explain_waveform(
         checks.append(lambda: _limits(wanted, given))
         checks.append(lambda: _level(wanted, given))
     checks.append(lambda: _lag(wanted, given, sample_rate))
-    checks.append(lambda: _bandwidth(wanted, given, sample_rate))
-    checks.append(lambda: _located(wanted, given, sample_rate))
+    checks.append(lambda: bandwidth(wanted, given, sample_rate))
+    checks.append(lambda: located(wanted, given, sample_rate))
     for check in checks:
         found = check()
         if found is not None:
             return found
-    return _arithmetic(wanted, given)
+    return arithmetic(wanted, given, share=_left(wanted, given))
 
 
 def _single(waveform: Tensor, name: str) -> Tensor:
@@ -128,11 +106,6 @@ def _single(waveform: Tensor, name: str) -> Tensor:
     return flat.double()
 
 
-def _explained(code: str, evidence: str) -> Explanation:
-    known = cause(code)
-    return Explanation(code, known.title, evidence, known.fix)
-
-
 def _left(wanted: Tensor, given: Tensor) -> float:
     """Return the root mean square of the difference, as a share of what is wanted."""
     samples = min(len(wanted), len(given))
@@ -142,10 +115,9 @@ def _left(wanted: Tensor, given: Tensor) -> float:
 
 
 def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation | None:
-    if claimed != rate:
+    if claimed != rate and len(wanted) == len(given):
         text = f"the header says {claimed} Hz, the samples are of {rate} Hz"
-        if len(wanted) == len(given):
-            return _explained("header-rate", text)
+        return explanation("header-rate", text)
     for other in RATES:
         samples = math.ceil(len(wanted) * other / rate)
         if other == rate or abs(samples - len(given)) > 2 or not bool(torch.isfinite(given).all()):
@@ -154,20 +126,24 @@ def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation
         samples = min(len(back), len(wanted))
         both = torch.stack([back[:samples], wanted[:samples]])
         if float(torch.corrcoef(both)[0, 1]) > _RATE_CORRELATION:
-            return _explained("sample-rate", f"{other} Hz samples taken for {rate} Hz")
+            if other == claimed:
+                text = f"{other} Hz, as its header says, where {rate} Hz are expected"
+            else:
+                text = f"{other} Hz samples taken for {claimed} Hz"
+            return explanation("sample-rate", text)
     return None
 
 
 def _broken(wanted: Tensor, given: Tensor) -> Explanation | None:
     broken = int((~torch.isfinite(given)).sum())
     if broken:
-        return _explained("non-finite", f"{broken:,} of {len(given):,} samples")
+        return explanation("non-finite", f"{broken:,} of {len(given):,} samples")
     peak = float(given.abs().max())
     if peak < _SILENT_PEAK < float(wanted.abs().max()):
-        return _explained("silent-output", f"its peak is {peak:.1e}")
+        return explanation("silent-output", f"its peak is {peak:.1e}")
     share = float((given.abs() >= _AT_PEAK * peak).double().mean())
     if share > _SATURATED_SHARE:
-        return _explained("saturated", f"{share:.1%} of the samples are at {peak:.3g}")
+        return explanation("saturated", f"{share:.1%} of the samples are at {peak:.3g}")
     return None
 
 
@@ -176,9 +152,9 @@ def _mixed(given: Tensor, channels: Tensor | None) -> Explanation | None:
         return None
     for index, channel in enumerate(channels.double()):
         if _left(channel, given) < _EXPLAINED:
-            return _explained("channel-dropped", f"channel {index} of {len(channels)} alone")
+            return explanation("channel-dropped", f"channel {index} of {len(channels)} alone")
     if _left(channels.double().sum(dim=0), given) < _EXPLAINED:
-        return _explained("stereo-sum", f"{len(channels)} channels added")
+        return explanation("stereo-sum", f"{len(channels)} channels added")
     return None
 
 
@@ -192,9 +168,10 @@ def _level(wanted: Tensor, given: Tensor) -> Explanation | None:
         return _even_gain(wanted, given)
     offset = float(given.mean() - gain * wanted.mean())
     if abs(offset) > _SAME_SAMPLES:
-        return _explained("dc-offset", f"a constant of {offset:+.4g}")
+        factor = f", after a factor of {gain:.4g}" if abs(gain - 1) > _SAME_GAIN else ""
+        return explanation("dc-offset", f"a constant of {offset:+.4g}{factor}")
     if abs(gain + 1) < _SAME_GAIN:
-        return _explained("polarity", "every sample has the other sign")
+        return explanation("polarity", "every sample has the other sign")
     return _gain_of(gain) if abs(gain - 1) > _SAME_GAIN else None
 
 
@@ -202,7 +179,7 @@ def _even_gain(wanted: Tensor, given: Tensor) -> Explanation | None:
     """Explain a factor that holds everywhere but at the ends, as of an overlap not divided out."""
     edge = len(wanted) // 10
     x, y = wanted[edge:-edge], given[edge:-edge]
-    if len(x) < _BLOCK_SAMPLES or not float(x.square().sum()) > 0:
+    if len(x) < _FEWEST_SAMPLES or not float(x.square().sum()) > 0:
         return None
     gain = float(x @ y / x.square().sum())
     even = abs(gain - 1) > _SAME_GAIN and gain > 0 and _left(gain * x, y) < _EXPLAINED
@@ -212,7 +189,7 @@ def _even_gain(wanted: Tensor, given: Tensor) -> Explanation | None:
 def _gain_of(gain: float) -> Explanation:
     peak = "; integers, not scaled to +-1" if abs(gain) > _INTEGER_PEAK * 1_000 else ""
     text = f"a factor of {gain:.4g} ({20 * math.log10(abs(gain)):+.2f} dB){peak}"
-    return _explained("int16-scale" if peak else "gain", text)
+    return explanation("int16-scale" if peak else "gain", text)
 
 
 def _limits(wanted: Tensor, given: Tensor) -> Explanation | None:
@@ -220,7 +197,7 @@ def _limits(wanted: Tensor, given: Tensor) -> Explanation | None:
     size = wanted.abs()
     peak = float(size.max())
     middle = (size > _QUIET_SHARE * peak) & (size < _LOUD_SHARE * peak)
-    if int(middle.sum()) < _BLOCK_SAMPLES:
+    if int(middle.sum()) < _FEWEST_SAMPLES:
         return None
     gain = float((given[middle] / wanted[middle]).median())
     scaled = gain * wanted
@@ -229,14 +206,14 @@ def _limits(wanted: Tensor, given: Tensor) -> Explanation | None:
     # Full scale and its opposite are one place on a circle.
     apart = torch.remainder(given - scaled + 1, 2) - 1
     if beyond.any() and _left(scaled, scaled + apart) < min(_EXPLAINED, unlimited / 2):
-        return _explained(
+        return explanation(
             "int16-wrap", f"{int(beyond.sum()):,} samples, after a gain of {gain:.3g}"
         )
     limit = float(given.abs().max())
     cut = scaled.clamp(-limit, limit)
     at_limit = int((given.abs() >= _AT_PEAK * limit).sum())
     if at_limit >= _CLIPPED_SAMPLES and _left(cut, given) < min(_EXPLAINED, unlimited / 2):
-        return _explained("clipping", f"{at_limit:,} samples at {limit:.3g}")
+        return explanation("clipping", f"{at_limit:,} samples at {limit:.3g}")
     return None
 
 
@@ -262,120 +239,6 @@ def _lag(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     if _left(kept[:samples][inner], moved[:samples][inner]) > _EXPLAINED:
         return None
     if late == 0:
-        return _explained("length", f"{len(given):,} samples where {len(wanted):,} are expected")
+        return explanation("length", f"{len(given):,} samples where {len(wanted):,} are expected")
     word = "late" if late > 0 else "early"
-    return _explained("shifted", f"{abs(late)} samples ({1000 * abs(late) / rate:.1f} ms) {word}")
-
-
-def _bandwidth(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
-    """Explain bands that are missing, or images where none were."""
-    samples = min(len(wanted), len(given))
-    spectra = torch.fft.rfft(torch.stack([wanted[:samples], given[:samples]]))
-    width = max(1, round(_BANDS_HZ * samples / rate))
-    whole = spectra.shape[-1] // width * width
-    error = (spectra[1] - spectra[0]).abs().square()[:whole].view(-1, width).sum(dim=1)
-    power = spectra.abs().square()[:, :whole].view(2, -1, width).sum(dim=2)
-    share = (error / power[0].clamp(min=1e-30)).sqrt()
-    kept = share < _KEPT
-    if not kept[0] or bool(kept.all()):
-        return None
-    first = int((~kept).nonzero()[0])
-    # A filter falls over a few bands; above it there is nothing, or there are images.
-    above = power[1, first + 2 :] / power[0, first + 2 :].clamp(min=1e-30)
-    if len(above) and bool((above.sqrt() < _LOST).all()):
-        return _explained("band-limited", f"nothing above {first * _BANDS_HZ:,} Hz")
-    return None
-
-
-def _located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
-    """Explain an error that sits in some places, or that is larger there: on a grid, or the end."""
-    blocks = min(len(wanted), len(given)) // _BLOCK_SAMPLES
-    if blocks < _FEWEST_BLOCKS:
-        return None
-    samples = blocks * _BLOCK_SAMPLES
-    wanted, given = (each[:samples].view(blocks, _BLOCK_SAMPLES) for each in (wanted, given))
-    quiet = max(_QUIET_SHARE * float(wanted.square().mean().sqrt()), 1e-30)
-    level = wanted.square().mean(dim=1).sqrt()
-    size = (given - wanted).square().mean(dim=1).sqrt()
-    damaged = size > _SOUND_BLOCK * level.clamp(min=quiet) + _SOUND_SAMPLES
-    # A block without sound that is not damaged says nothing: there was nothing to damage.
-    heard = level > quiet
-    sound = heard & ~damaged
-    error = size / level.clamp(min=quiet)
-    if int(sound.sum()) < (1 - _DAMAGED_SHARE) * int(heard.sum()):
-        return _jumps(given - wanted, rate)
-    groups = _groups(damaged.tolist(), sound.tolist())
-    if not groups:
-        return None
-    times = ", ".join(f"{begin * _BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
-    evidence = f"an error of up to {float(error[damaged].max()):.2%} of the level, from {times} s"
-    if len(groups) == 1 and not bool(sound[groups[0][1] :].any()):
-        return _explained("tail", evidence)
-    middles = [0.0, *((first + last) / 2 for first, last in groups)]
-    gaps = [after - before for before, after in itertools.pairwise(middles)]
-    if max(gaps) - min(gaps) <= _GRID_TOLERANCE * max(gaps):
-        blocks_apart = sum(gaps) / len(gaps)
-        return _explained("seams", f"{evidence}, every {blocks_apart:.0f} blocks")
-    return _explained("places", evidence)
-
-
-def _jumps(difference: Tensor, rate: int) -> Explanation | None:
-    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet.
-
-    Args:
-        difference: `[blocks, samples]`.
-        rate: Hz.
-    """
-    steps = difference.flatten().diff().abs()
-    edges = torch.arange(1, len(difference)) * _BLOCK_SAMPLES - 1
-    about = steps.unfold(0, _BLOCK_SAMPLES, _BLOCK_SAMPLES // 2)[1::2][: len(edges)]
-    usual = about.median(dim=1).values.clamp(min=1e-9)
-    ratio = steps[edges[: len(usual)]] / usual
-    blocks = [int(block) + 1 for block in (ratio > _JUMP).nonzero()[:, 0]]
-    if len(blocks) < _FEWEST_JUMPS or float(ratio.max()) < _LARGE_JUMP:
-        return None
-    times = ", ".join(f"{block * _BLOCK_SAMPLES / rate:.2f}" for block in blocks[:_LISTED])
-    return _explained("seams", f"{len(blocks)} jumps between neighbouring samples, at {times} s")
-
-
-def _arithmetic(wanted: Tensor, given: Tensor) -> Explanation:
-    """Tell an error of rounding, which has no direction, from other weights, which have one.
-
-    For each frequency, E = b R + noise is fitted over the frames, R the reference's spectrum and E
-    the error's. Rounding gives b of the size of its standard error, so that |b|^2 over its variance
-    is about 1; other weights answer the same sound with the same error, and give ten and more.
-    """
-    samples = min(len(wanted), len(given))
-    share = _left(wanted, given)
-    window = torch.hann_window(_TRANSFORM, dtype=torch.float64)
-    spectra = torch.stft(
-        torch.stack([wanted[:samples], given[:samples]]),
-        _TRANSFORM,
-        _TRANSFORM,
-        window=window,
-        return_complex=True,
-    )
-    reference, error = spectra[0], spectra[1] - spectra[0]
-    power = reference.abs().square()
-    strength = power.sum(dim=1).clamp(min=1e-30)
-    slope = (error * reference.conj()).sum(dim=1) / strength
-    noise = (error - slope[:, None] * reference).abs().square()
-    variance = (noise * power).sum(dim=1) / strength.square()
-    direction = float((slope.abs().square() / variance.clamp(min=1e-30)).median())
-    evidence = f"an error of {share:.1%} of the level"
-    if share < _ROUNDED and direction < _DIRECTED:
-        return _explained("rounding", f"{evidence}, without direction ({direction:.1f})")
-    return _explained("weights", f"{evidence}, the same for the same sound ({direction:.1f})")
-
-
-def _groups(damaged: list[bool], sound: list[bool]) -> list[tuple[int, int]]:
-    """Return runs of damaged blocks as (first, last), parted by sound ones."""
-    groups: list[tuple[int, int]] = []
-    parted = True
-    for block, (bad, good) in enumerate(zip(damaged, sound, strict=True)):
-        if bad and parted:
-            groups.append((block, block))
-        elif bad:
-            groups[-1] = (groups[-1][0], block)
-        parted = good or (parted and not bad)
-    return groups
+    return explanation("shifted", f"{abs(late)} samples ({1000 * abs(late) / rate:.1f} ms) {word}")

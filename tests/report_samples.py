@@ -11,7 +11,7 @@ import hashlib
 import torch
 
 from melcheck.audio import LoadedAudio
-from melcheck.loop_forensics import Explanation
+from melcheck.explanations import Explanation
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import VOCOS, log_mel
 from melcheck.report_cases import CaseRecord, case_record, run_thresholds

@@ -224,12 +224,33 @@ def test_a_fault_is_named(speech: Tensor, code: str, front: Front) -> None:
     assert diagnosis.codes[0] == code
 
 
+@pytest.mark.parametrize("f_max", [None, 8_000.0, 12_000.0])
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
+def test_the_default_rate_of_torchaudio_is_named_whatever_f_max_is(
+    speech: Tensor, f_max: float | None
+) -> None:
+    extract = torchaudio.transforms.MelSpectrogram(
+        n_fft=1024, hop_length=256, n_mels=100, f_max=f_max, power=1.0
+    )
+    diagnosis = diagnose(speech, extract(speech).clip(min=1e-7).log())
+    assert (diagnosis.kind, diagnosis.codes) == ("fault", ("filterbank-rate",))
+
+
 @pytest.mark.parametrize("name", [n for n in PROFILES if n not in ("vocos", "f5-tts", "zipvoice")])
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank:UserWarning")
 def test_the_mel_of_another_project_is_named(speech: Tensor, name: str) -> None:
     recipe = profile(name)
     mel = log_mel(_resampled(speech, 24_000, recipe.sample_rate), recipe)
     assert diagnose(speech, mel).codes == (f"profile:{name}",)
+
+
+@pytest.mark.parametrize("floor", [1e-5, 1e-7])
+def test_a_floor_in_use_is_no_finding_beside_a_named_profile(speech: Tensor, floor: float) -> None:
+    clip = speech.clone()
+    clip[30_000:40_000] = 0
+    recipe = dataclasses.replace(profile("bigvgan-24k"), floor=floor)
+    diagnosis = diagnose(clip, log_mel(clip, recipe))
+    assert (diagnosis.codes, diagnosis.notes) == (("profile:bigvgan-24k",), ())
 
 
 def test_a_square_mel_on_its_side_is_seen(speech: Tensor) -> None:
@@ -323,6 +344,13 @@ def test_what_nothing_explains_is_unknown_with_the_nearest_three(
     assert len(diagnosis.nearest) == 3
 
 
+def test_padding_is_named_though_nothing_explains_the_rest(speech: Tensor) -> None:
+    coloured = log_mel(speech) + torch.linspace(-0.3, 0.3, 100).sin()[:, None]
+    diagnosis = diagnose(speech, torch.nn.functional.pad(coloured, (0, 9)))
+    assert (diagnosis.kind, diagnosis.codes) == ("fault", ("padded-frames",))
+    assert "Beyond that, no known recipe explains it." in diagnosis.notes
+
+
 def test_a_mel_of_nan_is_said_to_be_one(speech: Tensor) -> None:
     diagnosis = diagnose(speech, torch.full((100, 282), math.nan))
     assert (diagnosis.kind, diagnosis.codes) == ("fault", ("nan",))
@@ -402,3 +430,24 @@ def test_a_sound_bare_mel_shows_nothing_and_fits_its_profile(speech: Tensor) -> 
     assert identity.codes == ()
     assert identity.profiles == ("vocos", "zipvoice")
     assert identity.floor == pytest.approx(-16.1181, rel=0, abs=1e-4)
+
+
+def test_a_bare_mel_louder_than_any_sound_fits_no_profile(speech: Tensor) -> None:
+    clip = speech.clone()
+    clip[30_000:40_000] = 0
+    mel = log_mel(clip)
+    mel[mel > -10] += 60
+    assert identify(mel).profiles == ()
+
+
+def test_a_bare_mel_cut_off_at_its_top_shows_it(speech: Tensor) -> None:
+    assert "clamped" in identify(log_mel(speech).clamp(max=0.5)).codes
+
+
+@pytest.mark.parametrize(("below", "fits"), [(0.0, True), (0.4, False)])
+def test_a_bare_mel_of_more_range_than_a_profile_keeps_does_not_fit_it(
+    speech: Tensor, below: float, fits: bool
+) -> None:
+    mel = log_mel(_resampled(speech, 24_000, 16_000), profile("whisper"))
+    mel[0, 5] = mel.min() - below
+    assert ("whisper" in identify(mel).profiles) is fits

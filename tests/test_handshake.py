@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from melcheck import handshakes
+from melcheck.diagnosis import Diagnosis
+from melcheck.forensics import diagnose
 from melcheck.handshakes import handshake
 from melcheck.probes import PROBE_LENGTHS, probe, probes
 from melcheck.profiles import profile
@@ -128,6 +131,85 @@ def test_swapped_axes_are_told_and_their_layout_shown() -> None:
     assert found.layout == "[batch, frames, n_mels]"
     assert found.diagnosis is not None
     assert found.diagnosis.codes == ("axes-transposed",)
+
+
+@pytest.mark.parametrize(
+    ("front", "verdict", "layout"),
+    [
+        pytest.param(
+            lambda waveform: log_mel(waveform).mT,
+            "identical",
+            "[batch, frames, n_mels]",
+            id="met",
+        ),
+        pytest.param(log_mel, "incompatible", "[batch, n_mels, frames]", id="swapped"),
+    ],
+)
+def test_a_recipe_of_frames_first_is_met_by_frames_first(
+    front: Front, verdict: str, layout: str
+) -> None:
+    found = handshake(front, expected=MelRecipe(axes="frames_first"))
+    assert (found.verdict, found.layout) == (verdict, layout)
+
+
+def test_bands_that_alone_differ_are_given_by_number() -> None:
+    def front(waveform: Tensor) -> Tensor:
+        mel = log_mel(waveform)
+        mel[:, 40:45] += 0.5
+        return mel
+
+    assert all("bands 40-44" in result.where for result in handshake(front).results)
+
+
+# How much is diagnosed.
+
+
+@pytest.fixture
+def diagnosed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the clips that are diagnosed from here on."""
+    lengths: list[int] = []
+
+    def counting(waveform: Tensor, *given: Any, **named: Any) -> Diagnosis:
+        lengths.append(waveform.shape[-1])
+        return diagnose(waveform, *given, **named)
+
+    monkeypatch.setattr(handshakes, "diagnose", counting)
+    return lengths
+
+
+def test_what_nothing_explains_is_diagnosed_twice_and_no_more(diagnosed: list[int]) -> None:
+    colour = torch.linspace(-0.3, 0.3, 100).sin()[:, None]
+    speech = probe(48_000)
+    found = handshake(lambda waveform: log_mel(waveform) + colour, speech=[speech, speech])
+    # The first clip of speech and the first probe.
+    assert diagnosed == [48_000, PROBE_LENGTHS[0]]
+    assert found.diagnosis is not None
+    assert found.diagnosis.kind == "unknown"
+    assert len(found.results) == 6
+    assert all("everywhere" in result.where for result in found.results)
+
+
+def test_a_fault_of_one_length_alone_is_still_found(diagnosed: list[int]) -> None:
+    loud = MelRecipe(power=2.0)
+    last = PROBE_LENGTHS[-1]
+    found = handshake(lambda w: log_mel(w, loud if w.shape[-1] == last else VOCOS))
+    assert diagnosed == list(PROBE_LENGTHS)
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == ("power",)
+
+
+def test_where_two_disagree_all_are_diagnosed_and_the_one_of_speech_is_told(
+    diagnosed: list[int],
+) -> None:
+    speech = probe(48_000)
+    recipes = {48_000: MelRecipe(power=2.0), PROBE_LENGTHS[0]: MelRecipe(norm="slaney")}
+    found = handshake(lambda w: log_mel(w, recipes.get(w.shape[-1], VOCOS)), speech=[speech])
+    assert diagnosed == [48_000, *PROBE_LENGTHS]
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == ("power",)
+
+
+# What fails.
 
 
 def test_an_exception_of_the_front_is_told_in_one_line_with_the_shape() -> None:

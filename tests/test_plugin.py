@@ -266,7 +266,7 @@ def test_a_failure_names_its_likely_cause(run: Run, tmp_path: Path) -> None:
     samples, _ = soundfile.read(CLIP, dtype="float32")
     soundfile.write(loud, 32768 * samples, RATE, subtype="FLOAT")
     result = run("--mel-audio", loud, "--mel-vocoder", "embedded")
-    result.stdout.fnmatch_lines(["likely cause: the waveform is not scaled to +-1 *"])
+    result.stdout.fnmatch_lines(["likely cause: the samples are integers, not within +-1 *"])
 
 
 def test_a_clip_of_which_only_a_part_was_checked_says_so(run: Run) -> None:

@@ -1,0 +1,234 @@
+"""What was done to a waveform is named, one claim for each cause that `explain_waveform` knows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchaudio
+from torch import Tensor
+from vocos import Vocos
+
+from melcheck.audio import load_audio
+from melcheck.config import MelCheckConfig
+from melcheck.explanations import Explanation
+from melcheck.recipes import log_mel
+from melcheck.vocoders import VocosVocoder, load_vocoder
+from melcheck.waveform_forensics import explain_waveform
+
+SPEECH = Path(__file__).parents[1] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
+RATE = 24_000
+BLOCK = 256
+
+Damage = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def speech() -> Tensor:
+    return load_audio(MelCheckConfig(SPEECH, target_sr=RATE, target_duration=3.0)).waveform[0]
+
+
+@pytest.fixture(scope="module")
+def model() -> Vocos:
+    loaded = load_vocoder("embedded")
+    assert isinstance(loaded, VocosVocoder)
+    return loaded.model
+
+
+def explain(reference: Tensor, estimate: Tensor) -> Explanation | None:
+    return explain_waveform(reference, estimate, sample_rate=RATE)
+
+
+def named(reference: Tensor, estimate: Tensor) -> Explanation:
+    found = explain(reference, estimate)
+    assert found is not None
+    return found
+
+
+def resampled(source: int, target: int) -> Damage:
+    return lambda speech: torchaudio.functional.resample(speech, source, target)
+
+
+def via(rate: int) -> Damage:
+    return lambda speech: resampled(rate, RATE)(resampled(RATE, rate)(speech))
+
+
+def full_scale(speech: Tensor) -> Tensor:
+    return speech / speech.abs().max()
+
+
+def wrapped(speech: Tensor) -> Tensor:
+    integers = (1.5 * full_scale(speech) * 32_767).round().int()
+    return ((integers + 2**15) % 2**16 - 2**15).float() / 32_768
+
+
+def with_nan(speech: Tensor) -> Tensor:
+    return speech.index_fill(0, torch.tensor([9_000, 9_001]), torch.nan)
+
+
+def faded(speech: Tensor) -> Tensor:
+    """Scale all but the ends, as an overlap that is not divided out."""
+    ends = torch.linspace(0, 1, 2_000)
+    return speech * (1 + 0.5 * torch.cat([ends, torch.ones(len(speech) - 4_000), ends.flip(0)]))
+
+
+def noisy_from(*starts: int, blocks: int) -> Damage:
+    """Add noise at half the level to some blocks; these parts of the clip are not silent."""
+
+    def damage(speech: Tensor) -> Tensor:
+        noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+        kept = torch.zeros_like(speech)
+        for start in starts:
+            kept[start * BLOCK : (start + blocks) * BLOCK] = 0.5 * float(speech.std())
+        return speech + kept * noise
+
+    return damage
+
+
+def jumping(speech: Tensor) -> Tensor:
+    """Add a step at the edge of every 40th block, beside an error that is everywhere."""
+    noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+    level = 0.01 * float(speech.std())
+    chunks = torch.arange(len(speech)) // (40 * BLOCK)
+    return speech + level * noise + 80 * level * (chunks % 2)
+
+
+def fewer_bits(model: Vocos) -> Vocos:
+    for module in (model.backbone,):
+        module.register_forward_hook(lambda _, __, features: features.bfloat16().float())
+    return model
+
+
+def other_weights(model: Vocos) -> Vocos:
+    with torch.no_grad():
+        model.get_parameter("backbone.convnext.2.pwconv1.weight").mul_(0.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("code", "evidence", "damage"),
+    [
+        pytest.param("channels", "2 channels", lambda w: torch.stack([w, w]), id="stereo"),
+        pytest.param("sample-rate", "48000 Hz", resampled(RATE, 48_000), id="upsampled"),
+        pytest.param("sample-rate", "16000 Hz", resampled(RATE, 16_000), id="downsampled"),
+        pytest.param("non-finite", "2 of 72,000", with_nan, id="nan"),
+        pytest.param("silent-output", "0.0e+00", torch.zeros_like, id="silence"),
+        pytest.param("saturated", "are at 1", lambda w: (32_767 * w).clamp(-1, 1), id="square"),
+        pytest.param("int16-wrap", "gain of", wrapped, id="wrapped"),
+        pytest.param(
+            "clipping", "at 0.25", lambda w: full_scale(w).clamp(-0.25, 0.25), id="clipped"
+        ),
+        pytest.param("dc-offset", "+0.01", lambda w: w + 0.01, id="constant"),
+        pytest.param("dc-offset", "factor of 0.5", lambda w: w / 2 - 0.01, id="constant-and-gain"),
+        pytest.param("polarity", "other sign", torch.neg, id="inverted"),
+        pytest.param("gain", "-6.02 dB", lambda w: w / 2, id="halved"),
+        pytest.param("gain", "factor of 1.5", faded, id="overlap-not-divided-out"),
+        pytest.param("int16-scale", "integers", lambda w: 32_768 * w, id="integers"),
+        pytest.param("shifted", "528 samples", lambda w: w.roll(528), id="late"),
+        pytest.param("shifted", "early", lambda w: w[1_105:], id="early-and-shorter"),
+        pytest.param("length", "71,900 samples", lambda w: w[:71_900], id="shorter"),
+        pytest.param("band-limited", "above 8,500 Hz", via(16_000), id="16-khz"),
+        pytest.param("band-limited", "above 6,500 Hz", via(12_000), id="12-khz"),
+        pytest.param("tail", "from 2.13 s", noisy_from(200, blocks=81), id="tail"),
+        pytest.param("seams", "every", noisy_from(60, 120, 180, blocks=4), id="grid"),
+        pytest.param("places", "error of", noisy_from(60, 80, 180, blocks=4), id="places"),
+        pytest.param("seams", "jumps", jumping, id="jumps"),
+    ],
+)
+def test_what_was_done_is_named(speech: Tensor, code: str, evidence: str, damage: Damage) -> None:
+    found = named(speech, damage(speech))
+    assert found.code == code, found
+    assert evidence in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [pytest.param("rounding", fewer_bits), pytest.param("weights", other_weights)],
+)
+def test_fewer_bits_are_told_from_other_weights(
+    speech: Tensor, model: Vocos, code: str, damage: Callable[[Vocos], Vocos]
+) -> None:
+    mel = log_mel(speech[None])
+    found = named(model.decode(mel), damage(copy.deepcopy(model)).decode(mel))
+    assert found.code == code, found
+
+
+@pytest.mark.parametrize(
+    ("code", "mix"),
+    [
+        pytest.param("channel-dropped", lambda channels: channels[1], id="dropped"),
+        pytest.param("stereo-sum", lambda channels: channels.sum(dim=0), id="summed"),
+    ],
+)
+def test_a_wrong_mix_is_named_where_the_channels_are_known(
+    speech: Tensor, code: str, mix: Damage
+) -> None:
+    channels = torch.stack([speech, 0.3 * speech.roll(7_000)])
+    found = explain_waveform(
+        channels.mean(dim=0), mix(channels), sample_rate=RATE, channels=channels
+    )
+    assert found is not None
+    assert found.code == code
+
+
+def test_silence_behind_a_damaged_end_does_not_hide_that_it_is_the_end(speech: Tensor) -> None:
+    clip = speech.clone()
+    clip[250 * BLOCK :] = 0
+    assert named(clip, noisy_from(200, blocks=50)(clip)).code == "tail"
+
+
+def test_images_in_the_upper_bands_are_not_taken_for_missing_ones(speech: Tensor) -> None:
+    low = resampled(RATE, 16_000)(speech)
+    drawn = torch.nn.functional.interpolate(low[None, None], size=len(speech), mode="linear")
+    assert named(speech, drawn[0, 0]).code != "band-limited"
+
+
+def test_a_header_of_another_rate_over_the_same_samples_is_named(speech: Tensor) -> None:
+    found = explain_waveform(speech, speech, sample_rate=RATE, estimate_rate=22_050)
+    assert found is not None
+    assert (found.code, "says 22050 Hz" in found.evidence) == ("header-rate", True)
+
+
+def test_a_resampled_file_whose_header_is_right_is_not_said_to_be_mistaken(speech: Tensor) -> None:
+    found = explain_waveform(
+        speech, resampled(RATE, 48_000)(speech), sample_rate=RATE, estimate_rate=48_000
+    )
+    assert found is not None
+    assert found.code == "sample-rate"
+    assert found.evidence == "48000 Hz, as its header says, where 24000 Hz are expected"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(torch.clone, id="itself"),
+        pytest.param(lambda w: w[None], id="one-channel"),
+        pytest.param(lambda w: (w * 32_768).round() / 32_768, id="pcm16"),
+    ],
+)
+def test_what_differs_by_no_more_than_16_bits_needs_no_cause(
+    speech: Tensor, damage: Damage
+) -> None:
+    assert explain(speech, damage(speech)) is None
+
+
+@pytest.mark.parametrize("length", [0, 3_000])
+def test_silence_that_should_be_silent_needs_no_cause(length: int) -> None:
+    silence = torch.zeros(24_000)
+    assert explain(silence, silence + 1e-6 * (torch.arange(24_000) < length)) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "estimate", "said"),
+    [
+        pytest.param(torch.zeros(9), torch.zeros(0), "estimate must be one waveform", id="empty"),
+        pytest.param(torch.zeros(9).int(), torch.zeros(9), "got torch.int32", id="integers"),
+        pytest.param(torch.zeros(2, 9), torch.zeros(9), "reference must be one", id="batch"),
+    ],
+)
+def test_what_is_no_waveform_is_refused(reference: Tensor, estimate: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        explain(reference, estimate)
