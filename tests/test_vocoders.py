@@ -18,6 +18,7 @@ from torch import Tensor
 from vocos import Vocos
 
 from melcheck import weights
+from melcheck.guided_vocos import GuidedISTFTHead
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import GriffinLimVocoder, Vocoder, VocosVocoder, load_vocoder
 from melcheck.weights import EMBEDDED_SHA256, VocoderError, VocoderUnavailable
@@ -51,9 +52,31 @@ def waveform() -> Tensor:
 @pytest.fixture(scope="module")
 def small() -> tuple[Config, dict[str, Tensor]]:
     """A tiny Vocos of the same recipe, for what must be written to disk often."""
-    config: Config = yaml.safe_load((_EMBEDDED / "config.yaml").read_text())
-    config["backbone"]["init_args"].update(dim=8, intermediate_dim=16, num_layers=2)
-    config["head"]["init_args"]["dim"] = 8
+    config: Config = {
+        "feature_extractor": {
+            "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
+            "init_args": {
+                "sample_rate": 24_000,
+                "n_fft": 1024,
+                "hop_length": 256,
+                "n_mels": 100,
+                "padding": "center",
+            },
+        },
+        "backbone": {
+            "class_path": "vocos.models.VocosBackbone",
+            "init_args": {
+                "input_channels": 100,
+                "dim": 8,
+                "intermediate_dim": 16,
+                "num_layers": 2,
+            },
+        },
+        "head": {
+            "class_path": "vocos.heads.ISTFTHead",
+            "init_args": {"dim": 8, "n_fft": 1024, "hop_length": 256, "padding": "center"},
+        },
+    }
     return config, _random_state(config)
 
 
@@ -628,12 +651,58 @@ def test_decoding_allows_no_tf32_and_leaves_the_setting_as_it_was() -> None:
     assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], before)
 
 
-def test_a_configuration_far_larger_than_its_file_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(_EMBEDDED, tmp_path, dirs_exist_ok=True)
-    config = tmp_path / "config.yaml"
-    # The largest layer that a configuration may name, six times: 10^8 numbers.
-    config.write_text(config.read_text().replace("768", "32768"))
+def test_a_configuration_far_larger_than_its_file_is_refused(directory: Path) -> None:
+    # The largest layers that a configuration may name: 10^9 numbers.
+    _edit_config(directory, _set("backbone", dim=8_192, intermediate_dim=32_768))
+    _edit_config(directory, _set("head", dim=8_192))
     with pytest.raises(
-        VocoderError, match="must hold the 101,105,152 numbers of its configuration"
+        VocoderError, match="must hold the 1,087,881,216 numbers of its configuration"
     ):
-        load_vocoder(tmp_path)
+        load_vocoder(directory)
+
+
+# The embedded vocoder's own classes.
+
+
+@pytest.fixture
+def guided(directory: Path) -> Path:
+    """The tiny Vocos with the embedded vocoder's backbone and head."""
+    _edit_config(directory, _guide)
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    save_file(_random_state(config), directory / "model.safetensors")
+    return directory
+
+
+def _guide(config: Config) -> None:
+    config["backbone"]["class_path"] = "melcheck.guided_vocos.GuidedBackbone"
+    config["head"]["class_path"] = "melcheck.guided_vocos.GuidedISTFTHead"
+    config["head"]["init_args"].update(sample_rate=24_000, n_mels=100, num_steps=2)
+
+
+def test_a_guided_vocos_is_loaded_with_its_own_classes(guided: Path, waveform: Tensor) -> None:
+    vocoder = load_vocoder(guided)
+    assert isinstance(vocoder, VocosVocoder)
+    assert type(vocoder.model.head) is GuidedISTFTHead
+    assert vocoder.decode(vocoder.encode(waveform)).shape == (1, 71_936)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_set("head", n_mels=80), "must have the feature extractor's sample_rate and n_mels"),
+        (_set("head", sample_rate=22_050), "must have the feature extractor's sample_rate"),
+        (_set("head", num_steps=65), "num_steps must be a whole number from 0 to 64, got 65"),
+        (lambda c: c["head"]["init_args"].pop("num_steps"), "num_steps must be .* got nothing"),
+        (
+            lambda c: c["backbone"].update(class_path="vocos.models.VocosBackbone"),
+            "GuidedBackbone and GuidedISTFTHead must go together",
+        ),
+    ],
+    ids=["bands", "rate", "steps", "no-steps", "half"],
+)
+def test_a_guided_configuration_that_contradicts_itself_is_refused(
+    guided: Path, edit: Callable[[Config], None], message: str
+) -> None:
+    _edit_config(guided, edit)
+    with pytest.raises(VocoderError, match=message):
+        load_vocoder(guided)

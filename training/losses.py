@@ -76,8 +76,9 @@ class Objective(nn.Module):
             mel = self._log_mel(bins)
             short = torch.log(self.short(sound).clamp(min=_SHORT_FLOOR))
         magnitude, predicted = self.head.spectrum(self.model.backbone(mel.transpose(1, 2)))
-        refined, its_own = self.head.refine(magnitude, predicted)
-        decoded = self.head.to_sound(refined)
+        audible = self.head.audible(mel)
+        refined, its_own = self.head.refine(magnitude, predicted, audible)
+        decoded = self.head.to_sound(refined) * audible
         if its_own is None:
             raise ValueError("the head must make at least one step on crops of this length.")
         decoded_bins = _magnitude(self.head.to_spectrum(decoded))
