@@ -130,9 +130,12 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         Shape:
             `[batch, frames, dim + n_mels]` -> `[batch, (frames - 1) * hop_length]`
         """
-        audible = self.audible(x[..., self.dim :])
-        spectrum, _ = self.refine(*self.spectrum(x), audible)
-        return self.to_sound(spectrum) * audible
+        return self.to_sound(self.final_spectrum(x)) * self.audible(x[..., self.dim :])
+
+    def final_spectrum(self, x: Tensor) -> Tensor:
+        """Return the complex spectrum after all steps, `[batch, frames, n_fft // 2 + 1]`."""
+        spectrum, _ = self.refine(*self.spectrum(x), self.audible(x[..., self.dim :]))
+        return spectrum
 
     def audible(self, mel: Tensor) -> Tensor:
         """Return which samples may sound: 0 where the mel says that there is digital silence.
