@@ -27,7 +27,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
@@ -84,6 +84,7 @@ BETAS = (0.8, 0.95)
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.999
+_AVERAGE_WARM_UP = 10
 CHECKPOINT_SECONDS = 120.0
 LOG_EVERY = 100
 
@@ -142,10 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     crops = Crops.load(given.data, crop_samples=CROP_HOPS * VOCOS.hop_length, seed=SEED)
     model = build()
     objective = Objective(model).to(given.device)
-    moving_average = get_ema_multi_avg_fn(AVERAGE_DECAY)  # type: ignore[no-untyped-call]
     training = _Training(
         objective,
-        AveragedModel(model, multi_avg_fn=moving_average),
+        AveragedModel(model, avg_fn=_moving_average),
         torch.optim.AdamW(
             model.parameters(), lr=PEAK_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
         ),
@@ -158,6 +158,13 @@ def main(arguments: list[str] | None = None) -> int:
     export(training.average.module, given.run)
     _draw(given.run)
     return 0
+
+
+def _moving_average(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+    """Forget quickly at first, so that a short training is not averaged with its beginning."""
+    num = float(updates)
+    decay = min(AVERAGE_DECAY, (1 + num) / (_AVERAGE_WARM_UP + num))
+    return average.lerp(current, 1 - decay)
 
 
 def _train(training: _Training, crops: Crops, given: argparse.Namespace, first: int) -> None:
