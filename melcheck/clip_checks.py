@@ -21,13 +21,11 @@ from melcheck.config import MelCheckConfig
 from melcheck.explanations import Explanation
 from melcheck.loop_forensics import explain_round_trip
 from melcheck.pipeline import MelPipeline, RoundTrip
+from melcheck.plan import BASELINE
 from melcheck.sanity import Thresholds, Verdict, judge
 from melcheck.vocoders import Vocoder, load_vocoder
 
-__all__ = ["BASELINE", "ClipCheck", "check_clips", "labels", "unreadable"]
-
-BASELINE = "griffin-lim"
-"""The vocoder without training that each clip is compared with."""
+__all__ = ["ClipCheck", "check_clips", "labels", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

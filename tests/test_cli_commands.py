@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import huggingface_hub
 import numpy as np
 import pytest
@@ -486,22 +485,6 @@ def test_info_ends_with_3_where_the_package_is_damaged(
 
 
 # fetch
-
-
-def _load_hub_server() -> types.ModuleType:
-    # Tests are not a package, and pytest imports them without touching sys.path.
-    spec = importlib.util.spec_from_file_location(
-        "melcheck_hub_server_of_cli", Path(__file__).with_name("hub_server.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-hub_server = _load_hub_server()
 WEIGHTS = b"weights, as far as their hash goes"
 
 

@@ -7,7 +7,6 @@ of the weights is replaced where a test needs them accepted; the pin of the conf
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import os
 import shutil
@@ -18,6 +17,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import hub_server
 import huggingface_hub
 import pytest
 import torch
@@ -36,22 +36,6 @@ from melcheck.weights import (
 )
 
 _ROOT = Path(__file__).parents[1]
-
-
-def _load_hub_server() -> types.ModuleType:
-    # Tests are not a package, and pytest imports them without touching sys.path.
-    spec = importlib.util.spec_from_file_location(
-        "melcheck_hub_server", Path(__file__).with_name("hub_server.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-hub_server = _load_hub_server()
 
 _WEIGHTS = "pytorch_model.bin"
 _OTHER_REPO = "someone/vocos"

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from melcheck.clip_checks import BASELINE, ClipCheck
+from melcheck.clip_checks import ClipCheck
 from melcheck.commands.terminal import Answer, Terminal
 from melcheck.explanations import Explanation
 from melcheck.front_end_faults import explain_front_end
 from melcheck.frontends import Frontend
 from melcheck.handshakes import Handshake
+from melcheck.plan import BASELINE
 from melcheck.report import CaseRow, case_row, legend, table_text
 from melcheck.report_cases import CaseRecord, case_record, environment, run_thresholds
 from melcheck.report_json import report_json
