@@ -44,9 +44,10 @@ _MAX_MAGNITUDE = 1e2
 _INITIAL_MOMENTUM = 0.8
 # A small first prediction: training begins at Griffin and Lim's result, not at noise.
 _INITIAL_STD = 2e-3
-# Updates of the first magnitudes towards the mel. Measured on LJ Speech without a network, eight
-# steps: MAE 0.226 with none, 0.173 with one, 0.156 with two, 0.147 with four.
-_NUM_UPDATES = 2
+# Powers of the updates of the first magnitudes towards the mel: two, the first over-relaxed.
+# Measured on five LJ Speech clips without a network, eight steps: MAE 0.137 with powers (1, 1),
+# 0.127 with (2, 1), 0.126 with four of power 1.
+_UPDATE_POWERS = (2, 1)
 _AT_THE_FLOOR = 1e-3  # nats above the floor; stored in 16 bits, -16.118 is -16.125
 # Below any magnitude that sound in [-1, 1] has: it only keeps divisions finite.
 _TINY = 1e-7
@@ -196,7 +197,7 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
 
         mel = S F for magnitudes S and filters F. The update S <- S * (F r) / (F 1), with r the
         ratio of the wanted bands to those of S, lowers the divergence of the two at every turn and
-        keeps S positive.
+        keeps S positive; its square, a longer step the same way, gets there sooner.
 
         Shape:
             `[batch, frames, n_mels]` -> `[batch, frames, n_fft // 2 + 1]`
@@ -208,9 +209,10 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         reach = filters.sum(dim=1).clamp(min=_TINY)
         # Bins outside of every filter have nothing to be corrected by.
         unheard = (filters.sum(dim=1) < _TINY).to(mel.dtype)
-        for _ in range(_NUM_UPDATES):
+        for power in _UPDATE_POWERS:
             ratio = bands / (magnitude @ filters + _TINY)
-            magnitude = magnitude * ((ratio @ filters.T) / reach + unheard)
+            update = (ratio @ filters.T) / reach + unheard
+            magnitude = magnitude * update**power
         return magnitude
 
     def refine(
@@ -227,12 +229,13 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         first = previous = None
         if (spectrum.shape[1] - 1) * self.hop_length <= self.istft.n_fft // 2:
             return spectrum, None
+        share = audible / self._weight(spectrum.shape[1])
         for step in range(self.num_steps):
-            consistent = ahead = self.to_spectrum(self.to_sound(spectrum) * audible)
+            consistent = ahead = self.to_spectrum(self._overlapped(spectrum) * share)
             if previous is None:
                 first = consistent
             else:
-                ahead = consistent + self.momentum[step - 1] * (consistent - previous)
+                ahead = _beyond(previous, consistent, self.momentum[step - 1])
             previous = consistent
             spectrum = with_phase_of(ahead, magnitude)
         return spectrum, first
@@ -243,14 +246,20 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         Shape:
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length]`
         """
+        return self._overlapped(spectrum) / self._weight(spectrum.shape[1])
+
+    def _overlapped(self, spectrum: Tensor) -> Tensor:
         window: Tensor = self.istft.window
-        sound = synthesise(spectrum, window, self.hop_length)
+        edge = len(window) // 2
+        return synthesise(spectrum, window, self.hop_length)[:, edge:-edge]
+
+    def _weight(self, num_frames: int) -> Tensor:
         # Where windows overlap in full, the sum of their squares is constant up to rounding; at the
         # two edges it is not.
-        squares = window.square().expand(1, spectrum.shape[1], len(window))
-        weight = overlap_add(squares, self.hop_length)
+        window: Tensor = self.istft.window
         edge = len(window) // 2
-        return sound[:, edge:-edge] / weight[:, edge:-edge]
+        squares = window.square().expand(1, num_frames, len(window))
+        return overlap_add(squares, self.hop_length)[:, edge:-edge]
 
     def to_spectrum(self, sound: Tensor) -> Tensor:
         """Transform sound as the mel's extractor does: centred frames, mirrored edges.
@@ -262,3 +271,9 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         edge = len(window) // 2
         mirrored = nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
         return analyse(mirrored, window, self.hop_length)
+
+
+def _beyond(previous: Tensor, current: Tensor, momentum: Tensor) -> Tensor:
+    """Return `current + momentum * (current - previous)`, in one pass over both."""
+    ahead = torch.lerp(torch.view_as_real(previous), torch.view_as_real(current), 1 + momentum)
+    return torch.view_as_complex(ahead)
