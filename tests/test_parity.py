@@ -101,8 +101,9 @@ def noisy(tensor: Tensor, share: float) -> None:
         tensor += share * tensor.std() * torch.randn(tensor.shape, generator=generator)
 
 
-def halved(plain: VocosVocoder, dtype: torch.dtype) -> Vocoder:
+def halved(plain: VocosVocoder) -> Vocoder:
     """A vocoder whose backbone computes in half precision, and says nothing of it."""
+    dtype = torch.bfloat16
     half = copy.deepcopy(plain.model.backbone).to(dtype)
 
     def route(stage: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
@@ -122,11 +123,7 @@ IMPOSTORS = {
         changed(lambda v: noisy(v.model.backbone.convnext[2].pwconv1.weight, 1e-2)),
         "backbone",
     ),
-    "the backbone is in bfloat16": (
-        functools.partial(halved, dtype=torch.bfloat16),
-        "backbone",
-    ),
-    "the backbone is in float16": (functools.partial(halved, dtype=torch.float16), "backbone"),
+    "the backbone is in bfloat16": (halved, "backbone"),
     "the head is 1 % off": (
         changed(lambda v: noisy(v.model.head.out.weight, 1e-2)),
         "head",
@@ -199,7 +196,7 @@ def test_chunks_of_a_guided_head_are_another_sound() -> None:
     assert measure(variant, plain, waveforms()[:1]).found.waveform_db > -10
 
 
-@pytest.mark.parametrize("frames", [1, 7, 40, 1000], ids="{} frames".format)
+@pytest.mark.parametrize("frames", [7, 40, 1000], ids="{} frames".format)
 def test_chunks_have_the_length_of_the_whole(frames: int) -> None:
     plain, mel = vocoder("embedded"), references("embedded")[0].encoded
     assert in_chunks(plain, frames).decode(mel).shape == plain.decode(mel).shape

@@ -22,6 +22,7 @@ from melcheck.recipes import VOCOS
 from melcheck.stages import (
     STAGE_TOLERANCES,
     Stages,
+    StageTolerance,
     audio_stages,
     bisect_stages,
     loop_stages,
@@ -154,7 +155,7 @@ def test_a_stage_that_magnifies_what_came_in_is_told_from_one_that_errs() -> Non
     right: Stages = {"encode": lambda given: given, "head": doubled}
     tried: Stages = {"encode": lambda given: given + 1e-3, "head": doubled}
     found = bisect_stages(right, tried, torch.linspace(0, 1, 100)[None], recipe=VOCOS)
-    tight = {**STAGE_TOLERANCES, "head": 1e-6}
+    tight = {**STAGE_TOLERANCES, "head": StageTolerance(1e-6, 1e-6)}
     assert found.first is None
     found = bisect_stages(
         right, tried, torch.linspace(0, 1, 100)[None], recipe=VOCOS, tolerances=tight
