@@ -70,10 +70,10 @@ class StageTolerance:
 # Measured in float32 against float64 on 1.5 s of six fixture clips (two voices, one with digital
 # silence, drums, a sparse cowbell, a guitar) with the first embedded vocoder, a plain Vocos of
 # 2.8 M parameters, and a random one of the official size, which bounds what another order of
-# summation can do; given here is about three times the largest. Own: encode 5.8e-3 (the guitar, whose highest
-# bands are all rounding), backbone 8.2e-5, head 1.0e-5, decode 5.4e-5. Carried: backbone 8.0e-3,
-# head 5.0e-3, re-encode 1.2e-2. Mixing is one sum of two samples, resampling one of up to 100, and
-# decoders of lossless files agree to the bit.
+# summation can do; given here is about three times the largest. Own: encode 5.8e-3 (the guitar,
+# whose highest bands are all rounding), backbone 8.2e-5, head 1.0e-5, decode 5.4e-5. Carried:
+# backbone 8.0e-3, head 5.0e-3, re-encode 1.2e-2. Mixing is one sum of two samples, resampling one
+# of up to 100, and decoders of lossless files agree to the bit.
 STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         "load": StageTolerance(0.0, 0.0),
