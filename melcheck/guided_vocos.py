@@ -44,9 +44,10 @@ _MAX_MAGNITUDE = 1e2
 _INITIAL_MOMENTUM = 0.8
 # A small first prediction: training begins at Griffin and Lim's result, not at noise.
 _INITIAL_STD = 2e-3
-# Updates of the first magnitudes towards the mel. Measured on LJ Speech without a network, eight
-# steps: MAE 0.226 with none, 0.173 with one, 0.156 with two, 0.147 with four.
-_NUM_UPDATES = 2
+# Powers of the updates of the first magnitudes towards the mel: two, the first over-relaxed.
+# Measured on five LJ Speech clips without a network, eight steps: MAE 0.137 with powers (1, 1),
+# 0.127 with (2, 1), 0.126 with four of power 1.
+_UPDATE_POWERS = (2, 1)
 _AT_THE_FLOOR = 1e-3  # nats above the floor; stored in 16 bits, -16.118 is -16.125
 # Below any magnitude that sound in [-1, 1] has: it only keeps divisions finite.
 _TINY = 1e-7
@@ -134,8 +135,11 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
 
     def final_spectrum(self, x: Tensor) -> Tensor:
         """Return the complex spectrum after all steps, `[batch, frames, n_fft // 2 + 1]`."""
-        spectrum, _ = self.refine(*self.spectrum(x), self.audible(x[..., self.dim :]))
-        return spectrum
+        magnitude, spectrum = self.spectrum(x)
+        audible = self.audible(x[..., self.dim :])
+        if not torch.is_grad_enabled():
+            return self._refine_in_place(magnitude, spectrum, audible)
+        return self.refine(magnitude, spectrum, audible)[0]
 
     def audible(self, mel: Tensor) -> Tensor:
         """Return which samples may sound: 0 where the mel says that there is digital silence.
@@ -196,7 +200,7 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
 
         mel = S F for magnitudes S and filters F. The update S <- S * (F r) / (F 1), with r the
         ratio of the wanted bands to those of S, lowers the divergence of the two at every turn and
-        keeps S positive.
+        keeps S positive; its square, a longer step the same way, gets there sooner.
 
         Shape:
             `[batch, frames, n_mels]` -> `[batch, frames, n_fft // 2 + 1]`
@@ -208,9 +212,10 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         reach = filters.sum(dim=1).clamp(min=_TINY)
         # Bins outside of every filter have nothing to be corrected by.
         unheard = (filters.sum(dim=1) < _TINY).to(mel.dtype)
-        for _ in range(_NUM_UPDATES):
+        for power in _UPDATE_POWERS:
             ratio = bands / (magnitude @ filters + _TINY)
-            magnitude = magnitude * ((ratio @ filters.T) / reach + unheard)
+            update = (ratio @ filters.T) / reach + unheard
+            magnitude = magnitude * update**power
         return magnitude
 
     def refine(
@@ -225,17 +230,49 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             decoded without steps.
         """
         first = previous = None
-        if (spectrum.shape[1] - 1) * self.hop_length <= self.istft.n_fft // 2:
+        if not self._can_mirror(spectrum):
             return spectrum, None
+        share = audible / self._weight(spectrum.shape[1])
         for step in range(self.num_steps):
-            consistent = ahead = self.to_spectrum(self.to_sound(spectrum) * audible)
+            consistent = ahead = self.to_spectrum(self._overlapped(spectrum) * share)
             if previous is None:
                 first = consistent
             else:
-                ahead = consistent + self.momentum[step - 1] * (consistent - previous)
+                ahead = _beyond(previous, consistent, self.momentum[step - 1])
             previous = consistent
             spectrum = with_phase_of(ahead, magnitude)
         return spectrum, first
+
+    def _refine_in_place(self, magnitude: Tensor, spectrum: Tensor, audible: Tensor) -> Tensor:
+        """Make the steps of `refine` in `spectrum` itself and in arrays that every step uses again.
+
+        Half of the time of a step is otherwise the kernel's, which hands out fresh pages.
+        """
+        if not self._can_mirror(spectrum):
+            return spectrum
+        window: Tensor = self.istft.window
+        edge = len(window) // 2
+        share = audible / self._weight(spectrum.shape[1])
+        frames = magnitude.new_empty(*spectrum.shape[:2], len(window))
+        pair = torch.empty_like(spectrum), torch.empty_like(spectrum)
+        for step in range(self.num_steps):
+            previous, consistent = pair[(step + 1) % 2], pair[step % 2]
+            torch.fft.irfft(spectrum, len(window), out=frames)
+            sound = overlap_add(frames.mul_(window), self.hop_length)[:, edge:-edge].mul_(share)
+            torch.mul(
+                self._mirrored(sound).unfold(-1, len(window), self.hop_length), window, out=frames
+            )
+            torch.fft.rfft(frames, out=consistent)
+            ahead = consistent
+            if step:
+                momentum = self.momentum[step - 1]
+                ahead = _beyond(previous, consistent, momentum, out=spectrum)
+            torch.sgn(ahead, out=spectrum).mul_(magnitude)
+        return spectrum
+
+    def _can_mirror(self, spectrum: Tensor) -> bool:
+        edge: int = self.istft.n_fft // 2
+        return (spectrum.shape[1] - 1) * self.hop_length > edge
 
     def to_sound(self, spectrum: Tensor) -> Tensor:
         """Invert the STFT by weighted overlap-add: the least-squares sound (Griffin and Lim).
@@ -243,14 +280,20 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         Shape:
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length]`
         """
+        return self._overlapped(spectrum) / self._weight(spectrum.shape[1])
+
+    def _overlapped(self, spectrum: Tensor) -> Tensor:
         window: Tensor = self.istft.window
-        sound = synthesise(spectrum, window, self.hop_length)
+        edge = len(window) // 2
+        return synthesise(spectrum, window, self.hop_length)[:, edge:-edge]
+
+    def _weight(self, num_frames: int) -> Tensor:
         # Where windows overlap in full, the sum of their squares is constant up to rounding; at the
         # two edges it is not.
-        squares = window.square().expand(1, spectrum.shape[1], len(window))
-        weight = overlap_add(squares, self.hop_length)
+        window: Tensor = self.istft.window
         edge = len(window) // 2
-        return sound[:, edge:-edge] / weight[:, edge:-edge]
+        squares = window.square().expand(1, num_frames, len(window))
+        return overlap_add(squares, self.hop_length)[:, edge:-edge]
 
     def to_spectrum(self, sound: Tensor) -> Tensor:
         """Transform sound as the mel's extractor does: centred frames, mirrored edges.
@@ -259,6 +302,17 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             `[batch, samples]` -> `[batch, 1 + samples // hop_length, n_fft // 2 + 1]`
         """
         window: Tensor = self.istft.window
-        edge = len(window) // 2
-        mirrored = nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
-        return analyse(mirrored, window, self.hop_length)
+        return analyse(self._mirrored(sound), window, self.hop_length)
+
+    def _mirrored(self, sound: Tensor) -> Tensor:
+        edge = self.istft.n_fft // 2
+        return nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
+
+
+def _beyond(
+    previous: Tensor, current: Tensor, momentum: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    """Return `current + momentum * (current - previous)`, in one pass over both."""
+    pairs = torch.view_as_real(previous), torch.view_as_real(current)
+    target = None if out is None else torch.view_as_real(out)
+    return torch.view_as_complex(torch.lerp(*pairs, 1 + momentum, out=target))

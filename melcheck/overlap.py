@@ -67,7 +67,7 @@ def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     return signal.reshape(batch, -1)
 
 
-# Below any magnitude that sound in [-1, 1] has: it only decides what 0 / 0 is.
+# Below any magnitude that sound in [-1, 1] has: it only keeps the gradient at 0 finite.
 _TINY = 1e-7
 
 
@@ -99,7 +99,7 @@ class _Synthesise(torch.autograd.Function):
     def forward(ctx: Any, spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
         ctx.save_for_backward(window)
         ctx.hop_length = hop_length
-        return overlap_add(torch.fft.irfft(spectrum, len(window)) * window, hop_length)
+        return overlap_add(torch.fft.irfft(spectrum, len(window)).mul_(window), hop_length)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -116,18 +116,17 @@ class _Synthesise(torch.autograd.Function):
 class _WithPhaseOf(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, magnitude: Tensor) -> Tensor:
-        energy = spectrum.real.square() + spectrum.imag.square()
-        inverse = torch.rsqrt(energy + _TINY**2)
-        phased: Tensor = spectrum * (magnitude * inverse)
-        ctx.save_for_backward(spectrum, magnitude, inverse)
-        return phased
+        ctx.save_for_backward(spectrum, magnitude)
+        return torch.sgn(spectrum).mul_(magnitude)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         # With u = z / |z|: d(m u) = u dm + (m / |z|) (dz - u Re(conj(u) dz)). Both maps are their
         # own adjoints for the inner product Re(conj(a) b).
-        spectrum, magnitude, inverse = ctx.saved_tensors
+        spectrum, magnitude = ctx.saved_tensors
         (gradient,) = gradients
+        energy = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        inverse = energy.add_(_TINY**2).rsqrt_()
         along = gradient.real * spectrum.real + gradient.imag * spectrum.imag
         along = along * inverse
         scale = magnitude * inverse

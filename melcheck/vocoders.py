@@ -52,12 +52,15 @@ __all__ = [
     "OFFICIAL_REPO",
     "OFFICIAL_REVISION",
     "OFFICIAL_SHA256",
+    "VOCOS_MIN_FRAMES",
     "GriffinLimVocoder",
     "Vocoder",
     "VocoderError",
     "VocoderInfo",
     "VocoderUnavailable",
     "VocosVocoder",
+    "check_mel",
+    "check_waveform",
     "load_vocoder",
     "official_in_cache",
 ]
@@ -73,7 +76,7 @@ _MOMENTUM = 0.99
 
 # With `center`, one frame stands for no sample at all. Griffin-Lim transforms its own output again
 # and again, so that must be long enough to be extracted: 513 samples, hence 4 frames.
-_VOCOS_MIN_FRAMES = 2
+VOCOS_MIN_FRAMES = 2
 _GRIFFIN_LIM_MIN_FRAMES = 1 + math.ceil(VOCOS.min_samples / VOCOS.hop_length)
 
 
@@ -150,7 +153,7 @@ class VocosVocoder:
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
-        _check_waveform(waveform, self.recipe)
+        check_waveform(waveform, self.recipe)
         mel: Tensor = self.model.feature_extractor(waveform)
         return mel
 
@@ -160,7 +163,7 @@ class VocosVocoder:
         Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
         mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
         """
-        _check_mel(mel, self.recipe, min_frames=_VOCOS_MIN_FRAMES)
+        check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
         with _full_float32():
             waveform: Tensor = self.model.decode(mel)
         return waveform
@@ -211,14 +214,14 @@ class GriffinLimVocoder:
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
-        _check_waveform(waveform, self.recipe)
+        check_waveform(waveform, self.recipe)
         mel: Tensor = self.extractor(waveform)
         return mel
 
     @torch.inference_mode()
     def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`."""
-        _check_mel(mel, self.recipe, min_frames=_GRIFFIN_LIM_MIN_FRAMES)
+        check_mel(mel, self.recipe, min_frames=_GRIFFIN_LIM_MIN_FRAMES)
         # mel = log(F^T |S|), so the least-squares |S| is pinv(F^T) exp(mel). It has small negative
         # values between the bands, where no magnitude can be: they become zero.
         magnitude = torch.clamp(self.inverse @ torch.exp(mel), min=0.0)
@@ -388,7 +391,8 @@ def _checked_device(device: str | torch.device) -> torch.device:
     return checked
 
 
-def _check_waveform(waveform: Tensor, recipe: MelRecipe) -> None:
+def check_waveform(waveform: Tensor, recipe: MelRecipe) -> None:
+    """Raise ValueError unless a waveform is `[batch, samples]` and long enough for the recipe."""
     if waveform.ndim != 2:
         raise ValueError(
             f"waveform must be [batch, samples], got {list(waveform.shape)}. "
@@ -397,7 +401,8 @@ def _check_waveform(waveform: Tensor, recipe: MelRecipe) -> None:
     recipe.frames(waveform.shape[-1])  # raises on a waveform that is too short
 
 
-def _check_mel(mel: Tensor, recipe: MelRecipe, *, min_frames: int) -> None:
+def check_mel(mel: Tensor, recipe: MelRecipe, *, min_frames: int) -> None:
+    """Raise ValueError unless a mel is `[batch, n_mels, frames]` with as many frames as named."""
     if mel.ndim != 3 or mel.shape[1] != recipe.n_mels:
         transposed = mel.ndim == 3 and mel.shape[2] == recipe.n_mels
         hint = "It looks transposed: mel.transpose(1, 2)." if transposed else "Time is last."

@@ -163,6 +163,21 @@ def test_steps_make_the_spectrum_consistent() -> None:
     assert shares[0] > shares[1] > shares[2]
 
 
+@pytest.mark.parametrize("frames", [2, 3, 4, 40])
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 5])
+def test_without_gradients_the_sound_is_the_same(num_steps: int, frames: int) -> None:
+    """The steps are written twice: to be trained through, and in arrays that are used again."""
+    model = head(num_steps)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.out.weight)
+    mel = noise(2, frames, VOCOS.n_mels, seed=1) - 5
+    mel[1, frames // 2 :] = VOCOS.log_floor
+    features = torch.cat([noise(2, frames, DIM), mel], dim=-1)
+    with torch.no_grad():
+        in_place = model(features)
+    torch.testing.assert_close(in_place, model(features).detach(), rtol=0, atol=0)
+
+
 def test_gradient_reaches_every_weight_through_the_steps() -> None:
     model = head(3)
     features = torch.cat([noise(1, 9, DIM), noise(1, 9, VOCOS.n_mels, seed=1) - 5], dim=-1)

@@ -28,7 +28,7 @@ _SHORT_HOP = 128
 _SHORT_MELS = 64
 _TINY = 1e-8
 
-_WEIGHTS = {"mel": 1.0, "mel_squared": 0.5, "short_mel": 0.3, "bins": 0.3, "inconsistency": 0.3}
+_WEIGHTS = {"mel": 0.5, "mel_squared": 2.0, "short_mel": 0.3, "bins": 0.2, "inconsistency": 0.2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from training.losses import Losses, Objective
 
 __all__ = ["CONFIG", "build", "main", "rate"]
 
-DIM = 192
+DIM = 128
 
 CONFIG: dict[str, dict[str, Any]] = {
     "feature_extractor": {
@@ -57,8 +57,8 @@ CONFIG: dict[str, dict[str, Any]] = {
         "init_args": {
             "input_channels": VOCOS.n_mels,
             "dim": DIM,
-            "intermediate_dim": 512,
-            "num_layers": 5,
+            "intermediate_dim": 384,
+            "num_layers": 4,
         },
     },
     "head": {
@@ -70,7 +70,7 @@ CONFIG: dict[str, dict[str, Any]] = {
             "padding": "center",
             "sample_rate": VOCOS.sample_rate,
             "n_mels": VOCOS.n_mels,
-            "num_steps": 8,
+            "num_steps": 10,
         },
     },
 }

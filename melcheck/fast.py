@@ -1,0 +1,204 @@
+"""The same vocoder, computed faster: same weights, same recipe, other arithmetic.
+
+`optimise(vocoder)` answers to the same calls as the `VocosVocoder` that it is made from, and may be
+given to `MelPipeline` in its place. Results differ by rounding in fp32, and by that of the named
+precision otherwise; `pytest -m parity` measures by how much. Verdicts are passed in plain eager
+mode unless a caller decides otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from vocos.heads import ISTFTHead
+from vocos.spectral_ops import ISTFT
+
+from melcheck.fast_backbone import FastBackbone, packed_linear
+from melcheck.fast_mel import FastMel
+from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.overlap import overlap_add, synthesise
+from melcheck.recipes import MelRecipe
+from melcheck.vocoders import (
+    VOCOS_MIN_FRAMES,
+    VocoderInfo,
+    VocoderUnavailable,
+    VocosVocoder,
+    check_mel,
+    check_waveform,
+)
+
+__all__ = ["OptimisedVocos", "Precision", "optimise"]
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+# As in ISTFTHead.
+_MAX_MAGNITUDE = 1e2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OptimisedVocos:
+    """A Vocos as `optimise` arranges it. See `melcheck.vocoders.Vocoder`.
+
+    Attributes:
+        info: Of the vocoder that it was made from.
+        recipe: The same.
+        device: The same.
+        precision: In which the backbone's pointwise layers multiply.
+        to_mel: `[batch, samples]` -> `[batch, n_mels, frames]`.
+        backbone: `[batch, n_mels, frames]` -> `[batch, frames, features]`.
+        head: `[batch, frames, features]` -> `[batch, samples]`.
+    """
+
+    info: VocoderInfo
+    recipe: MelRecipe
+    device: torch.device
+    precision: Precision
+    to_mel: Callable[[Tensor], Tensor]
+    backbone: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel of a waveform: see `Vocoder.encode`. No gradient passes through."""
+        check_waveform(waveform, self.recipe)
+        return self.to_mel(waveform)
+
+    def decode(self, mel: Tensor) -> Tensor:
+        """Return the waveform of a log-mel: see `Vocoder.decode`."""
+        check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
+        return self.sound(self.features(mel))
+
+    def features(self, mel: Tensor) -> Tensor:
+        """Return what the backbone makes of a log-mel.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, features]`
+        """
+        with _tf32(self.precision == "tf32"):
+            return self.backbone(mel)
+
+    @torch.inference_mode()
+    def sound(self, features: Tensor) -> Tensor:
+        """Return what the head makes of features.
+
+        Shape:
+            `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
+        """
+        with _tf32(False):
+            return self.head(features)
+
+
+def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:
+    """Return the same vocoder, arranged to run faster.
+
+    Its weights are copied: later changes to `vocoder.model` are not seen.
+
+    Args:
+        vocoder: A loaded Vocos: "official", "embedded", a directory, a repository.
+        precision: In which the pointwise layers of the backbone multiply; all else is float32.
+            "tf32" and "fp16" are for CUDA, "bf16" for processors that have it, and CUDA.
+
+    Raises:
+        TypeError: Another kind of vocoder.
+        ValueError: No such precision.
+        VocoderUnavailable: The device does not multiply in that precision.
+    """
+    if not isinstance(vocoder, VocosVocoder):
+        raise TypeError(
+            f"vocoder must be a VocosVocoder, got {type(vocoder).__name__}. Griffin-Lim and code "
+            "of your own have no layers to arrange."
+        )
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}.")
+    _check_device(vocoder.device, precision)
+    model = vocoder.model
+    dtype = _DTYPES[precision]
+    with torch.inference_mode():
+        backbone = _backbone(model.backbone, dtype)
+        head = _head(model.head)
+    return OptimisedVocos(
+        info=vocoder.info,
+        recipe=vocoder.recipe,
+        device=vocoder.device,
+        precision=precision,
+        to_mel=FastMel(model.feature_extractor),
+        backbone=backbone,
+        head=head,
+    )
+
+
+def _check_device(device: torch.device, precision: Precision) -> None:
+    if device.type != "cpu":
+        return
+    if precision not in _CPU_PRECISIONS:
+        raise VocoderUnavailable(
+            f"precision must be 'fp32' or 'bf16' on {device}, got {precision!r}. It is for CUDA."
+        )
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise VocoderUnavailable(
+            "precision must be 'fp32' on this processor, got 'bf16', in which it cannot multiply "
+            "(lscpu shows no avx512_bf16 or amx_bf16)."
+        )
+
+
+def _backbone(backbone: torch.nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    fast = FastBackbone(backbone, dtype=dtype)
+    if not isinstance(backbone, GuidedBackbone):
+        return fast
+
+    def with_mel(mel: Tensor) -> Tensor:
+        return torch.cat([fast(mel), mel.transpose(1, 2)], dim=-1)
+
+    return with_mel
+
+
+def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
+    # The head of the embedded vocoder is written for speed; a head that pads "same", or whose hop
+    # does not divide its window, has another inverse. They run as they are.
+    istft: ISTFT = head.istft
+    usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
+    return _FastHead(head) if usual and not isinstance(head, GuidedISTFTHead) else head
+
+
+class _FastHead:
+    """Computes what an `ISTFTHead` with centred frames computes, up to rounding.
+
+    Magnitude and phase become a complex number in one pass, and frames are added as whole arrays.
+    """
+
+    def __init__(self, head: ISTFTHead) -> None:
+        self.out = packed_linear(head.out.weight, head.out.bias, dtype=torch.float32)
+        self.window: Tensor = head.istft.window
+        self.hop_length = int(head.istft.hop_length)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        log_magnitude, phase = self.out(features).chunk(2, dim=-1)
+        magnitude = torch.exp(log_magnitude).clamp_(max=_MAX_MAGNITUDE)
+        edge = len(self.window) // 2
+        spectrum = torch.polar(magnitude, phase.contiguous())
+        sound = synthesise(spectrum, self.window, self.hop_length)[:, edge:-edge]
+        squares = self.window.square().expand(1, features.shape[1], len(self.window))
+        return sound / overlap_add(squares, self.hop_length)[:, edge:-edge]
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Say whether CUDA may multiply float32 with 10 bits of mantissa, and put back what was."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
