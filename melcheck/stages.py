@@ -71,7 +71,7 @@ class StageTolerance:
 # silence, drums, a sparse cowbell, a guitar) with the first embedded vocoder, a plain Vocos of
 # 2.8 M parameters, and a random one of the official size, which bounds what another order of
 # summation can do; given here is about three times the largest. Own: encode 5.8e-3 (the guitar,
-# whose highest bands are all rounding), backbone 8.2e-5, head 1.0e-5, decode 5.4e-5. Carried:
+# whose highest bands are all rounding), backbone 8.2e-5, head 2.0e-5, decode 5.4e-5. Carried:
 # backbone 8.0e-3, head 5.0e-3, re-encode 1.2e-2. Mixing is one sum of two samples, resampling one
 # of up to 100, and decoders of lossless files agree to the bit.
 STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
@@ -81,7 +81,7 @@ STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
         "resample": StageTolerance(1e-6, 1e-6),
         "encode": StageTolerance(2e-2, 2e-2),
         "backbone": StageTolerance(3e-4, 2.5e-2),
-        "head": StageTolerance(4e-5, 2e-2),
+        "head": StageTolerance(6e-5, 2e-2),
         "decode": StageTolerance(2e-4, 2e-2),
         "re-encode": StageTolerance(2e-2, 4e-2),
     }
