@@ -25,7 +25,8 @@ from melcheck.audio import load_audio
 from melcheck.cases import absent
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.parity import VARIANTS, Trip, Variant, describe, go_round, locate, measure
+from melcheck.parity import Trip, Variant, describe, go_round, locate, measure
+from melcheck.parity_variants import VARIANTS
 from melcheck.variants import RoutedVocoder, context_frames, in_chunks
 from melcheck.vocoders import Vocoder, VocosVocoder, load_vocoder
 
