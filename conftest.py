@@ -41,9 +41,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gather what the tests of faults record, in the process that prints."""
+    """Gather what the tests of faults and of parity record, in the process that prints."""
     if not hasattr(config, "workerinput"):  # of pytest-xdist
         config.pluginmanager.register(_KillMatrix(), "melcheck-kill-matrix")
+        config.pluginmanager.register(_ParityTable(), "melcheck-parity-table")
 
 
 class _KillMatrix:
@@ -109,3 +110,33 @@ def _cell(share: float) -> str:
     if share in (0.0, 1.0):
         return " *" if share else " ."
     return f"{min(99, max(1, round(100 * share))):2}"
+
+
+class _ParityTable:
+    """What each variant of the loop deviates by, printed at the end of a run."""
+
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the row out of a test's report, from whichever process."""
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == "melcheck-parity":
+                row = json.loads(str(value))
+                cells = [
+                    f"{found:8.2g} <{allowed:7.2g}"
+                    for found, allowed in zip(row["found"], row["allowed"], strict=True)
+                ]
+                bits = "same bits again" if row["repeated"] else "OTHER BITS AGAIN"
+                label = f"{row['vocoder']:23}{row['variant']:13}"
+                self.rows.append(f"{label}{' '.join(cells)}  {bits}")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        if self.rows:
+            terminalreporter.section("melcheck: parity with plain float32 on the CPU")
+            heads = ("encoded, nats", "mel, nats", "mel mean", "sound", "sound, dB")
+            titles = " ".join(f"{head:>17}" for head in heads)
+            terminalreporter.write_line(f"{'found < allowed':36}{titles}")
+            for row in sorted(self.rows):
+                terminalreporter.write_line(row)

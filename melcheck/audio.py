@@ -8,6 +8,7 @@ from libmad, and those two agree within 1.3e-6. Resampling is `torchaudio.functi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import math
@@ -25,7 +26,16 @@ from torch import Tensor
 from melcheck.clips import one_line
 from melcheck.config import MelCheckConfig
 
-__all__ = ["AudioError", "LoadedAudio", "decoder_name", "load_audio"]
+__all__ = [
+    "AudioError",
+    "DecodedAudio",
+    "LoadedAudio",
+    "decode_audio",
+    "decoder_name",
+    "load_audio",
+    "mix",
+    "resample",
+]
 
 # Samples that a lossy format may hold less than its header promises: encoder delay and padding
 # amount to at most a few frames of 1152 samples. WAV and FLAC are held to the sample.
@@ -92,10 +102,20 @@ class LoadedAudio:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
-    samples: Tensor  # [channels, samples]
+class DecodedAudio:
+    """What a file holds, before anything is made of it.
+
+    Attributes:
+        samples: `[channels, samples]`, float32, full scale +-1.
+        sample_rate: Hz of `samples`.
+        source_seconds: Length of the whole file; NaN where its header does not say.
+        decoder: What decoded it, as `decoder_name` gives it.
+    """
+
+    samples: Tensor
     sample_rate: int
     source_seconds: float
+    decoder: str
 
 
 def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
@@ -121,20 +141,9 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
             bears no sign of the cut and counts as a shorter clip.
     """
     path = config.audio_path
-    decoder = _soundfile_name() if _is_mp3(_checked_head(path)) else decoder_name()
-    decoded = _decode(path, config, decoder)
-    if decoded.samples.shape[-1] == 0:
-        raise _no_samples(path)
-    _check_finite(path, decoded)
-    waveform = decoded.samples.mean(dim=0, keepdim=True)
-    if decoded.sample_rate != config.target_sr:
-        _check_rates(path, decoded.sample_rate, config.target_sr)
-        waveform = torchaudio.functional.resample(
-            waveform, decoded.sample_rate, config.target_sr, _LOWPASS_FILTER_WIDTH, _ROLLOFF
-        )
+    decoded = decode_audio(config)
+    waveform = resample(mix(decoded), config).samples
     target_samples = config.target_samples
-    if target_samples is not None:
-        waveform = waveform[:, :target_samples]
     valid_samples = waveform.shape[-1]
     if valid_samples < min_samples:
         raise _error(
@@ -151,8 +160,49 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         source_sample_rate=decoded.sample_rate,
         source_channels=decoded.samples.shape[0],
         source_seconds=decoded.source_seconds,
-        decoder=decoder,
+        decoder=decoded.decoder,
     )
+
+
+def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> DecodedAudio:
+    """Decode as much of a file as its start at the wanted rate depends on: the first stage.
+
+    Args:
+        config: The file, the rate in Hz and the duration in seconds.
+        with_soundfile: Whether soundfile decodes it, even where `decoder_name` says TorchCodec.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        AudioError: It cannot be used: see `load_audio`.
+    """
+    path = config.audio_path
+    of_soundfile = _is_mp3(_checked_head(path)) or with_soundfile
+    decoded = _decode(path, config, _soundfile_name() if of_soundfile else decoder_name())
+    if decoded.samples.shape[-1] == 0:
+        raise _no_samples(path)
+    _check_finite(path, decoded)
+    return decoded
+
+
+def mix(decoded: DecodedAudio) -> DecodedAudio:
+    """Return the mean of the channels, `[1, samples]`: the second stage."""
+    return dataclasses.replace(decoded, samples=decoded.samples.mean(dim=0, keepdim=True))
+
+
+def resample(decoded: DecodedAudio, config: MelCheckConfig) -> DecodedAudio:
+    """Return samples at `config.target_sr`, `config.target_samples` at most: the third stage.
+
+    Raises:
+        AudioError: Rates whose common divisor is too small.
+    """
+    samples = decoded.samples
+    if decoded.sample_rate != config.target_sr:
+        _check_rates(config.audio_path, decoded.sample_rate, config.target_sr)
+        samples = torchaudio.functional.resample(
+            samples, decoded.sample_rate, config.target_sr, _LOWPASS_FILTER_WIDTH, _ROLLOFF
+        )
+    samples = samples[:, : config.target_samples]
+    return dataclasses.replace(decoded, samples=samples, sample_rate=config.target_sr)
 
 
 def decoder_name() -> str:
@@ -267,11 +317,11 @@ def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
             position += length + length % 2
 
 
-def _decode(path: Path, config: MelCheckConfig, decoder: str) -> _Decoded:
+def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
     with_torchcodec = decoder.startswith("torchcodec")
     decode = _decode_torchcodec if with_torchcodec else _decode_soundfile
     try:
-        return decode(path, config)
+        return DecodedAudio(*decode(path, config), decoder)
     except AudioError:
         raise
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
@@ -285,7 +335,7 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> _Decoded:
         ) from None
 
 
-def _decode_torchcodec(path: Path, config: MelCheckConfig) -> _Decoded:
+def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, float]:
     from torchcodec.decoders import AudioDecoder
 
     # An absolute path: FFmpeg takes what precedes a colon in a relative one for a protocol.
@@ -315,10 +365,10 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> _Decoded:
     if header_seconds is not None and not guessed:
         _check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
     seconds = math.nan if header_seconds is None or guessed else header_seconds
-    return _Decoded(samples, rate, seconds)
+    return samples, rate, seconds
 
 
-def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
+def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, float]:
     import soundfile
 
     promised = 0
@@ -332,7 +382,7 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
             frames = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
             # soundfile gives [samples, channels].
             seconds = math.nan if promised == _UNKNOWN_LENGTH else promised / file.samplerate
-            decoded = _Decoded(torch.from_numpy(frames.T.copy()), file.samplerate, seconds)
+            decoded = torch.from_numpy(frames.T.copy()), file.samplerate, seconds
     except soundfile.LibsndfileError as error:
         if promised == _UNKNOWN_LENGTH:
             raise _unknown_length(path) from None
@@ -386,7 +436,7 @@ def _slack_samples(path: Path) -> int:
     return 0 if path.suffix.lower() in _EXACT_SUFFIXES else _LOSSY_SLACK_SAMPLES
 
 
-def _check_finite(path: Path, decoded: _Decoded) -> None:
+def _check_finite(path: Path, decoded: DecodedAudio) -> None:
     broken = ~torch.isfinite(decoded.samples).all(dim=0)
     if broken.any():
         first = int(broken.int().argmax())

@@ -60,7 +60,7 @@ _SHORTEST_WINDOW = 4
 _STFT_MAGNITUDE_FLOOR = 6.4e-3
 
 # A log-mel within this of the floor is at it: float32 resolves 2e-6 at -16.
-_FLOOR_TOLERANCE = 1e-4
+FLOOR_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ def floor_share(mel: Tensor, *, log_floor: float, mask: Tensor | None = None) ->
     """
     weights = _weights(mel, mel, mask)
     mel = mel.double()
-    at_floor = (mel <= log_floor + _FLOOR_TOLERANCE).double()
+    at_floor = (mel <= log_floor + FLOOR_TOLERANCE).double()
     return _mean(torch.where(mel.isnan(), math.nan, at_floor), weights)
 
 

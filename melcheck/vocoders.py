@@ -168,6 +168,28 @@ class VocosVocoder:
             waveform: Tensor = self.model.decode(mel)
         return waveform
 
+    @torch.inference_mode()
+    def features(self, mel: Tensor) -> Tensor:
+        """Return what the backbone hands to the head, the first half of `decode`.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, channels]`
+        """
+        with _full_float32():
+            features: Tensor = self.model.backbone(mel)
+        return features
+
+    @torch.inference_mode()
+    def sound(self, features: Tensor) -> Tensor:
+        """Return the waveform that the head makes of features, the second half of `decode`.
+
+        Shape:
+            `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
+        """
+        with _full_float32():
+            waveform: Tensor = self.model.head(features)
+        return waveform
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GriffinLimVocoder:

@@ -1,0 +1,42 @@
+"""Vocoders with random weights: how they compute does not depend on what they learned."""
+
+from __future__ import annotations
+
+import torch
+from vocos import Vocos
+from vocos.feature_extractors import MelSpectrogramFeatures
+from vocos.heads import ISTFTHead
+from vocos.models import VocosBackbone
+
+from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.recipes import VOCOS
+from melcheck.vocoders import VocoderInfo, VocosVocoder
+
+__all__ = ["guided", "official"]
+
+_STFT = (VOCOS.n_fft, VOCOS.hop_length, "center")
+
+
+def official(seed: int = 0) -> VocosVocoder:
+    """A vocoder of the official configuration."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _vocoder(VocosBackbone(VOCOS.n_mels, 512, 1536, 8), ISTFTHead(512, *_STFT))
+
+
+def guided(seed: int = 0) -> VocosVocoder:
+    """A vocoder of the configuration that `training` trains."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = GuidedISTFTHead(256, *_STFT, VOCOS.sample_rate, VOCOS.n_mels, num_steps=8)
+        return _vocoder(GuidedBackbone(VOCOS.n_mels, 256, 512, 5), head)
+
+
+def _vocoder(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:
+    extractor = MelSpectrogramFeatures(
+        VOCOS.sample_rate, VOCOS.n_fft, VOCOS.hop_length, VOCOS.n_mels, "center"
+    )
+    model = Vocos(extractor, backbone, head).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    info = VocoderInfo("untrained", "random weights", None, None, None, parameters)
+    return VocosVocoder(info, VOCOS, torch.device("cpu"), model)
