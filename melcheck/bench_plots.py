@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from melcheck.bench import Measurement
 from melcheck.roofline import STAGES
@@ -25,6 +24,7 @@ __all__ = ["draw_run", "fraction_figure", "png", "throughput_figure"]
 _DPI = 100
 _COLOURS = "viridis"
 _EAGER = "eager"
+_MARGIN = 1.6  # so that a tick of 1, 2 or 5 is always within
 
 
 def draw_run(measurements: Sequence[Measurement]) -> dict[str, Figure]:
@@ -57,17 +57,20 @@ def throughput_figure(measurements: Sequence[Measurement], *, title: str = "") -
     rows = figure.subplots(2, len(stages), squeeze=False)
     for column, stage in enumerate(stages):
         own = [m for m in measurements if m.case.stage == stage]
+        rates = [m.x_real_time for m in own]
         above, below = rows[0][column], rows[1][column]
         above.set_title(stage.replace("_", " "), fontsize=11)
-        _lines(above, own, x=_batch, by=_duration, unit=" s")
-        _lines(below, own, x=_duration, by=_batch, unit=" at once")
+        _lines(above, own, x=_batch, by=_duration, unit="{:g} s")
+        _lines(below, own, x=_duration, by=_batch, unit="batch {:g}")
         above.set_xlabel("batch (sounds)")
         below.set_xlabel("duration of a sound (s)")
         for axes in (above, below):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-            axes.yaxis.set_minor_formatter(FuncFormatter(_minor))
-            axes.tick_params(axis="y", which="both", labelsize=8)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.set_ylim(min(rates) / _MARGIN, max(rates) * _MARGIN)
+            axes.tick_params(axis="y", labelsize=8)
     for row in rows:
         row[0].set_ylabel("x real time (median)")
         _legend(row[-1])
@@ -147,7 +150,7 @@ def _lines(
                 markersize=4,
                 linestyle="--" if dashed else "-",
                 color=colours(0.85 * number / max(1, len(groups) - 1)),
-                label=f"{group:g}{unit}" + (f", {mode}" if len(modes) > 1 else ""),
+                label=unit.format(group) + (f", {mode}" if len(modes) > 1 else ""),
             )
     _logarithmic(axes, sorted({x(m) for m in measurements}))
     axes.grid(visible=True, color="0.92")
@@ -162,11 +165,6 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
             shown.append(value)
     axes.set_xticks(shown, [f"{value:g}" for value in shown], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _minor(value: float, _: Any) -> str:
-    leading = f"{value:e}"[0]
-    return f"{value:,.6g}" if leading in "25" else ""
 
 
 def _legend(axes: Axes) -> None:

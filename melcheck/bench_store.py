@@ -30,12 +30,14 @@ class CaseRatio:
     """A case that both runs have.
 
     Attributes:
-        name: The case, with its vocoder.
+        vocoder: Its name.
+        name: The case.
         seconds: Median call of A and of B.
         speedup: Time of A over time of B: above 1, B is faster.
         fractions: Of the attainable, in A and in B; None where it was not measured.
     """
 
+    vocoder: str
     name: str
     seconds: tuple[float, float]
     speedup: float
@@ -84,7 +86,7 @@ def _entry(extra: dict[str, Any], durations: Sequence[float]) -> dict[str, objec
     for duration in durations:
         stats.update(duration)
     params = {name: extra[name] for name in _KEY}
-    name = _name(extra)
+    name = _full_name(extra)
     return {
         "group": extra["stage"],
         "name": name,
@@ -152,18 +154,19 @@ def compare_runs(first: dict[str, Any], second: dict[str, Any]) -> RunComparison
             told = [", ".join(values) for values in seen]
             differences.append(f"{condition}: {told[0]} in A, {told[1]} in B")
     return RunComparison(
-        cases=tuple(_ratio(name, before[name], after[name]) for name in both),
+        cases=tuple(_ratio(before[name], after[name]) for name in both),
         differences=tuple(differences),
         only_a=tuple(name for name in before if name not in after),
         only_b=tuple(name for name in after if name not in before),
     )
 
 
-def _ratio(name: str, before: dict[str, Any], after: dict[str, Any]) -> CaseRatio:
+def _ratio(before: dict[str, Any], after: dict[str, Any]) -> CaseRatio:
     medians = before["stats"]["median"], after["stats"]["median"]
     shares = before["extra_info"].get("fraction"), after["extra_info"].get("fraction")
     return CaseRatio(
-        name=name,
+        vocoder=before["extra_info"]["vocoder"],
+        name=_name(before["extra_info"]),
         seconds=medians,
         speedup=medians[0] / medians[1],
         fractions=None if None in shares else shares,
@@ -171,7 +174,9 @@ def _ratio(name: str, before: dict[str, Any], after: dict[str, Any]) -> CaseRati
 
 
 def _cases(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {_name(entry["extra_info"]): entry for entry in run["benchmarks"] if _is_ours(entry)}
+    return {
+        _full_name(entry["extra_info"]): entry for entry in run["benchmarks"] if _is_ours(entry)
+    }
 
 
 def _is_ours(entry: dict[str, Any]) -> bool:
@@ -180,10 +185,11 @@ def _is_ours(entry: dict[str, Any]) -> bool:
 
 def _name(extra: dict[str, Any]) -> str:
     size = f"{extra['batch']}x{extra['seconds']:g}s"
-    return (
-        f"{extra['vocoder']} {extra['stage']}-{extra['device']}-{size}-{extra['precision']}-"
-        f"{extra['mode']}"
-    )
+    return f"{extra['stage']}-{extra['device']}-{size}-{extra['precision']}-{extra['mode']}"
+
+
+def _full_name(extra: dict[str, Any]) -> str:
+    return f"{extra['vocoder']} {_name(extra)}"
 
 
 def _brand(run: dict[str, Any]) -> str:

@@ -208,7 +208,7 @@ def _told(
     first = measurements[0]
     lines = [
         f"{vocoder.info.name}: {vocoder.info.num_parameters / 1e6:.1f} M parameters, "
-        f"{first.device_name}, {first.threads} threads"
+        f"{first.device_name}, {first.threads} thread{'s' if first.threads > 1 else ''}"
     ]
     for precision in dict.fromkeys(m.case.precision for m in measurements):
         rates = [m for m in measurements if m.case.precision == precision][-1].rates
@@ -303,9 +303,10 @@ def _compare(paths: Sequence[Path], terminal: Terminal) -> Answer:
 
 
 def _compared(paths: Sequence[Path], found: RunComparison, terminal: Terminal) -> list[str]:
+    vocoders = {case.vocoder for case in found.cases}
     rows = [
         (
-            case.name,
+            f"{case.vocoder} {case.name}" if len(vocoders) > 1 else case.name,
             f"{1000 * case.seconds[0]:.2f}",
             f"{1000 * case.seconds[1]:.2f}",
             f"{case.speedup:.2f}",
@@ -314,7 +315,7 @@ def _compared(paths: Sequence[Path], found: RunComparison, terminal: Terminal) -
         )
         for case in found.cases
     ]
-    lines = [f"A: {paths[0]}, B: {paths[1]}", ""]
+    lines = [f"A: {paths[0]}, B: {paths[1]}, of {' and '.join(sorted(vocoders))}", ""]
     lines.append(terminal.table(("case", "A ms", "B ms", "A / B", "limit A", "limit B"), rows))
     lines.append("")
     lines.append("A / B above 1: B is faster; limit: fraction of the attainable")
