@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from melcheck.commands.bench_answer import compared_text, measured_text
 from melcheck.commands.terminal import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 
 if TYPE_CHECKING:
     from melcheck.bench import Measurement
     from melcheck.bench_peers import PeerTimes
-    from melcheck.bench_store import RunComparison
     from melcheck.vocoders import VocosVocoder
 
 __all__ = ["add_options", "run"]
@@ -27,6 +27,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _CUDA_ONLY = ("tf32", "fp16")
 _OURS = ("official", "embedded")
 _RUN_FILE = "benchmark.json"
+_SHORT_SECONDS = 0.1
 _PEER_SECONDS = {False: 1.0, True: 5.0}
 
 
@@ -85,7 +86,7 @@ def _measure(options: argparse.Namespace, terminal: Terminal) -> Answer:
     vocoder = _vocoder(options.vocoder, options.device)
     if options.output is not None:
         _make(options.output)
-    bench = Bench(seconds=FULL_SECONDS if options.full else None)
+    bench = Bench(seconds=FULL_SECONDS) if options.full else Bench(case_seconds=_SHORT_SECONDS)
     planned = cases(
         [options.device],
         FULL_SIZES if options.full else SHORT_SIZES,
@@ -104,7 +105,7 @@ def _measure(options: argparse.Namespace, terminal: Terminal) -> Answer:
     files = _write(options.output, measurements, peers) if options.output is not None else []
     return Answer(
         passed=True,
-        text="\n".join(_told(vocoder, measurements, left_out, peers, absent, files, terminal)),
+        text=measured_text(vocoder, measurements, left_out, peers, absent, files, terminal),
         data={
             "vocoder": options.vocoder,
             "device": options.device,
@@ -196,74 +197,6 @@ def _write(
     return [str(folder / name) for name in contents]
 
 
-def _told(
-    vocoder: VocosVocoder,
-    measurements: Sequence[Measurement],
-    left_out: dict[str, str],
-    peers: Sequence[PeerTimes],
-    absent: dict[str, str],
-    files: Sequence[str],
-    terminal: Terminal,
-) -> list[str]:
-    first = measurements[0]
-    lines = [
-        f"{vocoder.info.name}: {vocoder.info.num_parameters / 1e6:.1f} M parameters, "
-        f"{first.device_name}, {first.threads} thread{'s' if first.threads > 1 else ''}"
-    ]
-    for precision in dict.fromkeys(m.case.precision for m in measurements):
-        rates = [m for m in measurements if m.case.precision == precision][-1].rates
-        lines.append(
-            f"limit, {precision}: products {rates.products_per_second / 1e9:,.0f} GFLOP/s, "
-            f"FFTs {rates.transforms_per_second / 1e9:,.0f} GFLOP/s, "
-            f"copies {rates.copied_bytes_per_second / 1e9:,.0f} GB/s"
-        )
-    lines += ["", terminal.table(_HEADER, [_row(m) for m in measurements]), ""]
-    lines.append("limit: attainable time over that of the quickest call, from those rates")
-    if any(m.upload_seconds is not None for m in measurements):
-        lines.append("transfers to and from the device are not in these times; --json has them")
-    lines += [f"left out: {name}: {reason}" for name, reason in left_out.items()]
-    if peers:
-        rows = [
-            (
-                peer.case.mode.removeprefix("peers/"),
-                peer.case.stage,
-                str(peer.case.size),
-                f"{1000 * _median(peer):.2f}",
-                f"{peer.case.size.audio_seconds / _median(peer):,.0f}",
-                f"{peer.speedup:.2f}",
-            )
-            for peer in peers
-        ]
-        header = ("in turns", "stage", "size", "p50 ms", "x real time", "speed over eager")
-        lines += ["", terminal.table(header, rows)]
-    lines += [f"left out: {name}: {reason}" for name, reason in absent.items()]
-    return lines + [f"wrote {path}" for path in files]
-
-
-_HEADER = ("stage", "size", "precision", "mode", "p50 ms", "p95 ms", "x RT", "MiB", "limit")
-
-
-def _row(measurement: Measurement) -> tuple[str, ...]:
-    case, peak = measurement.case, measurement.peak_memory_mib
-    return (
-        case.stage.replace("_", " "),
-        str(case.size),
-        case.precision,
-        case.mode,
-        f"{1000 * measurement.p50_seconds:.2f}",
-        f"{1000 * measurement.p95_seconds:.2f}",
-        f"{measurement.x_real_time:,.0f}",
-        "?" if peak is None else f"{peak:,.0f}",
-        f"{100 * measurement.fraction:.0f}%",
-    )
-
-
-def _median(peer: PeerTimes) -> float:
-    import statistics
-
-    return statistics.median(peer.durations_seconds)
-
-
 def _compare(paths: Sequence[Path], terminal: Terminal) -> Answer:
     from melcheck.bench_store import compare_runs, read_run
     from melcheck.commands.options import refuse
@@ -286,7 +219,7 @@ def _compare(paths: Sequence[Path], terminal: Terminal) -> Answer:
         )
     return Answer(
         passed=True,
-        text="\n".join(_compared(paths, found, terminal)),
+        text=compared_text(paths, found, terminal),
         data={
             "vocoder": None,
             "device": None,
@@ -300,29 +233,3 @@ def _compare(paths: Sequence[Path], terminal: Terminal) -> Answer:
             "comparison": found,
         },
     )
-
-
-def _compared(paths: Sequence[Path], found: RunComparison, terminal: Terminal) -> list[str]:
-    vocoders = {case.vocoder for case in found.cases}
-    rows = [
-        (
-            f"{case.vocoder} {case.name}" if len(vocoders) > 1 else case.name,
-            f"{1000 * case.seconds[0]:.2f}",
-            f"{1000 * case.seconds[1]:.2f}",
-            f"{case.speedup:.2f}",
-            *(f"{100 * share:.0f}%" for share in case.fractions or ()),
-            *([] if case.fractions else ["", ""]),
-        )
-        for case in found.cases
-    ]
-    lines = [f"A: {paths[0]}, B: {paths[1]}, of {' and '.join(sorted(vocoders))}", ""]
-    lines.append(terminal.table(("case", "A ms", "B ms", "A / B", "limit A", "limit B"), rows))
-    lines.append("")
-    lines.append("A / B above 1: B is faster; limit: fraction of the attainable")
-    if found.differences:
-        lines.append("The runs differ, so that only the fractions can be compared:")
-        lines += [f"  {difference}" for difference in found.differences]
-    for name, cases in (("A", found.only_a), ("B", found.only_b)):
-        if cases:
-            lines.append(f"only in {name}: {len(cases)} cases, such as {cases[0]}")
-    return lines
