@@ -158,24 +158,26 @@ class Bench:
         self._clock = clock
         self._begin = clock()
         self._meters: dict[tuple[int, int, int], RateMeter] = {}
-        self._seen: dict[tuple[str, str, str, Precision, str], Measurement] = {}
+        self._seen: dict[tuple[str, str, str, Precision, str], tuple[Measurement, float]] = {}
 
     def left_out(self, vocoder: VocosVocoder, case: Case) -> str | None:
         """Return why a case does not fit this run, or None where it does.
 
         What a case takes is foretold from the last one of its kind, by the seconds of audio.
         """
-        last = self._seen.get(_kind(vocoder, case))
-        if last is None:
+        seen = self._seen.get(_kind(vocoder, case))
+        if seen is None:
             return None
+        last, last_taken = seen
         growth = case.size.audio_seconds / last.case.size.audio_seconds
-        call = growth * last.p50_seconds
         if self._seconds is not None:
             remaining = max(0.0, self._seconds - (self._clock() - self._begin))
-            if _CALLS * call > remaining:
+            # What surrounds the calls does not grow with them.
+            expected = max(last_taken, _CALLS * growth * last.p50_seconds)
+            if expected > remaining:
                 return (
-                    f"{_CALLS} calls of about {call:.1f} s do not fit the {remaining:.0f} s that "
-                    f"are left of the run's {self._seconds:.0f}"
+                    f"it would take about {expected:.0f} s, of which {remaining:.0f} are left of "
+                    f"the run's {self._seconds:.0f}"
                 )
         needed = growth * (last.peak_memory_mib or 0.0)
         limit = _memory_limit_mib(vocoder.device)
@@ -193,20 +195,21 @@ class Bench:
             vocoder: On the case's device. The case's mode is made of it, with the same weights.
             case: What to time.
         """
+        begin = self._clock()
         device = vocoder.device
         candidate = in_mode(vocoder, case.mode, case.precision)
         inputs = make_inputs(vocoder, case)
         call = stage_call(candidate, case)
         for _ in range(_CUDA_WARM_UPS if device.type == "cuda" else 1):
             call(inputs[0])
-        rates = self._rates(vocoder, case.precision)
+        self._rates(vocoder, case.precision)  # before and after: a busy moment passes
         peak = peak_memory_mib(lambda: call(inputs[-1]), device)
-        once = seconds_of(call, inputs[0])
+        durations: list[float] = []
         fewest, most = _ROUNDS
-        rounds = max(fewest, min(most, round(self._case_seconds / once)))
-        durations = [once] + [
-            seconds_of(call, inputs[number % len(inputs)]) for number in range(1, rounds)
-        ]
+        while len(durations) < fewest or (
+            sum(durations) < self._case_seconds and len(durations) < most
+        ):
+            durations.append(seconds_of(call, inputs[len(durations) % len(inputs)]))
         rates = self._rates(vocoder, case.precision)
         samples = round(case.size.seconds * vocoder.recipe.sample_rate)
         upload, download = _transfers(call, inputs[0]) if device.type == "cuda" else (None, None)
@@ -225,7 +228,7 @@ class Bench:
             threads=torch.get_num_threads(),
             device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         )
-        self._seen[_kind(vocoder, case)] = measurement
+        self._seen[_kind(vocoder, case)] = measurement, self._clock() - begin
         return measurement
 
     def _rates(self, vocoder: VocosVocoder, precision: Precision) -> Rates:

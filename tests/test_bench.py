@@ -201,9 +201,11 @@ def test_the_peak_of_memory_sees_what_is_given_back() -> None:
 # What does not fit.
 
 
-def remembering(bench: Bench, vocoder: VocosVocoder, found: Measurement) -> Bench:
+def remembering(
+    bench: Bench, vocoder: VocosVocoder, found: Measurement, *, taken: float = 0.0
+) -> Bench:
     key = (vocoder.info.name, found.case.stage, "cpu", found.case.precision, found.case.mode)
-    bench._seen[key] = found
+    bench._seen[key] = found, taken
     return bench
 
 
@@ -213,14 +215,20 @@ def test_a_case_that_would_take_too_long_is_left_out_with_the_reason(
     bench = remembering(Bench(seconds=100.0, clock=lambda: 0.0), vocoder, seen(1.0))
     assert bench.left_out(vocoder, a_case(size=Size(16, 1.0))) is None
     reason = bench.left_out(vocoder, a_case(size=Size(64, 1.0)))
-    assert reason == "5 calls of about 64.0 s do not fit the 100 s that are left of the run's 100"
+    assert reason == "it would take about 320 s, of which 100 are left of the run's 100"
 
 
 def test_time_that_has_passed_is_gone(vocoder: VocosVocoder) -> None:
     now = [0.0]
     bench = remembering(Bench(seconds=100.0, clock=lambda: now[0]), vocoder, seen(1.0))
     now[0] = 90.0
-    assert "the 10 s that are left" in (bench.left_out(vocoder, a_case(size=Size(16, 1.0))) or "")
+    assert "of which 10 are left" in (bench.left_out(vocoder, a_case(size=Size(16, 1.0))) or "")
+
+
+def test_what_surrounds_the_calls_is_foretold_too(vocoder: VocosVocoder) -> None:
+    bench = Bench(seconds=100.0, clock=lambda: 0.0)
+    remembering(bench, vocoder, seen(0.001), taken=101.0)
+    assert "about 101 s" in (bench.left_out(vocoder, a_case()) or "")
 
 
 def test_a_case_that_would_take_too_much_memory_is_left_out_with_the_reason(

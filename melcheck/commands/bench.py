@@ -1,9 +1,9 @@
-"""Time encode, decode and round trip, and say how near the machine's limit they are.
+"""Time encode, decode and round trip, and say how near the limit they are.
 
 The limit is the operations of a Vocos over the rates of matrix products, FFTs
 and copies that are measured in the same run (docs/benchmarks.md). Without
 --full a few small sizes run, in seconds; --full takes up to 8 minutes, and says
-what it left out. --compare sets two stored runs side by side, and times nothing.
+what it left out. --compare sets two stored runs side by side, and times none.
 """
 
 from __future__ import annotations
