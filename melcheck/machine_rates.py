@@ -44,6 +44,7 @@ _DTYPES = {
 _ROWS = {"cpu": (256, 1024), "cuda": (4096, 65536)}
 _FRAMES = {"cpu": (64, 256, 2048), "cuda": (4096, 65536)}
 _COPIED_BYTES = {"cpu": 2**26, "cuda": 2**29}
+_QUEUED = 10
 _FIRST_REPEATS = 5
 _REPEATS = 2
 
@@ -99,13 +100,19 @@ class RateMeter:
 
 
 class _Trial:
-    """One call of a known amount, and the best rate that it had."""
+    """A call of a known amount, and the best rate that it had."""
 
     def __init__(self, amount: float, call: Callable[..., object], *operands: Tensor) -> None:
-        self._amount = amount
-        self._call = call
+        # On CUDA several are queued, so that launching one is hidden behind the one before.
+        self._times = _QUEUED if operands[0].device.type == "cuda" else 1
+        self._amount = amount * self._times
+        self._once = call
         self._operands = operands
         self._rate = 0.0
+
+    def _call(self, *operands: Tensor) -> None:
+        for _ in range(self._times):
+            self._once(*operands)
 
     def repeated(self, times: int) -> float:
         for _ in range(times):
