@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -12,8 +13,13 @@ from typing import Any
 import pytest
 
 from melcheck import bench_cases, bench_peers
-from melcheck.bench_cases import Size
+from melcheck.bench import Measurement
+from melcheck.bench_cases import Case, Size, bench_vocoder
 from melcheck.cli import main
+from melcheck.commands.bench_answer import measured_text
+from melcheck.commands.terminal import Terminal
+from melcheck.machine_rates import Rates
+from melcheck.roofline import Work
 
 Captured = pytest.CaptureFixture[str]
 
@@ -138,3 +144,29 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(
     (tmp_path / "file").write_text("")
     assert main(["bench", "--vocoder", "embedded", "--output", str(tmp_path / "file")]) == 2
     assert "the folder cannot be made" in capsys.readouterr().err
+
+
+def test_the_table_of_a_long_run_fits_80_columns() -> None:
+    case = Case("round_trip", "cpu", Size(64, 30.0), "fp32", "optimised")
+    slow = Measurement(
+        case=case,
+        vocoder="random-official",
+        durations_seconds=(98.7, 99.9),
+        frames=180_032,
+        peak_memory_mib=16_384.0,
+        upload_seconds=None,
+        download_seconds=None,
+        work=Work(products=1e13),
+        rates=Rates(3e11, 3e10, 3e10),
+        threads=2,
+        device_name="cpu",
+    )
+    quick = dataclasses.replace(slow, durations_seconds=(0.1234,) * 2)
+    text = measured_text(
+        bench_vocoder("embedded", "cpu"), [slow, quick], {}, [], {}, [], Terminal()
+    )
+    rows = [line for line in text.splitlines() if line.startswith("round trip")]
+    assert len(rows) == 2
+    assert max(map(len, text.splitlines())) <= 80
+    assert "99,300" in rows[0]
+    assert "123.4" in rows[1]

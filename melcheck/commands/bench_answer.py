@@ -50,7 +50,7 @@ def measured_text(
                 peer.case.mode.removeprefix("peers/"),
                 peer.case.stage,
                 str(peer.case.size),
-                f"{1000 * _median(peer):.2f}",
+                _ms(_median(peer)),
                 f"{peer.case.size.audio_seconds / _median(peer):,.0f}",
                 f"{peer.speedup:.2f}",
             )
@@ -62,7 +62,7 @@ def measured_text(
     return "\n".join([*lines, *(f"wrote {path}" for path in files)])
 
 
-_HEADER = ("stage", "size", "precision", "mode", "p50 ms", "p95 ms", "x RT", "MiB", "limit")
+_HEADER = ("stage", "size", "prec.", "mode", "p50 ms", "p95 ms", "x RT", "MiB", "limit")
 
 
 def _row(measurement: Measurement) -> tuple[str, ...]:
@@ -72,12 +72,19 @@ def _row(measurement: Measurement) -> tuple[str, ...]:
         str(case.size),
         case.precision,
         case.mode,
-        f"{1000 * measurement.p50_seconds:.2f}",
-        f"{1000 * measurement.p95_seconds:.2f}",
+        _ms(measurement.p50_seconds),
+        _ms(measurement.p95_seconds),
         f"{measurement.x_real_time:,.0f}",
         "?" if peak is None else f"{peak:,.0f}",
         f"{100 * measurement.fraction:.0f}%",
     )
+
+
+def _ms(seconds: float) -> str:
+    """Return milliseconds in at most seven places, below 100,000 s."""
+    milliseconds = 1000 * seconds
+    digits = 2 if milliseconds < 100 else 1 if milliseconds < 1000 else 0
+    return f"{milliseconds:,.{digits}f}"
 
 
 def _median(peer: PeerTimes) -> float:
@@ -90,8 +97,8 @@ def compared_text(paths: Sequence[Path], found: RunComparison, terminal: Termina
     rows = [
         (
             f"{case.vocoder} {case.name}" if len(vocoders) > 1 else case.name,
-            f"{1000 * case.seconds[0]:.2f}",
-            f"{1000 * case.seconds[1]:.2f}",
+            _ms(case.seconds[0]),
+            _ms(case.seconds[1]),
             f"{case.speedup:.2f}",
             *(f"{100 * share:.0f}%" for share in case.fractions or ()),
             *([] if case.fractions else ["", ""]),
