@@ -45,7 +45,7 @@ _ROWS = {"cpu": (256, 1024), "cuda": (4096, 65536)}
 _FRAMES = {"cpu": (64, 256, 2048), "cuda": (4096, 65536)}
 _COPIED_BYTES = {"cpu": 2**26, "cuda": 2**29}
 _QUEUED = 10
-_FIRST_REPEATS = 5
+_FIRST_REPEATS = 3
 _REPEATS = 2
 
 
