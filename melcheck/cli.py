@@ -27,7 +27,7 @@ from melcheck.weights import VocoderError, VocoderUnavailable
 
 __all__ = ["COMMANDS", "HELP", "main"]
 
-COMMANDS = ("check", "compare", "diagnose", "handshake", "info", "fetch")
+COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
 
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
@@ -37,6 +37,7 @@ melcheck: will the mel that you train on survive the vocoder?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
   melcheck diagnose --mel a.npy                  what does it tell by itself?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
+  melcheck bench                      how fast is it, and how near the limit?
   melcheck fetch                      official weights (54 MB) into the cache
   melcheck info                       versions, decoder, devices, weights
 

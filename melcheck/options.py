@@ -113,6 +113,7 @@ OPTIONS = (
         "DIR",
         "folder of goldens for your own clips; the first run writes them and fails",
     ),
+    Option("bench", "SIZE", "how much the benchmarks measure: short, or full (short)"),
     Option("duration", "SECONDS", "seconds to check of each clip, from its start, or all (3)"),
     Option("sample-rate", "HZ", "rate to read audio at; must be that of the vocoder (its own)"),
 )

@@ -60,6 +60,9 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         texts(config, "vocoder"), config.invocation_params.dir if given else config.rootpath
     )
     devices = _names(texts(config, "device"), config.rootpath)
+    for size in texts(config, "bench"):
+        if size not in ("short", "full"):
+            raise ValueError(f"--mel-bench must be short or full, got {size!r}.")
     folder, elsewhere = _artifacts(config) if artifacts is None else (Path(artifacts), "")
     plan = Plan(
         clips=clips,

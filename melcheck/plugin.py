@@ -41,9 +41,9 @@ _MARKERS = {
     "official": "runs the official weights, charactr/vocos-mel-24khz",
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
-# What a run leaves behind asks for no run.
-_LEFT_BEHIND = ("artifacts", "report", "baseline")
-_ASKING = tuple(option.name for option in OPTIONS if option.name not in _LEFT_BEHIND)
+# What a run leaves behind, and how long its benchmarks take, asks for no run.
+_NOT_ASKING = ("artifacts", "report", "baseline", "bench")
+_ASKING = tuple(option.name for option in OPTIONS if option.name not in _NOT_ASKING)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
 

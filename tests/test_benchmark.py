@@ -1,135 +1,117 @@
-"""How fast the loop runs: encode, decode and round trip, by duration, batch and device.
+"""How fast the loop runs, and how near the machine's limit: `melcheck.bench`, as benchmarks.
 
-`pytest -m benchmark --benchmark-autosave` stores a run, `--benchmark-compare` sets the next one
-beside it. Each row carries in `extra_info`: `x_real_time` (seconds of audio for each second of
-computing), `frames_per_second`, and the peak of memory above what was in use before.
+Plain `pytest` measures a few small cases with the embedded vocoder. `pytest -m benchmark
+--mel-bench full` is the sweep, with the official configuration: under 8 minutes on 2 cores, and a
+case that does not fit is skipped with the reason. `--benchmark-json FILE` keeps a run, which
+`melcheck bench --compare` and `pytest-benchmark compare` set beside another.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from melcheck.config import MelCheckConfig
-from melcheck.pipeline import MelPipeline
-from melcheck.vocoders import Vocoder
+from melcheck.bench import FULL_SECONDS, Bench
+from melcheck.bench_cases import FULL_SIZES, RANDOM, SHORT_SIZES, Case, bench_vocoder, cases
+from melcheck.options import from_command_line, texts
+from melcheck.stashes import plan_of
+from melcheck.vocoders import VocoderUnavailable, VocosVocoder
 
-STAGES = ("encode", "decode", "round_trip")
-# A median of few short calls is that of the machine's moods: each row is measured for about this
-# long, in at least and at most so many rounds.
-MEASURED_SECONDS = 0.3
-ROUNDS = (5, 200)
-MEBIBYTE = 2**20
-
-# (seconds, batch). The last is the protocol of the Vocos paper's table of speeds: 16 x 1 s.
-SIZES = ((1.0, 1), (3.0, 1), (10.0, 1), (3.0, 8), (1.0, 16))
+SHORT_CASE_SECONDS = 0.2
+# The limit is the best of few tries on a machine that others use too.
+AROUND_THE_LIMIT = 1.15
 
 
-@pytest.mark.benchmark(group="loop")
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(
-    ("seconds", "batch"),
-    SIZES,
-    ids=[f"{batch}x{seconds:g}s" for seconds, batch in SIZES[:-1]] + ["vocos-paper-16x1s"],
-)
+class Stopwatch:
+    """A clock that stands still but for the durations that it is given.
+
+    `melcheck.bench` measures, by CUDA events where there is a GPU; pytest-benchmark asks its timer
+    before and after each round, and so hears of the same durations.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+STOPWATCH = Stopwatch()
+
+
+def is_full(config: pytest.Config) -> bool:
+    return texts(config, "bench") == ["full"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    plan = plan_of(config)
+    full = is_full(config)
+    named = from_command_line(config, "vocoder")
+    names = plan.vocoders if named else (RANDOM if full else "embedded",)
+    sizes = FULL_SIZES if full else SHORT_SIZES
+    params = [
+        pytest.param(
+            name,
+            case,
+            id=f"{plan.label(name)}-{case}",
+            marks=[pytest.mark.cuda] if case.device.startswith("cuda") else [],
+        )
+        for case in cases(plan.devices, sizes)
+        for name in names
+    ]
+    metafunc.parametrize(("name", "case"), params)
+
+
+@pytest.fixture(scope="module")
+def bench(pytestconfig: pytest.Config) -> Bench:
+    if is_full(pytestconfig):
+        return Bench(seconds=FULL_SECONDS)
+    return Bench(case_seconds=SHORT_CASE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def vocoder_of(pytestconfig: pytest.Config) -> Callable[[str, str], VocosVocoder]:
+    loaded: dict[tuple[str, str], VocosVocoder] = {}
+
+    def load(name: str, device: str) -> VocosVocoder:
+        required = name in plan_of(pytestconfig).required
+        if (name, device) not in loaded:
+            try:
+                loaded[name, device] = bench_vocoder(name, device, download=required)
+            except VocoderUnavailable as error:
+                (pytest.fail if required else pytest.skip)(str(error))
+        return loaded[name, device]
+
+    return load
+
+
+@pytest.mark.benchmark(timer=STOPWATCH, group="loop")
 def test_speed_of_the_loop(
     benchmark: Any,
-    mel_vocoder: Vocoder,
+    bench: Bench,
+    vocoder_of: Callable[[str, str], VocosVocoder],
     mel_speed: Callable[[str], None],
-    stage: str,
-    seconds: float,
-    batch: int,
+    name: str,
+    case: Case,
 ) -> None:
-    pipeline = MelPipeline(MelCheckConfig("no-file.wav"), vocoder=mel_vocoder)
-    generator = torch.Generator().manual_seed(0)
-    samples = round(seconds * pipeline.recipe.sample_rate)
-    waveform = (0.1 * torch.randn(batch, samples, generator=generator)).to(pipeline.device)
-    mel = pipeline.waveform2mel(waveform)
-    calls: dict[str, Callable[[], object]] = {
-        "encode": lambda: pipeline.waveform2mel(waveform),
-        "decode": lambda: pipeline.mel2waveform(mel),
-        "round_trip": lambda: pipeline.round_trip(waveform),
-    }
-    run = _synchronised(calls[stage], pipeline.device)
-    benchmark.extra_info.update(
-        vocoder=mel_vocoder.info.name,
-        device=_device_name(pipeline.device),
-        threads=torch.get_num_threads(),
-        peak_memory_mib=_peak_memory_mib(run, pipeline.device),
-    )
-    extra = benchmark.extra_info
-    benchmark.pedantic(run, rounds=_rounds(run), warmup_rounds=1)
-    if benchmark.stats is None:
-        return  # --benchmark-disable: the call ran, nothing was timed
-    median = benchmark.stats.stats.median
-    audio_seconds = batch * samples / pipeline.recipe.sample_rate
-    extra["x_real_time"] = audio_seconds / median
-    extra["frames_per_second"] = batch * mel.shape[-1] / median
-    peak = extra["peak_memory_mib"]
-    mel_speed(
-        f"{stage:10} {batch:2} x {seconds:4g} s  {extra['vocoder']:11} {extra['device']:4} "
-        f"{extra['x_real_time']:7.0f} x real time  {extra['frames_per_second']:8.0f} frames/s  "
-        + ("peak unknown" if peak is None else f"{peak:5.0f} MiB")
-    )
-    assert extra["x_real_time"] > 0
-
-
-def _rounds(run: Callable[[], object]) -> int:
-    begin = time.perf_counter()
-    run()
-    one = time.perf_counter() - begin
-    fewest, most = ROUNDS
-    return max(fewest, min(most, round(MEASURED_SECONDS / one)))
-
-
-def _synchronised(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    if device.type != "cuda":
-        return call
-
-    def run() -> object:
-        # The call only queues work; the clock must not stop before the device has done it.
-        torch.cuda.synchronize(device)
-        result = call()
-        torch.cuda.synchronize(device)
-        return result
-
-    return run
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _peak_memory_mib(run: Callable[[], object], device: torch.device) -> float | None:
-    """Return the peak of one call above what was in use before it; None where it is unknown."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return (torch.cuda.max_memory_allocated(device) - before) / MEBIBYTE
-    clear_refs, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not clear_refs.exists():
-        return None
-    # Memory that was freed but not given back would be used again without being seen.
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    # Linux: writing 5 resets the high-water mark of resident memory (proc(5)).
-    try:
-        clear_refs.write_text("5")
-    except OSError:
-        return None
-    before_kib = _status_kib(status, "VmRSS")
-    run()
-    return max(0, _status_kib(status, "VmHWM") - before_kib) / 1024
-
-
-def _status_kib(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
+    vocoder = vocoder_of(name, case.device)
+    reason = bench.left_out(vocoder, case)
+    if reason is not None:
+        mel_speed(f"{name} {case}: left out, {reason}")
+        pytest.skip(reason)
+    measurement = bench.measure(vocoder, case)
+    durations = measurement.durations_seconds
+    benchmark.group = case.stage
+    benchmark.extra_info.update(measurement.extra_info())
+    remaining = iter(durations)
+    benchmark.pedantic(lambda: STOPWATCH.advance(next(remaining)), rounds=len(durations))
+    mel_speed(str(measurement))
+    assert 0 < measurement.fraction < AROUND_THE_LIMIT

@@ -45,6 +45,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the examples name."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("melcheck.commands.bench._SHORT_SECONDS", 0.0)
+    monkeypatch.setattr("melcheck.machine_rates._FIRST_REPEATS", 1)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mytts", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -76,6 +78,7 @@ ARGUMENTS = {
     "diagnose": ["--audio", "fixtures/audio/kokoro-kumo-en.wav", "--mel", "a.npy"],
     "handshake": ["mytts:mel"],
     "info": [],
+    "bench": ["--vocoder", "embedded"],
 }
 
 

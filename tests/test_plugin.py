@@ -139,6 +139,7 @@ def test_every_bad_file_is_named_at_once(run: Run, tmp_path: Path) -> None:
         (["--mel-sample-rate", "fast"], "--mel-sample-rate must be a whole number of Hz"),
         (["--mel-vocoder", "oficial"], "Did you mean 'official'?"),
         (["--mel-device", "tpu"], "--mel-device must be cpu, cuda or cuda:N"),
+        (["--mel-bench", "huge"], "--mel-bench must be short or full, got 'huge'"),
         (["--mel-require", "gpu"], "--mel-require takes official and cuda"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
