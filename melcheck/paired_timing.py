@@ -1,0 +1,147 @@
+"""Times two callables in pairs: one after the other, in an order that is drawn.
+
+The order is drawn anew for every two pairs, one each way: what the first of two pays, and a machine
+that slows down, fall on both callables alike. Short calls are timed several at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["PairTimer", "no_garbage_collection"]
+
+_WARM_UP_ROUNDS = 2
+# Long beside a reading of the clock (0.02 ms), and beside filling the caches that another process
+# left in its own state.
+_MIN_SAMPLE_SECONDS = 0.005
+_MAX_CALLS = 10**6
+
+
+class PairTimer:
+    """Two callables and the clock that they are timed by. Call `warm_up` before `pair`.
+
+    Args:
+        candidate: The one callable.
+        reference: The other.
+        inputs: Called before each pair, outside of the clock; what it returns is given to both.
+            None calls them without an argument.
+        clock: Seconds.
+        device: Where they compute: the clock waits for a CUDA device's queue.
+        seed: Of the order.
+
+    Attributes:
+        calls: How many calls are timed at once.
+
+    Raises:
+        ValueError: A device that cannot be waited for.
+    """
+
+    def __init__(
+        self,
+        candidate: Callable[..., object],
+        reference: Callable[..., object],
+        inputs: Callable[[], object] | None,
+        clock: Callable[[], float],
+        device: str | torch.device,
+        seed: int,
+    ) -> None:
+        self.calls = 1
+        self._candidate = candidate
+        self._reference = reference
+        self._inputs = inputs
+        self._clock = clock
+        self._synchronise = _synchroniser(device)
+        self._orders = _orders(random.Random(seed))
+
+    def warm_up(self) -> None:
+        """Call both, and find how many calls of the faster one are long enough to be timed.
+
+        Raises:
+            ValueError: The clock stands still.
+        """
+        while True:
+            for _ in range(_WARM_UP_ROUNDS):
+                arguments = self._arguments()
+                fastest = min(
+                    self._seconds(function, arguments)
+                    for function in (self._candidate, self._reference)
+                )
+            if fastest >= _MIN_SAMPLE_SECONDS:
+                return
+            if self.calls >= _MAX_CALLS:
+                raise ValueError(self._stood_still())
+            # A little more than enough, and not at once: the first calls are not like the last.
+            growth = 1.2 * _MIN_SAMPLE_SECONDS / fastest if fastest > 0 else math.inf
+            self.calls = min(_MAX_CALLS, math.ceil(self.calls * min(10.0, growth)))
+
+    def pair(self) -> tuple[float, float]:
+        """Time the next pair.
+
+        Returns:
+            Seconds of one call of the candidate, and of one of the reference.
+
+        Raises:
+            ValueError: The clock stood still.
+        """
+        arguments = self._arguments()
+        if next(self._orders):
+            candidate = self._seconds(self._candidate, arguments)
+            reference = self._seconds(self._reference, arguments)
+        else:
+            reference = self._seconds(self._reference, arguments)
+            candidate = self._seconds(self._candidate, arguments)
+        if min(candidate, reference) <= 0:
+            raise ValueError(self._stood_still())
+        return candidate / self.calls, reference / self.calls
+
+    def _arguments(self) -> tuple[object, ...]:
+        return () if self._inputs is None else (self._inputs(),)
+
+    def _seconds(self, function: Callable[..., object], arguments: tuple[object, ...]) -> float:
+        self._synchronise()
+        begin = self._clock()
+        for _ in range(self.calls):
+            function(*arguments)
+        self._synchronise()
+        return self._clock() - begin
+
+    def _stood_still(self) -> str:
+        return (
+            f"clock must move while the callables run, but stood still over {self.calls} calls of "
+            "one of them. Give it more to do, or take a finer clock, such as time.perf_counter."
+        )
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect now, and not while something is timed: it would fall on either half of a pair."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _orders(generator: random.Random) -> Iterator[bool]:
+    """Yield whether the candidate comes first: once in each two pairs, which of them is drawn."""
+    while True:
+        first = generator.random() < 0.5
+        yield from (first, not first)
+
+
+def _synchroniser(device: str | torch.device) -> Callable[[], None]:
+    where = torch.device(device)
+    if where.type == "cpu":
+        return lambda: None
+    if where.type != "cuda":
+        raise ValueError(f"device must be cpu or cuda, got {str(where)!r}.")
+    return lambda: torch.cuda.synchronize(where)
