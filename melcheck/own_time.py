@@ -19,13 +19,14 @@ References:
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
 
 __all__ = ["own_time", "own_time_is_wall_time"]
 
 # Nanoseconds on a core, nanoseconds in the queue, slices: of the thread that reads it.
-_STATISTICS = Path("/proc/thread-self/schedstat")
+_STATISTICS = "/proc/thread-self/schedstat"
+_LINE_BYTES = 64
 _NANOSECONDS = 1e-9
 
 
@@ -55,6 +56,13 @@ def own_time_is_wall_time() -> bool:
 
 def _waited_ns() -> int | None:
     try:
-        return int(_STATISTICS.read_bytes().split()[1])
-    except (OSError, IndexError, ValueError):
+        # Opened anew, since an open one stays that of the thread which opened it.
+        descriptor = os.open(_STATISTICS, os.O_RDONLY)
+    except OSError:
         return None
+    try:
+        fields = os.read(descriptor, _LINE_BYTES).split()
+    finally:
+        os.close(descriptor)
+    # Three fields: a kernel that keeps no record shows nothing, or zeros from the start.
+    return int(fields[1]) if len(fields) == 3 and fields[0] != b"0" else None

@@ -54,7 +54,8 @@ def ratio_interval(
         seed: Of the resampling.
 
     Returns:
-        The location and the lower and upper end of the interval, as ratios.
+        The location and the lower and upper end of the interval, as ratios; 0 and infinity where
+        so few pairs say nothing.
 
     Raises:
         ValueError: Too few ratios, or one that is no positive finite number.
@@ -69,25 +70,25 @@ def ratio_interval(
         )
     if not all(0 < ratio < math.inf for ratio in ratios):
         raise ValueError("ratios must be positive finite numbers. Is the clock too coarse?")
-    logs = torch.tensor(ratios, dtype=torch.float64).log()
+    count = len(ratios)
+    ordered = torch.tensor(ratios, dtype=torch.float64).log().sort().values
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(logs), (_RESAMPLES, len(logs)), generator=generator)
-    location, error = _midmean(logs)
-    locations, errors = _midmean(logs[drawn])
+    # Places are drawn and sorted: three times as fast as sorting what is drawn.
+    kind = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+    places = torch.randint(count, (_RESAMPLES, count), generator=generator, dtype=kind)
+    location, error = _midmean(ordered)
+    locations, errors = _midmean(ordered[places.sort(dim=-1).values.int()])
     surprise = ((locations - location) / errors).abs()
     reach = torch.quantile(surprise, confidence) * error
-    return (
-        math.exp(location),
-        math.exp(location - reach),
-        math.exp(location + reach),
-    )
+    ends = torch.stack([location, location - reach, location + reach]).exp()
+    middle, low, high = ends.tolist()
+    return middle, low, high
 
 
-def _midmean(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the midmean of the last dimension and its standard error, after Yuen."""
-    count = values.shape[-1]
+def _midmean(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the midmean of the last dimension, which is sorted, and its error, after Yuen."""
+    count = ordered.shape[-1]
     cut = count // 4
-    ordered = values.sort(dim=-1).values
     middle = ordered[..., cut : count - cut]
     # What was cut off counts as the nearest that was kept.
     outer = middle[..., :1] + middle[..., -1:]

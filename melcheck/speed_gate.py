@@ -130,7 +130,7 @@ def compare_speed(
     *,
     allowed_ratio: float = 1.10,
     confidence: float = 0.99,
-    pairs: int = 20,
+    pairs: int = 40,
     budget_seconds: float = 30.0,
     inputs: Callable[[], object] | None = None,
     device: str | torch.device = "cpu",
