@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import time
 
-__all__ = ["own_time", "own_time_is_wall_time"]
+__all__ = ["own_time", "own_time_is_wall_time", "waited_ns"]
 
 # Nanoseconds on a core, nanoseconds in the queue, slices: of the thread that reads it.
 _STATISTICS = "/proc/thread-self/schedstat"
@@ -40,10 +40,10 @@ def own_time() -> float:
         >>> own_time() > before
         True
     """
-    waited = _waited_ns()
+    waited = waited_ns()
     while True:
         now, before = time.perf_counter_ns(), waited
-        waited = _waited_ns()
+        waited = waited_ns()
         # A wait that falls between the readings would be in one of them only: then read again.
         if waited == before:
             return (now - (waited or 0)) * _NANOSECONDS
@@ -51,10 +51,14 @@ def own_time() -> float:
 
 def own_time_is_wall_time() -> bool:
     """Return whether this machine keeps no record of waits, so that own time is wall time."""
-    return _waited_ns() is None
+    return waited_ns() is None
 
 
-def _waited_ns() -> int | None:
+def waited_ns() -> int | None:
+    """Return what this thread has waited for a core since its start; None where nobody counts.
+
+    It has changed after a call that was interrupted by another process.
+    """
     try:
         # Opened anew, since an open one stays that of the thread which opened it.
         descriptor = os.open(_STATISTICS, os.O_RDONLY)

@@ -44,7 +44,7 @@ from typing import Literal
 
 import torch
 
-from melcheck.own_time import own_time, own_time_is_wall_time
+from melcheck.own_time import own_time, own_time_is_wall_time, waited_ns
 from melcheck.paired_ratios import MIN_PAIRS, ratio_interval
 from melcheck.paired_timing import PairTimer, no_garbage_collection
 
@@ -167,7 +167,15 @@ def compare_speed(
         ('slower', False)
     """
     _check(allowed_ratio, confidence, pairs, budget_seconds)
-    timer = PairTimer(candidate, reference, inputs, clock or own_time, device, seed)
+    timer = PairTimer(
+        candidate,
+        reference,
+        inputs=inputs,
+        clock=clock or own_time,
+        interruptions=waited_ns if clock is None else _none_known,
+        device=device,
+        seed=seed,
+    )
     of_one_look = 1 - (1 - confidence) / _LOOKS
     looks = [pairs * 2**look for look in range(_LOOKS)]
     times: list[tuple[float, float]] = []
@@ -204,6 +212,10 @@ def _outcome(low: float, high: float, allowed_ratio: float) -> Outcome:
     if low > allowed_ratio:
         return "slower"
     return "within" if high <= allowed_ratio else "undecided"
+
+
+def _none_known() -> None:
+    """Return the same each time: who brings a clock is not asked for more."""
 
 
 def _name(clock: Callable[[], float] | None) -> str:
