@@ -9,7 +9,8 @@ the ratio candidate / reference within a pair, since both halves of a pair meet 
   times themselves drift; -0.1 beside a process that spins on the same core), and pairs may be
   resampled one by one.
 - The clock is `own_time`, which is not moved by other processes. In wall time, beside that process,
-  the ratios spread 3.5 times as far, which asks for twelve times the pairs.
+  the ratios spread 3.5 times as far, which asks for twelve times the pairs. Pairs of short calls
+  that another process interrupted are timed again: see `melcheck.paired_timing`.
 - Location and interval of the ratios are those of `melcheck.paired_ratios`.
 
 Pairs are added until the interval decides: fails ("slower") only when all of it lies above the

@@ -130,7 +130,8 @@ def test_a_costly_check_is_seen_in_whole_calls(
     pipeline: MelPipeline, waveform: torch.Tensor
 ) -> None:
     sort_first(pipeline)
-    assert whole_calls(pipeline, waveform, "encode").outcome == "slower"
+    # Half a second is enough to see it, in many more pairs.
+    assert whole_calls(pipeline, waveform[:, :12_000], "encode").outcome == "slower"
 
 
 @pytest.mark.benchmark

