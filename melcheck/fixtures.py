@@ -16,7 +16,8 @@
 
 Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
-trip, `mel_griffin_lim` makes Griffin-Lim's, `mel_speed` lists a benchmark.
+trip, `mel_griffin_lim` makes Griffin-Lim's, `mel_speed` lists a benchmark, `mel_speed_gate` fails a
+test whose code has become slower. The last two need no clip.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.report import CaseRow, Outcome
     from melcheck.sanity import Verdict
+    from melcheck.speed_gate import SpeedComparison
     from melcheck.vocoders import Vocoder
 
 __all__: list[str] = []
@@ -306,6 +308,46 @@ def mel_speed(request: pytest.FixtureRequest) -> Callable[[str], None]:
         request.node.user_properties.append((SPEED_PROPERTY, line))
 
     return record
+
+
+@pytest.fixture
+def mel_speed_gate(request: pytest.FixtureRequest) -> Callable[..., SpeedComparison]:
+    """A function that fails the test when a candidate is slower than a reference may be.
+
+    `mel_speed_gate(candidate, reference, allowed_ratio=1.10)` takes two callables that do the same
+    work and runs them in turns: see `melcheck.speed_gate.compare_speed`, which has the other
+    arguments. It returns what was found. What stays undecided passes, with a line in the notes.
+    """
+
+    def gate(
+        candidate: Callable[..., object],
+        reference: Callable[..., object],
+        *,
+        allowed_ratio: float = 1.10,
+        pairs: int = 40,
+        budget_seconds: float = 30.0,
+        inputs: Callable[[], object] | None = None,
+        device: str = "cpu",
+    ) -> SpeedComparison:
+        from melcheck.speed_gate import compare_speed
+
+        found = compare_speed(
+            candidate,
+            reference,
+            allowed_ratio=allowed_ratio,
+            pairs=pairs,
+            budget_seconds=budget_seconds,
+            inputs=inputs,
+            device=device,
+        )
+        if found.outcome == "undecided":
+            note = f"{request.node.nodeid}: {found.message()}"
+            request.node.user_properties.append((NOTE_PROPERTY, note))
+        if not found.passed:
+            pytest.fail(found.message(), pytrace=False)
+        return found
+
+    return gate
 
 
 @pytest.fixture
