@@ -154,15 +154,23 @@ class VocosVocoder:
         mel: Tensor = self.model.feature_extractor(waveform)
         return mel
 
-    def decode(self, mel: Tensor) -> Tensor:
+    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`.
 
         Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
         mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
+
+        Args:
+            mel: As there.
+            start: For a `GuidedISTFTHead`, where the mel goes on from an earlier one: see its
+                `advancing_phase`.
         """
         _check_mel(mel, self.recipe, min_frames=_VOCOS_MIN_FRAMES)
-        with _full_float32():
-            waveform: Tensor = self.model.decode(mel)
+        with _full_float32(), torch.inference_mode():
+            if start is None:
+                waveform: Tensor = self.model.decode(mel)
+            else:
+                waveform = self.model.head(self.model.backbone(mel), start)
         return waveform
 
 
