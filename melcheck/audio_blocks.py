@@ -36,7 +36,7 @@ from melcheck.audio import (
 )
 from melcheck.config import MelCheckConfig
 
-__all__ = ["audio_blocks", "resample_blocks"]
+__all__ = ["Stretch", "audio_blocks", "resample_blocks"]
 
 _BLOCK_SECONDS = 5.0
 
@@ -113,6 +113,58 @@ def resample_blocks(
     rest = resample(held)[:, done * outputs :] if held.shape[-1] else held
     if rest.shape[-1]:
         yield rest
+
+
+class Stretch:
+    """The samples of a waveform that comes in blocks, from where they are still wanted.
+
+    Args:
+        blocks: `[1, samples]` each, float32.
+
+    Attributes:
+        ended: Whether the last block has come.
+    """
+
+    def __init__(self, blocks: Iterable[Tensor]) -> None:
+        self._blocks = iter(blocks)
+        self._held = torch.zeros(1, 0)
+        self._begin = 0
+        self.ended = False
+
+    @property
+    def end(self) -> int:
+        """How many samples have come."""
+        return self._begin + self._held.shape[-1]
+
+    def read_to(self, sample: int) -> None:
+        """Read on to a sample, or to the end.
+
+        Raises:
+            ValueError: A block of another shape or dtype.
+        """
+        pieces, end = [self._held], self.end
+        while end < sample and not self.ended:
+            block = next(self._blocks, None)
+            if block is None:
+                self.ended = True
+                break
+            if block.dim() != 2 or block.shape[0] != 1 or block.dtype != torch.float32:
+                raise ValueError(
+                    "each of blocks must be [1, samples], float32, got "
+                    f"{list(block.shape)}, {block.dtype}."
+                )
+            pieces.append(block.cpu())
+            end += block.shape[-1]
+        self._held = torch.cat(pieces, dim=-1)
+
+    def between(self, begin: int, end: int | None) -> Tensor:
+        """Return the samples from one place to another, or to the end."""
+        return self._held[:, begin - self._begin : None if end is None else end - self._begin]
+
+    def forget(self, begin: int) -> None:
+        """Let go of what lies before a sample."""
+        self._held = self._held[:, begin - self._begin :].clone()
+        self._begin = begin
 
 
 def _at_target_rate(config: MelCheckConfig, block_seconds: float) -> Iterator[Tensor]:

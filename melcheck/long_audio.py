@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.audio_blocks import audio_blocks
+from melcheck.audio_blocks import Stretch, audio_blocks
 from melcheck.chunked_decoding import chunk_decoder, context_frames
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import MelPipeline, RoundTrip
@@ -168,7 +168,7 @@ def round_trip_chunks(
     margin = recipe.pad_samples // hop + 1
     reach = context + margin
     decode = chunk_decoder(pipeline.vocoder)
-    waveform = _Stretch(iter(blocks))
+    waveform = Stretch(blocks)
     seam = _Seam(recipe)
     first, total = 0, None
     while total is None or first < total:
@@ -237,47 +237,6 @@ def _total_frames(samples: int, recipe: MelRecipe) -> int:
             "what is decoded from less is too short to have a mel. Use a longer clip."
         )
     return recipe.frames(samples)
-
-
-class _Stretch:
-    """The samples of a waveform that comes in blocks, from where they are still wanted."""
-
-    def __init__(self, blocks: Iterator[Tensor]) -> None:
-        self._blocks = blocks
-        self._held = torch.zeros(1, 0)
-        self._begin = 0
-        self.ended = False
-
-    @property
-    def end(self) -> int:
-        """How many samples have come."""
-        return self._begin + self._held.shape[-1]
-
-    def read_to(self, sample: int) -> None:
-        """Read on to a sample, or to the end."""
-        pieces, end = [self._held], self.end
-        while end < sample and not self.ended:
-            block = next(self._blocks, None)
-            if block is None:
-                self.ended = True
-                break
-            if block.dim() != 2 or block.shape[0] != 1 or block.dtype != torch.float32:
-                raise ValueError(
-                    "each of blocks must be [1, samples], float32, got "
-                    f"{list(block.shape)}, {block.dtype}."
-                )
-            pieces.append(block.cpu())
-            end += block.shape[-1]
-        self._held = torch.cat(pieces, dim=-1)
-
-    def between(self, begin: int, end: int | None) -> Tensor:
-        """Return the samples from one place to another, or to the end."""
-        return self._held[:, begin - self._begin : None if end is None else end - self._begin]
-
-    def forget(self, begin: int) -> None:
-        """Let go of what lies before a sample."""
-        self._held = self._held[:, begin - self._begin :].clone()
-        self._begin = begin
 
 
 class _Seam:

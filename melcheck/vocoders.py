@@ -20,7 +20,7 @@ import difflib
 import math
 import os
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -166,7 +166,9 @@ class VocosVocoder:
                 `advancing_phase`.
         """
         _check_mel(mel, self.recipe, min_frames=_VOCOS_MIN_FRAMES)
-        with _full_float32(), torch.inference_mode():
+        # The setting is the process's: on the CPU, where threads decode side by side, it stays.
+        precision = _full_float32() if mel.is_cuda else nullcontext()
+        with precision, torch.inference_mode():
             if start is None:
                 waveform: Tensor = self.model.decode(mel)
             else:
