@@ -5,13 +5,16 @@ frames on each side as the vocoder looks (`melcheck.chunked_decoding`) and the S
 are cut off. The chunks, one after the other, are what `MelPipeline.round_trip` makes of the whole.
 The mel is equal to the bit; what is decoded, up to rounding: matrix products may sum in another
 order where they are of another size. On the CPU that moved samples by 7.2e-6 at most in chunks of 1
-to 6 s, and the mel of them by 2e-5 nats in the mean; in most chunks nothing.
+to 6 s, and the mel of them by 2e-5 nats in the mean; in chunks of 30 s, of 90 s of speech, nothing.
+
+Peak memory of the process, official configuration, one thread, metrics included, 44.1 kHz on disk:
+685 MiB for 30 s, 716 MiB for an hour, of which 561 are there before the first sample.
 
 That is not taken on trust. Neighbouring chunks both compute the frames and samples at their seam,
 and where the two disagree the vocoder looks farther than was thought, or the front end looks at the
 whole clip: an error, not a figure.
 
-What does grow with the audio is the error of each frame in the metrics: 11 MB for an hour.
+What does grow with the audio is the error of each frame in the metrics: 14 MB for an hour.
 """
 
 from __future__ import annotations
