@@ -133,6 +133,7 @@ def long_round_trip(
         waveform_seam = max(waveform_seam, chunk.waveform_seam)
         if on_chunk is not None:
             on_chunk(chunk)
+        del chunk  # before the next is computed
     return LongRoundTrip(
         metrics=running.result(),
         frames=running.frames,

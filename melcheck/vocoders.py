@@ -20,7 +20,7 @@ import difflib
 import math
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -166,9 +166,7 @@ class VocosVocoder:
                 `advancing_phase`.
         """
         _check_mel(mel, self.recipe, min_frames=_VOCOS_MIN_FRAMES)
-        # The setting is the process's: on the CPU, where threads decode side by side, it stays.
-        precision = _full_float32() if mel.is_cuda else nullcontext()
-        with precision, torch.inference_mode():
+        with _full_float32, torch.inference_mode():
             if start is None:
                 waveform: Tensor = self.model.decode(mel)
             else:
@@ -274,15 +272,29 @@ def load_vocoder(
     return _vocos(text, _find(text, revision, download), target)
 
 
-def _full_float32() -> AbstractContextManager[None]:
-    cudnn = torch.backends.cudnn
-    context: AbstractContextManager[None] = cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
-    return context
+class _FullFloat32:
+    """Convolutions in full float32 while any thread is inside: the setting is the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        cudnn = torch.backends.cudnn
+        with self._lock:
+            if self._inside == 0:
+                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+_full_float32 = _FullFloat32()
 
 
 def _find(name: str, revision: str | None, download: bool) -> VocoderFiles:
