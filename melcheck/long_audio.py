@@ -7,9 +7,8 @@ The mel is equal to the bit; what is decoded, up to rounding: matrix products ma
 order where they are of another size. On the CPU that moved samples by 7.2e-6 at most in chunks of 1
 to 6 s, and the mel of them by 2e-5 nats in the mean; in chunks of 30 s, of 90 s of speech, nothing.
 
-Peak memory of the process, one thread, metrics included, 44.1 kHz on disk: with the embedded
-vocoder 589 MiB for 30 s and 587 MiB for 10 minutes, of which 543 are there before the first sample.
-With chunks of 30 s and the official configuration, 685 MiB for 30 s and 716 MiB for an hour.
+Peak memory of the process, embedded vocoder, one thread, metrics included, 44.1 kHz on disk: 589
+MiB for 30 s and 596 MiB for an hour, of which 543 are there before the first sample.
 
 That is not taken on trust. Neighbouring chunks both compute the frames and samples at their seam,
 and where the two disagree the vocoder looks farther than was thought, or the front end looks at the
