@@ -18,6 +18,7 @@ import struct
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchaudio
@@ -43,8 +44,8 @@ _LOSSY_SLACK_SAMPLES = 4 * 1152
 _EXACT_SUFFIXES = frozenset({".wav", ".flac"})
 
 # torchaudio.functional.resample's defaults, from which the reach of its kernel follows.
-_LOWPASS_FILTER_WIDTH = 6
-_ROLLOFF = 0.99
+LOWPASS_FILTER_WIDTH = 6
+ROLLOFF = 0.99
 # Elements of the polyphase kernel above which a rate is refused. The worst rate just below it,
 # 47,997 Hz to 24,000, was measured at 2.1 GB and 5 s.
 _MAX_KERNEL_ELEMENTS = 2**27
@@ -54,7 +55,7 @@ _FORMATS_HINT = " With FFmpeg installed, TorchCodec reads more formats than soun
 
 # What libsndfile says of a length that the header does not give (SF_COUNT_MAX), and its number for
 # an MP3 without a frame in it, whose text speaks of a missing file instead.
-_UNKNOWN_LENGTH = 2**63 - 1
+UNKNOWN_LENGTH = 2**63 - 1
 _SNDFILE_NO_MP3_FRAME = 7
 
 # Where in TorchCodec's source an error of FFmpeg was noticed, with which its message begins.
@@ -140,17 +141,11 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
             AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
             bears no sign of the cut and counts as a shorter clip.
     """
-    path = config.audio_path
     decoded = decode_audio(config)
     waveform = resample(mix(decoded), config).samples
     target_samples = config.target_samples
     valid_samples = waveform.shape[-1]
-    if valid_samples < min_samples:
-        raise _error(
-            path,
-            f"the clip must have at least {min_samples} samples at {config.target_sr} Hz, "
-            f"got {valid_samples}: shorter ones cannot be used. Use a longer clip.",
-        )
+    check_length(config, valid_samples, min_samples)
     if config.pad_short and target_samples is not None and valid_samples < target_samples:
         waveform = torch.nn.functional.pad(waveform, (0, target_samples - valid_samples))
     return LoadedAudio(
@@ -176,11 +171,11 @@ def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> Dec
         AudioError: It cannot be used: see `load_audio`.
     """
     path = config.audio_path
-    of_soundfile = _is_mp3(_checked_head(path)) or with_soundfile
-    decoded = _decode(path, config, _soundfile_name() if of_soundfile else decoder_name())
+    of_soundfile = _is_mp3(checked_head(path)) or with_soundfile
+    decoded = _decode(path, config, soundfile_name() if of_soundfile else decoder_name())
     if decoded.samples.shape[-1] == 0:
-        raise _no_samples(path)
-    _check_finite(path, decoded)
+        raise no_samples(path)
+    check_finite(path, decoded.samples, decoded.sample_rate)
     return decoded
 
 
@@ -197,9 +192,9 @@ def resample(decoded: DecodedAudio, config: MelCheckConfig) -> DecodedAudio:
     """
     samples = decoded.samples
     if decoded.sample_rate != config.target_sr:
-        _check_rates(config.audio_path, decoded.sample_rate, config.target_sr)
+        check_rates(config.audio_path, decoded.sample_rate, config.target_sr)
         samples = torchaudio.functional.resample(
-            samples, decoded.sample_rate, config.target_sr, _LOWPASS_FILTER_WIDTH, _ROLLOFF
+            samples, decoded.sample_rate, config.target_sr, LOWPASS_FILTER_WIDTH, ROLLOFF
         )
     samples = samples[:, : config.target_samples]
     return dataclasses.replace(decoded, samples=samples, sample_rate=config.target_sr)
@@ -211,7 +206,7 @@ def decoder_name() -> str:
     TorchCodec counts as usable when it decodes a short WAV held in memory: being importable says
     nothing, since it looks for FFmpeg's libraries only when it first decodes.
     """
-    return _torchcodec_name() or _soundfile_name()
+    return _torchcodec_name() or soundfile_name()
 
 
 @functools.cache
@@ -228,7 +223,8 @@ def _torchcodec_name() -> str | None:
     return f"torchcodec {torchcodec.__version__}, FFmpeg {ffmpeg or 'of unknown version'}"
 
 
-def _soundfile_name() -> str:
+def soundfile_name() -> str:
+    """Return the decoder of MP3, and of all where TorchCodec does not load."""
     import soundfile
 
     return f"soundfile {soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}"
@@ -238,7 +234,18 @@ def _error(path: Path, message: str) -> AudioError:
     return AudioError(f"{one_line(path)}: {message}")
 
 
-def _no_samples(path: Path) -> AudioError:
+def check_length(config: MelCheckConfig, samples: int, min_samples: int) -> None:
+    """Raise on a clip of fewer samples than are of use."""
+    if samples < min_samples:
+        raise _error(
+            config.audio_path,
+            f"the clip must have at least {min_samples} samples at {config.target_sr} Hz, "
+            f"got {samples}: shorter ones cannot be used. Use a longer clip.",
+        )
+
+
+def no_samples(path: Path) -> AudioError:
+    """Return what to say of a file without sound in it."""
     return _error(
         path,
         "the file holds no samples: it is empty, truncated or a recording that "
@@ -261,7 +268,7 @@ def _is_mp3(head: bytes) -> bool:
     return head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE6 == 0xE2)
 
 
-def _checked_head(path: Path) -> bytes:
+def checked_head(path: Path) -> bytes:
     """Return the first bytes of a file that holds what its header promises."""
     try:
         mode = path.stat().st_mode
@@ -305,7 +312,7 @@ def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
                 if length == _LENGTH_IN_DS64 and long_length is not None:
                     streaming, length = _STREAMING_LENGTH_64, long_length
                 if length == 0:
-                    raise _no_samples(path)
+                    raise no_samples(path)
                 held = size - position
                 if held < length < streaming:
                     raise _error(
@@ -325,14 +332,19 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
     except AudioError:
         raise
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         other_format = path.suffix.lower() not in _SOUNDFILE_SUFFIXES
         hint = "" if with_torchcodec or not other_format else _FORMATS_HINT
-        raise _error(
-            path,
-            f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is whole and "
-            f"what its name says, or convert it to WAV or FLAC.{hint}",
-        ) from None
+        raise undecodable(path, decoder, error, hint) from None
+
+
+def undecodable(path: Path, decoder: str, error: Exception, hint: str = "") -> AudioError:
+    """Return what to say of a file at which its decoder gave up."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+    return _error(
+        path,
+        f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is whole and "
+        f"what its name says, or convert it to WAV or FLAC.{hint}",
+    )
 
 
 def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, float]:
@@ -346,7 +358,7 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
         rate = metadata.sample_rate
         if rate is None:
             raise _error(path, "the file does not say its sampling rate. Convert it to WAV.")
-        wanted = _source_samples(rate, config)
+        wanted = source_samples(rate, config)
         if wanted is None:
             samples = decoder.get_all_samples().data
         else:
@@ -363,7 +375,7 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
     header_seconds = metadata.duration_seconds_from_header
     guessed = codec.startswith(("mp", "aac")) and not delay_seconds
     if header_seconds is not None and not guessed:
-        _check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
+        check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
     seconds = math.nan if header_seconds is None or guessed else header_seconds
     return samples, rate, seconds
 
@@ -376,25 +388,30 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
     try:
         with soundfile.SoundFile(path) as file:
             promised = file.frames
-            wanted = _source_samples(file.samplerate, config)
-            if wanted is None and promised == _UNKNOWN_LENGTH:
-                raise _unknown_length(path)
+            wanted = source_samples(file.samplerate, config)
+            if wanted is None and promised == UNKNOWN_LENGTH:
+                raise unknown_length(path)
             frames = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
             # soundfile gives [samples, channels].
-            seconds = math.nan if promised == _UNKNOWN_LENGTH else promised / file.samplerate
+            seconds = math.nan if promised == UNKNOWN_LENGTH else promised / file.samplerate
             decoded = torch.from_numpy(frames.T.copy()), file.samplerate, seconds
     except soundfile.LibsndfileError as error:
-        if promised == _UNKNOWN_LENGTH:
-            raise _unknown_length(path) from None
-        # Its own text repeats the path, where that may hold a line break.
-        no_frame = error.code == _SNDFILE_NO_MP3_FRAME
-        reason = "No MPEG frame found." if no_frame else error.error_string
-        raise RuntimeError(reason.removeprefix("Error : ")) from None
-    _check_complete(path, len(frames), promised, wanted)
+        if promised == UNKNOWN_LENGTH:
+            raise unknown_length(path) from None
+        raise RuntimeError(soundfile_reason(error)) from None
+    check_complete(path, len(frames), promised, wanted)
     return decoded
 
 
-def _unknown_length(path: Path) -> AudioError:
+def soundfile_reason(error: Any) -> str:
+    """Return why libsndfile gave up; its own text repeats the path, which may hold a line break."""
+    no_frame = error.code == _SNDFILE_NO_MP3_FRAME
+    reason: str = "No MPEG frame found." if no_frame else error.error_string
+    return reason.removeprefix("Error : ")
+
+
+def unknown_length(path: Path) -> AudioError:
+    """Return what to say of a file without a length that ended where it was read."""
     return _error(
         path,
         "its header does not say how long it is, as when it was written to a pipe, and it ends "
@@ -402,7 +419,8 @@ def _unknown_length(path: Path) -> AudioError:
     )
 
 
-def _source_samples(source_rate: int, config: MelCheckConfig) -> int | None:
+def source_samples(source_rate: int, config: MelCheckConfig) -> int | None:
+    """Return how many samples of the file the configured duration needs; None for all."""
     target_samples = config.target_samples
     if target_samples is None:
         return None
@@ -411,15 +429,16 @@ def _source_samples(source_rate: int, config: MelCheckConfig) -> int | None:
 
 
 def _kernel_reach(source_rate: int, target_rate: int) -> int:
-    # The windowed sinc has _LOWPASS_FILTER_WIDTH zero crossings on each side, at the rate
-    # _ROLLOFF * min(rates): so many source samples past the cut still reach the last one kept.
+    # The windowed sinc has LOWPASS_FILTER_WIDTH zero crossings on each side, at the rate
+    # ROLLOFF * min(rates): so many source samples past the cut still reach the last one kept.
     if source_rate == target_rate:
         return 0
-    crossings_per_second = _ROLLOFF * min(source_rate, target_rate)
-    return math.ceil(_LOWPASS_FILTER_WIDTH * source_rate / crossings_per_second) + 1
+    crossings_per_second = ROLLOFF * min(source_rate, target_rate)
+    return math.ceil(LOWPASS_FILTER_WIDTH * source_rate / crossings_per_second) + 1
 
 
-def _check_complete(path: Path, got: int, promised: int, wanted: int | None) -> None:
+def check_complete(path: Path, got: int, promised: int, wanted: int | None) -> None:
+    """Raise on fewer samples than are wanted and the header promises."""
     expected = promised if wanted is None else min(wanted, promised)
     slack = _slack_samples(path)
     if got < expected - slack:
@@ -436,18 +455,20 @@ def _slack_samples(path: Path) -> int:
     return 0 if path.suffix.lower() in _EXACT_SUFFIXES else _LOSSY_SLACK_SAMPLES
 
 
-def _check_finite(path: Path, decoded: DecodedAudio) -> None:
-    broken = ~torch.isfinite(decoded.samples).all(dim=0)
+def check_finite(path: Path, samples: Tensor, sample_rate: int, *, earlier: int = 0) -> None:
+    """Raise on NaN or infinity in `[channels, samples]`, which begin after so many `earlier`."""
+    broken = ~torch.isfinite(samples).all(dim=0)
     if broken.any():
-        first = int(broken.int().argmax())
+        first = earlier + int(broken.int().argmax())
         raise _error(
             path,
             f"{int(broken.sum()):,} samples are NaN or infinite, the first at "
-            f"{first / decoded.sample_rate:.3f} s. Repair what wrote the file.",
+            f"{first / sample_rate:.3f} s. Repair what wrote the file.",
         )
 
 
-def _check_rates(path: Path, source_rate: int, target_rate: int) -> None:
+def check_rates(path: Path, source_rate: int, target_rate: int) -> None:
+    """Raise on two rates whose resampling kernel would not fit in memory."""
     divisor = math.gcd(source_rate, target_rate)
     phases, stride = target_rate // divisor, source_rate // divisor
     if phases * (stride + 2 * _kernel_reach(source_rate, target_rate)) > _MAX_KERNEL_ELEMENTS:

@@ -16,6 +16,7 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
+from melcheck.fast import optimise
 from melcheck.machine_rates import Precision, matmul_precision
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.roofline import STAGES, Stage
@@ -178,6 +179,7 @@ def _eager(vocoder: VocosVocoder, precision: Precision) -> Vocoder:
 
 MODES: dict[str, Callable[[VocosVocoder, Precision], Vocoder]] = {
     "eager": _eager,
+    "optimised": lambda vocoder, precision: optimise(vocoder, precision=precision),
 }
 """How a vocoder is made to run in a precision, by the name of the way."""
 

@@ -6,7 +6,6 @@ files at once; what fails later is a failed check, never a missing one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from melcheck.clips import Clip, file_name
 from melcheck.config import MelCheckConfig
 from melcheck.explanations import Explanation
 from melcheck.loop_forensics import explain_round_trip
+from melcheck.many_clips import FileTrip, trips_of_files
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.plan import BASELINE
 from melcheck.sanity import Thresholds, Verdict, judge
@@ -111,35 +111,40 @@ def check_clips(
         ValueError: The configured rate is not that of a vocoder.
         OSError: The artifacts cannot be written.
     """
-    untrained: Vocoder | None = None
-    for clip in clips:
-        own = dataclasses.replace(config, audio_path=clip.path)
-        baseline: RoundTrip | None = None
-        for label, vocoder in vocoders.items():
-            pipeline = MelPipeline(own, vocoder=vocoder)
-            untrained = untrained or load_vocoder(BASELINE, device=pipeline.device)
-            comparable = vocoder.info.name != BASELINE and vocoder.recipe == untrained.recipe
-            if comparable and baseline is None:
-                with contextlib.suppress(ValueError, OSError):  # told by the check itself
-                    baseline = MelPipeline(own, vocoder=untrained).round_trip()
-            beside = baseline if comparable else None
-            yield _check(clip, label, pipeline, beside, artifacts, thresholds)
+    if not clips or not vocoders:
+        return
+    pipelines = {label: MelPipeline(config, vocoder=each) for label, each in vocoders.items()}
+    device = next(iter(pipelines.values())).device
+    untrained = load_vocoder(BASELINE, device=device)
+    comparable = {
+        label
+        for label, vocoder in vocoders.items()
+        if vocoder.info.name != BASELINE and vocoder.recipe == untrained.recipe
+    }
+    running = list(pipelines.values())
+    if comparable:
+        running.append(MelPipeline(config, vocoder=untrained))
+    everything = trips_of_files([clip.path for clip in clips], running)
+    for clip, trips in zip(clips, everything, strict=True):
+        for (label, pipeline), found in zip(pipelines.items(), trips, strict=False):
+            # A baseline that came to no end is told by the check itself.
+            beside = trips[-1].trip if label in comparable else None
+            yield _check(clip, label, pipeline, found, beside, artifacts, thresholds)
 
 
 def _check(
     clip: Clip,
     label: str,
     pipeline: MelPipeline,
+    found: FileTrip,
     baseline: RoundTrip | None,
     artifacts: Path | None,
     thresholds: Thresholds | None,
 ) -> ClipCheck:
     check = ClipCheck(clip=clip, vocoder=label, device=str(pipeline.device), baseline=baseline)
-    try:
-        trip = pipeline.round_trip()
-        metrics = trip.metrics()[0]
-    except (ValueError, OSError) as error:
-        return dataclasses.replace(check, error=str(error))
+    trip, metrics = found.trip, found.metrics
+    if trip is None or metrics is None:
+        return dataclasses.replace(check, error=found.error)
     if not bool(torch.isfinite(trip.reconstructed_waveform).all()):
         return dataclasses.replace(check, error="the decoded waveform holds NaN or infinity")
     verdict = judge(metrics, thresholds)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from vocos import Vocos
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
@@ -30,6 +32,7 @@ from melcheck.vocoders import (
     VocosVocoder,
     check_mel,
     check_waveform,
+    full_float32,
 )
 
 __all__ = ["OptimisedVocos", "Precision", "optimise"]
@@ -56,6 +59,7 @@ class OptimisedVocos:
         recipe: The same.
         device: The same.
         precision: In which the backbone's pointwise layers multiply.
+        model: The Vocos that it was made from.
         to_mel: `[batch, samples]` -> `[batch, n_mels, frames]`.
         backbone: `[batch, n_mels, frames]` -> `[batch, frames, features]`.
         head: `[batch, frames, features]` -> `[batch, samples]`.
@@ -65,19 +69,25 @@ class OptimisedVocos:
     recipe: MelRecipe
     device: torch.device
     precision: Precision
+    model: Vocos
     to_mel: Callable[[Tensor], Tensor]
     backbone: Callable[[Tensor], Tensor]
-    head: Callable[[Tensor], Tensor]
+    head: Callable[..., Tensor]
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`. No gradient passes through."""
         check_waveform(waveform, self.recipe)
         return self.to_mel(waveform)
 
-    def decode(self, mel: Tensor) -> Tensor:
-        """Return the waveform of a log-mel: see `Vocoder.decode`."""
+    @torch.inference_mode()
+    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor:
+        """Return the waveform of a log-mel: see `VocosVocoder.decode`."""
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
-        return self.sound(self.features(mel))
+        features = self.features(mel)
+        if start is None:
+            return self.sound(features)
+        with full_float32:
+            return self.head(features, start)
 
     def features(self, mel: Tensor) -> Tensor:
         """Return what the backbone makes of a log-mel.
@@ -85,7 +95,7 @@ class OptimisedVocos:
         Shape:
             `[batch, n_mels, frames]` -> `[batch, frames, features]`
         """
-        with _tf32(self.precision == "tf32"):
+        with _multiplying(self.precision):
             return self.backbone(mel)
 
     @torch.inference_mode()
@@ -95,7 +105,7 @@ class OptimisedVocos:
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
         """
-        with _tf32(False):
+        with full_float32:
             return self.head(features)
 
 
@@ -132,6 +142,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
         recipe=vocoder.recipe,
         device=vocoder.device,
         precision=precision,
+        model=model,
         to_mel=FastMel(model.feature_extractor),
         backbone=backbone,
         head=head,
@@ -192,12 +203,16 @@ class _FastHead:
         return sound / overlap_add(squares, self.hop_length)[:, edge:-edge]
 
 
+def _multiplying(precision: Precision) -> AbstractContextManager[None]:
+    return _with_tf32() if precision == "tf32" else full_float32
+
+
 @contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Say whether CUDA may multiply float32 with 10 bits of mantissa, and put back what was."""
+def _with_tf32() -> Iterator[None]:
+    """Let CUDA multiply float32 with 10 bits of mantissa, and put back what was set before."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
     try:
         yield
     finally:

@@ -131,17 +131,17 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         spread[0], spread[-1] = spread[1] / 2, spread[-2] / 2
         self.register_buffer("spread", spread, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn features and mel into sound.
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """Turn features and mel into sound; `start` as for `advancing_phase`.
 
         Shape:
             `[batch, frames, dim + n_mels]` -> `[batch, (frames - 1) * hop_length]`
         """
-        return self.to_sound(self.final_spectrum(x)) * self.audible(x[..., self.dim :])
+        return self.to_sound(self.final_spectrum(x, start)) * self.audible(x[..., self.dim :])
 
-    def final_spectrum(self, x: Tensor) -> Tensor:
+    def final_spectrum(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the complex spectrum after all steps, `[batch, frames, n_fft // 2 + 1]`."""
-        magnitude, spectrum = self.spectrum(x)
+        magnitude, spectrum = self.spectrum(x, start)
         audible = self.audible(x[..., self.dim :])
         if not torch.is_grad_enabled():
             return self._refine_in_place(magnitude, spectrum, audible)
@@ -163,16 +163,16 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         hops = nn.functional.max_pool1d(padded, 2 * reach, stride=1)[:, 0, : mel.shape[1] - 1]
         return (1 - hops).repeat_interleave(self.hop_length, dim=-1)
 
-    def spectrum(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def spectrum(self, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return magnitude and complex spectrum before any step, both `[batch, frames, bins]`."""
         features, mel = x[..., : self.dim], x[..., self.dim :]
         log_detail, phase = self.out(features).chunk(2, dim=-1)
         smooth = self.magnitude(mel)
         magnitude = torch.clip(smooth * torch.exp(log_detail), max=_MAX_MAGNITUDE)
-        return magnitude, torch.polar(magnitude, phase + self.advancing_phase(smooth))
+        return magnitude, torch.polar(magnitude, phase + self.advancing_phase(smooth, start))
 
     @torch.no_grad()
-    def advancing_phase(self, magnitude: Tensor) -> Tensor:
+    def advancing_phase(self, magnitude: Tensor, start: Tensor | None = None) -> Tensor:
         """Return phases that advance from frame to frame as steady tones at the peaks would.
 
         A tone of f bins turns by 2 pi f hop / n_fft in a hop, at all bins of its lobe alike, and a
@@ -181,8 +181,29 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         are summed over time at the peak, and its lobe takes them from there (phase locking). Half a
         turn a bin is counted from bin 0, so that a peak which moves by a bin takes its phase along.
 
+        Args:
+            magnitude: `[batch, frames, bins]`.
+            start: `[batch, bins]`, float64: the turns up to the first frame, of a sound that began
+                earlier; None where it begins here.
+
+        Returns:
+            `[batch, frames, bins]`, in radians.
+        """
+        turns, nearest = self.turns(magnitude)
+        total = nn.functional.pad(turns[:, 1:].double().cumsum(dim=1), (0, 0, 1, 0))
+        if start is not None:
+            total = total + start[:, None]
+        # Whole turns are dropped before rounding, so that a long sound keeps its precision.
+        total = torch.remainder(total, 1.0).to(magnitude.dtype)
+        bins = torch.arange(magnitude.shape[-1], device=magnitude.device)
+        return 2 * torch.pi * total.gather(-1, nearest) + torch.pi * bins
+
+    @torch.no_grad()
+    def turns(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by what each bin turns up to each frame, and the peak that it follows.
+
         Shape:
-            `[batch, frames, bins]` -> the same, in radians
+            `[batch, frames, bins]` -> twice the same: turns of that one hop, and bins
         """
         bins = torch.arange(magnitude.shape[-1], device=magnitude.device)
         level = torch.log(magnitude)
@@ -196,11 +217,7 @@ class GuidedISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         below = torch.where(peak, bins, -last).cummax(dim=-1).values
         above = torch.where(peak, bins, 2 * last).flip(-1).cummin(dim=-1).values.flip(-1)
         nearest = torch.where(bins - below <= above - bins, below, above).clamp(0, last)
-        turns = frequency.gather(-1, nearest) * (self.hop_length / self.istft.n_fft)
-        # Whole turns are dropped as they come, so that a long sound keeps its precision.
-        total = torch.remainder(turns[:, 1:].double().cumsum(dim=1), 1.0).to(magnitude.dtype)
-        total = nn.functional.pad(total, (0, 0, 1, 0))
-        return 2 * torch.pi * total.gather(-1, nearest) + torch.pi * bins
+        return frequency.gather(-1, nearest) * (self.hop_length / self.istft.n_fft), nearest
 
     def magnitude(self, mel: Tensor) -> Tensor:
         """Return smooth positive magnitudes that come close to having this log-mel.

@@ -20,7 +20,7 @@ import difflib
 import math
 import os
 import re
-from contextlib import AbstractContextManager
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,7 @@ __all__ = [
     "VocosVocoder",
     "check_mel",
     "check_waveform",
+    "full_float32",
     "load_vocoder",
     "official_in_cache",
 ]
@@ -157,15 +158,23 @@ class VocosVocoder:
         mel: Tensor = self.model.feature_extractor(waveform)
         return mel
 
-    def decode(self, mel: Tensor) -> Tensor:
+    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`.
 
         Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
         mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
+
+        Args:
+            mel: As there.
+            start: For a `GuidedISTFTHead`, where the mel goes on from an earlier one: see its
+                `advancing_phase`.
         """
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
-        with _full_float32():
-            waveform: Tensor = self.model.decode(mel)
+        with full_float32, torch.inference_mode():
+            if start is None:
+                waveform: Tensor = self.model.decode(mel)
+            else:
+                waveform = self.model.head(self.model.backbone(mel), start)
         return waveform
 
     @torch.inference_mode()
@@ -175,7 +184,7 @@ class VocosVocoder:
         Shape:
             `[batch, n_mels, frames]` -> `[batch, frames, channels]`
         """
-        with _full_float32():
+        with full_float32:
             features: Tensor = self.model.backbone(mel)
         return features
 
@@ -186,7 +195,7 @@ class VocosVocoder:
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
         """
-        with _full_float32():
+        with full_float32:
             waveform: Tensor = self.model.head(features)
         return waveform
 
@@ -289,15 +298,30 @@ def load_vocoder(
     return _vocos(text, _find(text, revision, download), target)
 
 
-def _full_float32() -> AbstractContextManager[None]:
-    cudnn = torch.backends.cudnn
-    context: AbstractContextManager[None] = cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
-    return context
+class _FullFloat32:
+    """Convolutions in full float32 while any thread is inside: the setting is the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        cudnn = torch.backends.cudnn
+        with self._lock:
+            if self._inside == 0:
+                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+full_float32 = _FullFloat32()
+"""Keeps CUDA from multiplying float32 with TF32's 10 bits of mantissa: `with full_float32:`."""
 
 
 def _find(name: str, revision: str | None, download: bool) -> VocoderFiles:

@@ -36,7 +36,7 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name == "torchcodec":
         _need_torchcodec()
     else:
-        monkeypatch.setattr(audio, "decoder_name", audio._soundfile_name)
+        monkeypatch.setattr(audio, "decoder_name", audio.soundfile_name)
     return name
 
 
@@ -306,7 +306,7 @@ def test_soundfile_is_asked_for_the_part_only(
         asked.append(frames)
         return read(file, frames, **options)
 
-    monkeypatch.setattr(audio, "decoder_name", audio._soundfile_name)
+    monkeypatch.setattr(audio, "decoder_name", audio.soundfile_name)
     monkeypatch.setattr(soundfile.SoundFile, "read", spy)
     _load(_write(tmp_path / "clip.wav", _signal(4.0, 48_000), 48_000), 1.0)
     # One second, and the reach of a kernel of six crossings at 0.99 * 24 kHz.
@@ -371,7 +371,7 @@ def test_decoders_agree_on_lossy_formats(
 def test_an_mp3_is_left_to_soundfile(monkeypatch: pytest.MonkeyPatch) -> None:
     # So that a 24 kHz MP3, whose samples depend on FFmpeg's version, has the same mel everywhere.
     monkeypatch.setattr(audio, "decoder_name", lambda: "torchcodec 0, FFmpeg 0")
-    assert _load(_FIXTURES / "kokoro-mp3.mp3").decoder == audio._soundfile_name()
+    assert _load(_FIXTURES / "kokoro-mp3.mp3").decoder == audio.soundfile_name()
 
 
 def _by_both(
@@ -379,7 +379,7 @@ def _by_both(
 ) -> tuple[Tensor, Tensor]:
     _need_torchcodec()
     estimate = _load(path, seconds).waveform
-    monkeypatch.setattr(audio, "decoder_name", audio._soundfile_name)
+    monkeypatch.setattr(audio, "decoder_name", audio.soundfile_name)
     return _load(path, seconds).waveform, estimate
 
 
@@ -730,7 +730,7 @@ def test_a_name_that_is_no_utf8_is_refused_in_words_that_print(tmp_path: Path) -
 def test_a_format_beyond_soundfile_asks_for_ffmpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio, "decoder_name", audio._soundfile_name)
+    monkeypatch.setattr(audio, "decoder_name", audio.soundfile_name)
     (tmp_path / "clip.m4a").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" * 4)
     with pytest.raises(AudioError, match="With FFmpeg installed, TorchCodec reads more formats"):
         _load(tmp_path / "clip.m4a")
@@ -749,7 +749,7 @@ _GUARDED: dict[str, tuple[int, bool]] = {
 def test_only_rates_with_a_huge_kernel_are_refused(rate: int, accepted: bool) -> None:
     def check() -> bool:
         try:
-            audio._check_rates(Path("clip.wav"), rate, _RATE)
+            audio.check_rates(Path("clip.wav"), rate, _RATE)
         except AudioError:
             return False
         return True

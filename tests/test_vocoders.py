@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -649,6 +651,31 @@ def test_decoding_allows_no_tf32_and_leaves_the_setting_as_it_was() -> None:
     before = torch.backends.cudnn.allow_tf32
     vocoder.decode(torch.zeros(1, 100, 8))
     assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], before)
+
+
+def test_threads_that_decode_at_once_leave_the_setting_as_it_was() -> None:
+    vocoder = load_vocoder("embedded")
+    assert isinstance(vocoder, VocosVocoder)
+    first_inside, second_done = threading.Event(), threading.Event()
+    allowed: list[bool] = []
+
+    def hold(*_: object) -> None:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        if len(allowed) == 1:
+            first_inside.set()
+            assert second_done.wait(30)
+            allowed.append(torch.backends.cudnn.allow_tf32)
+
+    vocoder.model.head.register_forward_hook(hold)
+    before = torch.backends.cudnn.allow_tf32
+    mel = torch.zeros(1, 100, 8)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(vocoder.decode, mel)
+        assert first_inside.wait(30)
+        vocoder.decode(mel)
+        second_done.set()
+        first.result()
+    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False] * 3, before)
 
 
 def test_a_configuration_far_larger_than_its_file_is_refused(directory: Path) -> None:
