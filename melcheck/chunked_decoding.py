@@ -61,7 +61,9 @@ def context_frames(vocoder: Vocoder) -> int:
             f"context must be given in frames for the vocoder {vocoder.info.name!r}, got None: "
             "how far it looks cannot be told from its parts."
         )
-    steps = model.head.num_steps if isinstance(model.head, GuidedISTFTHead) else 0
+    head = model.head
+    guided = isinstance(head, GuidedISTFTHead)
+    steps = head.inversion.num_projections if guided else 0
     return _convolutions_reach(model.backbone) + steps * step + overlap
 
 
@@ -117,7 +119,7 @@ class _GuidedChunks:
     def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
         if self._mel is not None and first_frame > self._first_frame:
             passed = self._mel[..., 1 : first_frame - self._first_frame + 1].transpose(1, 2)
-            turns, _ = self._head.turns(self._head.magnitude(passed))
+            turns, _ = self._head.inversion.turns(self._head.inversion.magnitude(passed))
             turned = turns.double().sum(dim=1)
             self._start = torch.remainder(
                 turned if self._start is None else self._start + turned, 1.0

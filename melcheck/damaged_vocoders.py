@@ -185,7 +185,7 @@ def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
 def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
     """What a head predicts of features; a guided one has made its phases consistent by then."""
     if isinstance(head, GuidedISTFTHead):
-        return head.final_spectrum(features).transpose(1, 2)
+        return head.spectrum(features).transpose(1, 2)
     magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
     # As `vocos.heads.ISTFTHead` builds it.
     return torch.polar(magnitude.exp().clip(max=1e2), phase)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["analyse", "overlap_add", "synthesise", "with_phase_of"]
+__all__ = ["analyse", "overlap_add", "synthesise"]
 
 
 def analyse(signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
@@ -39,16 +39,6 @@ def synthesise(spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
     return signal
 
 
-def with_phase_of(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    """Return the spectrum that has this magnitude and the other's phase; 0 where that has none.
-
-    Shape:
-        both `[...]` -> the same
-    """
-    phased: Tensor = _WithPhaseOf.apply(spectrum, magnitude)  # type: ignore[no-untyped-call]
-    return phased
-
-
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """Add frames one hop apart.
 
@@ -65,10 +55,6 @@ def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     for k in range(num_blocks):
         signal[:, k : k + num_frames] += blocks[:, :, k]
     return signal.reshape(batch, -1)
-
-
-# Below any magnitude that sound in [-1, 1] has: it only keeps the gradient at 0 finite.
-_TINY = 1e-7
 
 
 class _Analyse(torch.autograd.Function):
@@ -111,24 +97,3 @@ class _Synthesise(torch.autograd.Function):
         gradient[..., 0] *= 0.5
         gradient[..., -1] *= 0.5
         return gradient, None, None
-
-
-class _WithPhaseOf(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, spectrum: Tensor, magnitude: Tensor) -> Tensor:
-        ctx.save_for_backward(spectrum, magnitude)
-        return torch.sgn(spectrum).mul_(magnitude)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        # With u = z / |z|: d(m u) = u dm + (m / |z|) (dz - u Re(conj(u) dz)). Both maps are their
-        # own adjoints for the inner product Re(conj(a) b).
-        spectrum, magnitude = ctx.saved_tensors
-        (gradient,) = gradients
-        energy = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        inverse = energy.add_(_TINY**2).rsqrt_()
-        along = gradient.real * spectrum.real + gradient.imag * spectrum.imag
-        along = along * inverse
-        scale = magnitude * inverse
-        across = gradient * scale - spectrum * (along * inverse * scale)
-        return across, along

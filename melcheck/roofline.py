@@ -48,8 +48,10 @@ STAGES: tuple[Stage, ...] = ("encode", "decode", "round_trip")
 
 _FLOAT_BYTES = 4
 _WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
-# Of `GuidedISTFTHead.magnitude`: the first guess, and two products for each of its two updates.
-_GUIDED_PRODUCTS = 5
+# Of `MelInversion`, with the filterbank: one for the first guess, two each time when magnitudes
+# are brought nearer to the mel, which happens once before the projections and once in each.
+_FIRST_PRODUCTS = 1
+_PRODUCTS_TO_CORRECT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +175,13 @@ def _decode(vocoder: VocosVocoder, batch: int, frames: int, weight_bytes: int) -
     moved += 4 * bins + 4 * bins + (3 + 5 + 5) * bins + inverse
     transforms, skippable = _fft(n_fft), 0.0
     if isinstance(head, GuidedISTFTHead):
-        dense, zeros = _filter_products(head.filters)
-        products += _GUIDED_PRODUCTS * dense
-        skippable += _GUIDED_PRODUCTS * zeros
-        moved += _GUIDED_PRODUCTS * (bins + bands) + 4 * 3 * bins
+        dense, zeros = _filter_products(head.inversion.filters)
         long_enough = (frames - 1) * hop > n_fft // 2
-        steps = head.num_steps if long_enough else 0
+        steps = head.inversion.num_projections if long_enough else 0
+        with_filters = _FIRST_PRODUCTS + _PRODUCTS_TO_CORRECT * (1 + steps)
+        products += with_filters * dense
+        skippable += with_filters * zeros
+        moved += with_filters * (bins + bands) + 4 * 3 * bins
         transforms += steps * 2 * _fft(n_fft)
         # Back, masked, mirrored, framed and windowed, forth; momentum; another's magnitude.
         step = inverse + 4 * hop + 2 * n_fft + (n_fft + 2 * bins) + 14 * bins + 12 * bins

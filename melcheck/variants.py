@@ -194,7 +194,7 @@ def context_frames(vocoder: VocosVocoder) -> int:
     """
     model = vocoder.model
     windows = vocoder.recipe.n_fft // vocoder.recipe.hop_length
-    steps = getattr(model.head, "num_steps", 0)
+    steps = getattr(getattr(model.head, "inversion", None), "num_projections", 0)
     return _KERNEL_REACH * (1 + len(model.backbone.convnext)) + windows * (2 + steps)
 
 

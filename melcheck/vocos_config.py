@@ -73,7 +73,7 @@ _SCHEMA: Final[Mapping[str, Mapping[str, Mapping[str, _Setting]]]] = {
             **_HEAD,
             "sample_rate": _Setting(_REQUIRED, 1_000, 384_000),
             "n_mels": _Setting(_REQUIRED, 1, 512),
-            "num_steps": _Setting(_REQUIRED, 0, 64),
+            "num_projections": _Setting(_REQUIRED, 0, 64),
         },
     },
 }
@@ -128,7 +128,7 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
 
 def is_guided(config: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether the model is a `GuidedBackbone` with a `GuidedISTFTHead`."""
-    return "num_steps" in config["head"]
+    return "num_projections" in config["head"]
 
 
 def _check_guidance(

@@ -45,7 +45,7 @@ def untrained(head: str) -> Vocos:
         torch.manual_seed(0)
         if head == "plain":
             return Vocos(extractor, VocosBackbone(**BACKBONE), ISTFTHead(**STFT))
-        guided = GuidedISTFTHead(**STFT, **FEATURES, num_steps=3)
+        guided = GuidedISTFTHead(**STFT, **FEATURES, num_projections=3)
         torch.nn.init.trunc_normal_(guided.out.weight, std=0.05)
         return Vocos(extractor, GuidedBackbone(**BACKBONE), guided)
 

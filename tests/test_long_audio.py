@@ -67,7 +67,7 @@ def vocoder(name: str) -> Vocoder:
         if name == "official configuration":
             return _vocos(VocosBackbone(100, 512, 1536, 8), ISTFTHead(512, 1024, 256, "center"))
         if name == "guided":
-            head = GuidedISTFTHead(32, 1024, 256, "center", 24_000, 100, num_steps=4)
+            head = GuidedISTFTHead(32, 1024, 256, "center", 24_000, 100, num_projections=4)
             return _vocos(GuidedBackbone(100, 32, 64, 2), head)
     return load_vocoder(name)
 

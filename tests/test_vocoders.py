@@ -703,7 +703,7 @@ def guided(directory: Path) -> Path:
 def _guide(config: Config) -> None:
     config["backbone"]["class_path"] = "melcheck.guided_vocos.GuidedBackbone"
     config["head"]["class_path"] = "melcheck.guided_vocos.GuidedISTFTHead"
-    config["head"]["init_args"].update(sample_rate=24_000, n_mels=100, num_steps=2)
+    config["head"]["init_args"].update(sample_rate=24_000, n_mels=100, num_projections=2)
 
 
 def test_a_guided_vocos_is_loaded_with_its_own_classes(guided: Path, waveform: Tensor) -> None:
@@ -718,8 +718,14 @@ def test_a_guided_vocos_is_loaded_with_its_own_classes(guided: Path, waveform: T
     [
         (_set("head", n_mels=80), "must have the feature extractor's sample_rate and n_mels"),
         (_set("head", sample_rate=22_050), "must have the feature extractor's sample_rate"),
-        (_set("head", num_steps=65), "num_steps must be a whole number from 0 to 64, got 65"),
-        (lambda c: c["head"]["init_args"].pop("num_steps"), "num_steps must be .* got nothing"),
+        (
+            _set("head", num_projections=65),
+            "num_projections must be a whole number from 0 to 64, got 65",
+        ),
+        (
+            lambda c: c["head"]["init_args"].pop("num_projections"),
+            "num_projections must be .* got nothing",
+        ),
         (
             lambda c: c["backbone"].update(class_path="vocos.models.VocosBackbone"),
             "GuidedBackbone and GuidedISTFTHead must go together",

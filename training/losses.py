@@ -28,7 +28,7 @@ _SHORT_HOP = 128
 _SHORT_MELS = 64
 _TINY = 1e-8
 
-_WEIGHTS = {"mel": 0.5, "mel_squared": 2.0, "short_mel": 0.3, "bins": 0.2, "inconsistency": 0.2}
+_WEIGHTS = {"mel": 0.5, "mel_squared": 4.0, "short_mel": 0.2, "bins": 0.2, "inconsistency": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +72,24 @@ class Objective(nn.Module):
     def forward(self, sound: Tensor) -> Losses:
         """Return the losses of a batch `[batch, samples]`; samples are a multiple of the hop."""
         with torch.no_grad():
-            bins = self.head.to_spectrum(sound).abs()
+            bins = self.head.inversion.to_spectrum(sound).abs()
             mel = self._log_mel(bins)
             short = torch.log(self.short(sound).clamp(min=_SHORT_FLOOR))
-        magnitude, predicted = self.head.spectrum(self.model.backbone(mel.transpose(1, 2)))
-        audible = self.head.audible(mel)
-        refined, its_own = self.head.refine(magnitude, predicted, audible)
-        decoded = self.head.to_sound(refined) * audible
-        if its_own is None:
-            raise ValueError("the head must make at least one step on crops of this length.")
-        decoded_bins = _magnitude(self.head.to_spectrum(decoded))
+        predicted = self.head.spectrum(self.model.backbone(mel.transpose(1, 2)))
+        decoded = self.head.inversion.to_sound(predicted) * self.head.inversion.audible(mel)
+        its_own = self.head.inversion.to_spectrum(decoded)
+        decoded_bins = _magnitude(its_own)
         error = self._log_mel(decoded_bins) - mel
         return Losses(
             mel=error.abs().mean(),
             mel_squared=error.square().mean(),
             short_mel=(torch.log(self.short(decoded).clamp(min=_SHORT_FLOOR)) - short).abs().mean(),
             bins=_relative(decoded_bins - bins, bins),
-            inconsistency=_relative(_magnitude(predicted - its_own), magnitude.detach()),
+            inconsistency=_relative(_magnitude(predicted - its_own), predicted.detach().abs()),
         )
 
     def _log_mel(self, bins: Tensor) -> Tensor:
-        return torch.log((bins @ self.head.filters).clamp(min=VOCOS.floor))
+        return torch.log((bins @ self.head.inversion.filters).clamp(min=VOCOS.floor))
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ CONFIG: dict[str, dict[str, Any]] = {
             "padding": "center",
             "sample_rate": VOCOS.sample_rate,
             "n_mels": VOCOS.n_mels,
-            "num_steps": 10,
+            "num_projections": 7,
         },
     },
 }
