@@ -12,23 +12,18 @@ its waveform is not determined by its weights up to rounding, while its mel on a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from melcheck.chunked_decoding import context_frames
 from melcheck.deviations import mel_deviation, waveform_deviation
 from melcheck.guided_vocos import GuidedISTFTHead
-from melcheck.stages import (
-    STAGE_TOLERANCES,
-    Bisection,
-    StageTolerance,
-    bisect_stages,
-    vocoder_stages,
-)
-from melcheck.variants import context_frames
+from melcheck.stage_tolerances import GUIDED_STAGES, STAGE_TOLERANCES, StageTolerance
+from melcheck.stages import Bisection, bisect_stages, vocoder_stages
 from melcheck.vocoders import Vocoder, VocosVocoder
 
 __all__ = [
@@ -42,15 +37,6 @@ __all__ = [
     "locate",
     "measure",
 ]
-
-# As `_GUIDED_ROUNDING`; sound in units of its root mean square, of which 1.3 was 13.
-_GUIDED_STAGES = MappingProxyType(
-    {
-        "head": StageTolerance(40.0, 40.0),
-        "decode": StageTolerance(40.0, 40.0),
-        "re-encode": StageTolerance(2e-2, 6.0),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +71,8 @@ class Variant:
         absent: Why a vocoder cannot run so on this machine; "" where it can.
         cut: Whether the frames next to the end differ by design and stay out.
         repeats: How often it runs on the first clip; each time it must give the same bits.
-        stages: The largest deviation of each stage, where it differs from float32's.
+        stages: The largest deviations of a Vocos' stages, where they are not float32's.
+        guided_stages: Those of one with a guided head.
     """
 
     name: str
@@ -96,7 +83,12 @@ class Variant:
     absent: Callable[[VocosVocoder], str] = lambda _: ""
     cut: bool = False
     repeats: int = 2
-    stages: Mapping[str, StageTolerance] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: STAGE_TOLERANCES
+    )
+    guided_stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: GUIDED_STAGES
+    )
 
     def tolerances(self, vocoder: VocosVocoder) -> Deviations:
         """Return the largest deviations that this vocoder may have."""
@@ -104,8 +96,7 @@ class Variant:
 
     def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
         """Return the largest deviation of each stage that this vocoder may have."""
-        guided = _GUIDED_STAGES if is_guided(vocoder) else {}
-        return {**STAGE_TOLERANCES, **self.stages, **guided}
+        return {**STAGE_TOLERANCES, **(self.guided_stages if is_guided(vocoder) else self.stages)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,9 +228,9 @@ def is_guided(vocoder: VocosVocoder) -> bool:
 def _deviations(
     variant: Variant, vocoder: VocosVocoder, reference: Trip, encoded: Tensor, decoded: Tensor
 ) -> Deviations:
-    frames = reference.mel.shape[-1]
+    frames, hop_length = reference.mel.shape[-1], vocoder.recipe.hop_length
     if variant.cut:
-        frames -= context_frames(vocoder)
+        frames -= context_frames(vocoder) + math.ceil(vocoder.recipe.n_fft / 2 / hop_length)
     samples = vocoder.recipe.num_samples(frames)
     floor = vocoder.recipe.log_floor
     first = mel_deviation(reference.encoded[..., :frames], encoded[..., :frames], log_floor=floor)
