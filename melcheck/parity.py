@@ -117,12 +117,16 @@ class Parity:
         allowed: The tolerances.
         worst: For each deviation, the clip (counted from 0) that has it.
         repeated: Whether each repetition gave the same bits.
+        stage: What is wrong with the first stage that diverges on the first clip; "" for none.
+            Features are followed there, which a guided head hides in phases; not where frames are
+            cut.
     """
 
     found: Deviations
     allowed: Deviations
     worst: Mapping[str, int]
     repeated: bool
+    stage: str = ""
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -132,7 +136,8 @@ class Parity:
             f"(clip {self.worst[name]})"
             for name in self.beyond
         ]
-        return (*told, *(() if self.repeated else ("another run gave other bits",)))
+        repeated = () if self.repeated else ("another run gave other bits",)
+        return (*told, *repeated, *filter(None, [self.stage]))
 
     @property
     def beyond(self) -> tuple[str, ...]:
@@ -159,6 +164,8 @@ def measure(
     references: Sequence[Trip] | None = None,
 ) -> Parity:
     """Run a variant on every clip, and on the first as often as it must repeat itself.
+
+    On the first its stages are compared too.
 
     It encodes the clip, and decodes the plain mel of it; the plain encoder takes the mel of that.
     So rounding of the one does not hide an error of the other: the log-mel of a loud clip rounds to
@@ -197,14 +204,22 @@ def measure(
         worst[field.name] = values.index(max(values))
         largest[field.name] = max(values)
     found = Deviations(**largest)
-    return Parity(found, variant.tolerances(vocoder), worst, repeated)
+    diverging = None if variant.cut else _compare(candidate, variant, vocoder, waveforms[0]).first
+    stage = "" if diverging is None else str(diverging)
+    return Parity(found, variant.tolerances(vocoder), worst, repeated, stage)
 
 
 def locate(variant: Variant, vocoder: VocosVocoder, waveform: Tensor) -> Bisection:
     """Find the first stage of a variant that diverges on a clip, `[1, samples]`."""
+    return _compare(variant.make(vocoder), variant, vocoder, waveform)
+
+
+def _compare(
+    candidate: Vocoder, variant: Variant, vocoder: VocosVocoder, waveform: Tensor
+) -> Bisection:
     return bisect_stages(
         vocoder_stages(vocoder),
-        vocoder_stages(variant.make(vocoder)),
+        vocoder_stages(candidate),
         waveform,
         recipe=vocoder.recipe,
         tolerances=variant.stage_tolerances(vocoder),
