@@ -4,9 +4,9 @@ A `Variant` is one such way, with the deviations that it may have. They are thos
 error in the computation itself is larger by orders of magnitude. `measure` runs a variant, and
 `Parity` says whether it kept to them; `melcheck.parity_variants` lists all.
 
-A guided head (`melcheck.guided_vocos`) has tolerances of its own. It picks the peaks of a spectrum
-and sums their phases over time, so that a last bit can make it take another, equally good phase:
-its waveform is not determined by its weights up to rounding, while its mel on average is.
+A guided head (`melcheck.guided_vocos`) has tolerances of its own. It sums phases over time and
+refines them in steps, which magnify what rounding leaves. That would hide small changes of the
+backbone, so that the stages are compared as well, on one clip.
 """
 
 from __future__ import annotations
@@ -229,10 +229,16 @@ def _compare(
 def describe(
     parity: Parity, variant: Variant, vocoder: VocosVocoder, waveforms: Sequence[Tensor]
 ) -> str:
-    """Say what is beyond its tolerance, and in which stage the worst clip first diverges."""
+    """Say what is beyond its tolerance, and in which stage the worst clip first diverges.
+
+    Where frames are cut, every stage differs at the edge, and none is named.
+    """
+    told = f"{variant.name}: {'; '.join(parity.failures)}"
+    if variant.cut:
+        return told
     clip = parity.worst[parity.beyond[0]] if parity.beyond else 0
     stage = locate(variant, vocoder, waveforms[clip])
-    return f"{variant.name}: {'; '.join(parity.failures)}\n{stage}"
+    return f"{told}\n{stage}"
 
 
 def is_guided(vocoder: VocosVocoder) -> bool:
