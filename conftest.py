@@ -128,7 +128,7 @@ class _ParityTable:
                     for found, allowed in zip(row["found"], row["allowed"], strict=True)
                 ]
                 bits = "same bits again" if row["repeated"] else "OTHER BITS AGAIN"
-                label = f"{row['vocoder']:23}{row['variant']:13}"
+                label = f"{row['vocoder']:23}{row['variant']:15}"
                 self.rows.append(f"{label}{' '.join(cells)}  {bits}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -137,6 +137,6 @@ class _ParityTable:
             terminalreporter.section("melcheck: parity with plain float32 on the CPU")
             heads = ("encoded, nats", "mel, nats", "mel mean", "sound", "sound, dB")
             titles = " ".join(f"{head:>17}" for head in heads)
-            terminalreporter.write_line(f"{'found < allowed':36}{titles}")
+            terminalreporter.write_line(f"{'found < allowed':38}{titles}")
             for row in sorted(self.rows):
                 terminalreporter.write_line(row)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from melcheck import __version__
 from melcheck.bench_cases import PAPER_SIZE, Case, in_mode
-from melcheck.machine_rates import Precision, RateMeter, Rates, seconds_of, warm_seconds_of
+from melcheck.machine_rates import RateMeter, Rates, seconds_of, warm_seconds_of
 from melcheck.peak_memory import available_memory_mib, peak_memory_mib
+from melcheck.precisions import Precision
 from melcheck.roofline import Work, attainable_seconds, count_work, fraction
 from melcheck.vocoders import Vocoder, VocosVocoder
 

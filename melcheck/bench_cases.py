@@ -17,7 +17,7 @@ from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
 from melcheck.fast import optimise
-from melcheck.machine_rates import Precision, matmul_precision
+from melcheck.precisions import Precision, matmul_precision
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.roofline import STAGES, Stage
 from melcheck.vocoders import Vocoder, VocoderInfo, VocosVocoder, load_vocoder

@@ -8,11 +8,9 @@ mode unless a caller decides otherwise.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ from melcheck.fast_backbone import FastBackbone, packed_linear
 from melcheck.fast_mel import FastMel
 from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
 from melcheck.overlap import overlap_add, synthesise
+from melcheck.precisions import DTYPES, PRECISIONS, Precision, matmul_precision
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders import (
     VOCOS_MIN_FRAMES,
@@ -35,16 +34,8 @@ from melcheck.vocoders import (
     full_float32,
 )
 
-__all__ = ["OptimisedVocos", "Precision", "optimise"]
+__all__ = ["OptimisedVocos", "optimise"]
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-
-_DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 _CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 # As in ISTFTHead.
 _MAX_MAGNITUDE = 1e2
@@ -129,11 +120,11 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
             f"vocoder must be a VocosVocoder, got {type(vocoder).__name__}. Griffin-Lim and code "
             "of your own have no layers to arrange."
         )
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
     _check_device(vocoder.device, precision)
     model = vocoder.model
-    dtype = _DTYPES[precision]
+    dtype = DTYPES[precision]
     with torch.inference_mode():
         backbone = _backbone(model.backbone, dtype)
         head = _head(model.head)
@@ -204,16 +195,4 @@ class _FastHead:
 
 
 def _multiplying(precision: Precision) -> AbstractContextManager[None]:
-    return _with_tf32() if precision == "tf32" else full_float32
-
-
-@contextlib.contextmanager
-def _with_tf32() -> Iterator[None]:
-    """Let CUDA multiply float32 with 10 bits of mantissa, and put back what was set before."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    return matmul_precision("tf32") if precision == "tf32" else full_float32

@@ -11,35 +11,23 @@ real ones of the recipe's length in both directions; a copy reads and writes mor
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from melcheck.precisions import DTYPES, Precision, matmul_precision
+
 __all__ = [
-    "PRECISIONS",
-    "Precision",
     "RateMeter",
     "Rates",
-    "matmul_precision",
     "seconds_of",
     "warm_seconds_of",
 ]
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
-
-_DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 # Rows of the products, and frames of the transforms: within the caches and beyond them.
 _ROWS = {"cpu": (256, 1024), "cuda": (4096, 65536)}
 _FRAMES = {"cpu": (64, 256, 2048), "cuda": (4096, 65536)}
@@ -125,7 +113,7 @@ class _Trial:
 def _products(
     widths: tuple[int, int], device: torch.device, precision: Precision
 ) -> Iterator[_Trial]:
-    dtype = _DTYPES[precision]
+    dtype = DTYPES[precision]
     for rows in _ROWS[device.type]:
         for inner, outer in (widths, widths[::-1]):
             operations = 2.0 * rows * inner * outer
@@ -179,21 +167,3 @@ def warm_seconds_of(call: Callable[..., object], *operands: Tensor) -> float:
     """Return the seconds of a call that was made once before."""
     call(*operands)
     return seconds_of(call, *operands)
-
-
-@contextlib.contextmanager
-def matmul_precision(precision: Precision) -> Iterator[None]:
-    """Let float32 products and convolutions on CUDA take TF32 for "tf32", and for nothing else."""
-    cudnn = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
-        with cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=precision == "tf32",
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

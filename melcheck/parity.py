@@ -4,31 +4,26 @@ A `Variant` is one such way, with the deviations that it may have. They are thos
 error in the computation itself is larger by orders of magnitude. `measure` runs a variant, and
 `Parity` says whether it kept to them; `melcheck.parity_variants` lists all.
 
-A guided head (`melcheck.guided_vocos`) has tolerances of its own. It picks the peaks of a spectrum
-and sums their phases over time, so that a last bit can make it take another, equally good phase:
-its waveform is not determined by its weights up to rounding, while its mel on average is.
+A guided head (`melcheck.guided_vocos`) has tolerances of its own. It sums phases over time and
+refines them in steps, which magnify what rounding leaves. That would hide small changes of the
+backbone, so that the stages are compared as well, on one clip.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from melcheck.chunked_decoding import context_frames
 from melcheck.deviations import mel_deviation, waveform_deviation
 from melcheck.guided_vocos import GuidedISTFTHead
-from melcheck.stages import (
-    STAGE_TOLERANCES,
-    Bisection,
-    StageTolerance,
-    bisect_stages,
-    vocoder_stages,
-)
-from melcheck.variants import context_frames
+from melcheck.stage_tolerances import GUIDED_STAGES, STAGE_TOLERANCES, StageTolerance
+from melcheck.stages import Bisection, bisect_stages, vocoder_stages
 from melcheck.vocoders import Vocoder, VocosVocoder
 
 __all__ = [
@@ -42,15 +37,6 @@ __all__ = [
     "locate",
     "measure",
 ]
-
-# As `_GUIDED_ROUNDING`; sound in units of its root mean square, of which 1.3 was 13.
-_GUIDED_STAGES = MappingProxyType(
-    {
-        "head": StageTolerance(40.0, 40.0),
-        "decode": StageTolerance(40.0, 40.0),
-        "re-encode": StageTolerance(2e-2, 6.0),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +71,8 @@ class Variant:
         absent: Why a vocoder cannot run so on this machine; "" where it can.
         cut: Whether the frames next to the end differ by design and stay out.
         repeats: How often it runs on the first clip; each time it must give the same bits.
-        stages: The largest deviation of each stage, where it differs from float32's.
+        stages: The largest deviations of a Vocos' stages, where they are not float32's.
+        guided_stages: Those of one with a guided head.
     """
 
     name: str
@@ -96,7 +83,12 @@ class Variant:
     absent: Callable[[VocosVocoder], str] = lambda _: ""
     cut: bool = False
     repeats: int = 2
-    stages: Mapping[str, StageTolerance] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: STAGE_TOLERANCES
+    )
+    guided_stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: GUIDED_STAGES
+    )
 
     def tolerances(self, vocoder: VocosVocoder) -> Deviations:
         """Return the largest deviations that this vocoder may have."""
@@ -104,8 +96,7 @@ class Variant:
 
     def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
         """Return the largest deviation of each stage that this vocoder may have."""
-        guided = _GUIDED_STAGES if is_guided(vocoder) else {}
-        return {**STAGE_TOLERANCES, **self.stages, **guided}
+        return {**STAGE_TOLERANCES, **(self.guided_stages if is_guided(vocoder) else self.stages)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +117,16 @@ class Parity:
         allowed: The tolerances.
         worst: For each deviation, the clip (counted from 0) that has it.
         repeated: Whether each repetition gave the same bits.
+        stage: What is wrong with the first stage that diverges on the first clip; "" for none.
+            Features are followed there, which a guided head hides in phases; not where frames are
+            cut.
     """
 
     found: Deviations
     allowed: Deviations
     worst: Mapping[str, int]
     repeated: bool
+    stage: str = ""
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -141,7 +136,8 @@ class Parity:
             f"(clip {self.worst[name]})"
             for name in self.beyond
         ]
-        return (*told, *(() if self.repeated else ("another run gave other bits",)))
+        repeated = () if self.repeated else ("another run gave other bits",)
+        return (*told, *repeated, *filter(None, [self.stage]))
 
     @property
     def beyond(self) -> tuple[str, ...]:
@@ -168,6 +164,8 @@ def measure(
     references: Sequence[Trip] | None = None,
 ) -> Parity:
     """Run a variant on every clip, and on the first as often as it must repeat itself.
+
+    On the first its stages are compared too.
 
     It encodes the clip, and decodes the plain mel of it; the plain encoder takes the mel of that.
     So rounding of the one does not hide an error of the other: the log-mel of a loud clip rounds to
@@ -206,14 +204,22 @@ def measure(
         worst[field.name] = values.index(max(values))
         largest[field.name] = max(values)
     found = Deviations(**largest)
-    return Parity(found, variant.tolerances(vocoder), worst, repeated)
+    diverging = None if variant.cut else _compare(candidate, variant, vocoder, waveforms[0]).first
+    stage = "" if diverging is None else str(diverging)
+    return Parity(found, variant.tolerances(vocoder), worst, repeated, stage)
 
 
 def locate(variant: Variant, vocoder: VocosVocoder, waveform: Tensor) -> Bisection:
     """Find the first stage of a variant that diverges on a clip, `[1, samples]`."""
+    return _compare(variant.make(vocoder), variant, vocoder, waveform)
+
+
+def _compare(
+    candidate: Vocoder, variant: Variant, vocoder: VocosVocoder, waveform: Tensor
+) -> Bisection:
     return bisect_stages(
         vocoder_stages(vocoder),
-        vocoder_stages(variant.make(vocoder)),
+        vocoder_stages(candidate),
         waveform,
         recipe=vocoder.recipe,
         tolerances=variant.stage_tolerances(vocoder),
@@ -223,10 +229,16 @@ def locate(variant: Variant, vocoder: VocosVocoder, waveform: Tensor) -> Bisecti
 def describe(
     parity: Parity, variant: Variant, vocoder: VocosVocoder, waveforms: Sequence[Tensor]
 ) -> str:
-    """Say what is beyond its tolerance, and in which stage the worst clip first diverges."""
+    """Say what is beyond its tolerance, and in which stage the worst clip first diverges.
+
+    Where frames are cut, every stage differs at the edge, and none is named.
+    """
+    told = f"{variant.name}: {'; '.join(parity.failures)}"
+    if variant.cut:
+        return told
     clip = parity.worst[parity.beyond[0]] if parity.beyond else 0
     stage = locate(variant, vocoder, waveforms[clip])
-    return f"{variant.name}: {'; '.join(parity.failures)}\n{stage}"
+    return f"{told}\n{stage}"
 
 
 def is_guided(vocoder: VocosVocoder) -> bool:
@@ -237,9 +249,9 @@ def is_guided(vocoder: VocosVocoder) -> bool:
 def _deviations(
     variant: Variant, vocoder: VocosVocoder, reference: Trip, encoded: Tensor, decoded: Tensor
 ) -> Deviations:
-    frames = reference.mel.shape[-1]
+    frames, hop_length = reference.mel.shape[-1], vocoder.recipe.hop_length
     if variant.cut:
-        frames -= context_frames(vocoder)
+        frames -= context_frames(vocoder) + math.ceil(vocoder.recipe.n_fft / 2 / hop_length)
     samples = vocoder.recipe.num_samples(frames)
     floor = vocoder.recipe.log_floor
     first = mel_deviation(reference.encoded[..., :frames], encoded[..., :frames], log_floor=floor)

@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from melcheck.guided_vocos import GuidedISTFTHead
 
 if TYPE_CHECKING:
-    from melcheck.machine_rates import Precision, Rates
+    from melcheck.machine_rates import Rates
+    from melcheck.precisions import Precision
     from melcheck.vocoders import VocosVocoder
 
 __all__ = ["STAGES", "Stage", "Work", "attainable_seconds", "count_work", "fraction"]

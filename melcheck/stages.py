@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,13 +30,12 @@ from melcheck.audio import DecodedAudio, decode_audio, mix, resample
 from melcheck.config import MelCheckConfig
 from melcheck.deviations import mel_deviation, relative_deviation
 from melcheck.recipes import MelRecipe
+from melcheck.stage_tolerances import STAGE_TOLERANCES, StageTolerance
 from melcheck.vocoders import Vocoder
 
 __all__ = [
-    "STAGE_TOLERANCES",
     "Bisection",
     "StageDeviation",
-    "StageTolerance",
     "StagedVocoder",
     "Stages",
     "audio_stages",
@@ -49,44 +47,6 @@ __all__ = [
 
 Stages = Mapping[str, Callable[[Any], Any]]
 """What runs, by name, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageTolerance:
-    """The largest deviations of one stage.
-
-    In full scale up to `resample`, nats off the floor for mels, and units of the reference's root
-    mean square for features and sound.
-
-    Attributes:
-        own: On the reference's input, where it can only round.
-        carried: On what the candidate's earlier stages gave it.
-    """
-
-    own: float
-    carried: float
-
-
-# Measured in float32 against float64 on 1.5 s of six fixture clips (two voices, one with digital
-# silence, drums, a sparse cowbell, a guitar) with the first embedded vocoder, a plain Vocos of
-# 2.8 M parameters, and a random one of the official size, which bounds what another order of
-# summation can do; given here is about three times the largest. Own: encode 5.8e-3 (the guitar,
-# whose highest bands are all rounding), backbone 8.2e-5, head 2.0e-5, decode 5.4e-5. Carried:
-# backbone 8.0e-3, head 5.0e-3, re-encode 1.2e-2. Mixing is one sum of two samples, resampling one
-# of up to 100, and decoders of lossless files agree to the bit.
-STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
-    {
-        "load": StageTolerance(0.0, 0.0),
-        "mix": StageTolerance(1e-7, 1e-7),
-        "resample": StageTolerance(1e-6, 1e-6),
-        "encode": StageTolerance(2e-2, 2e-2),
-        "backbone": StageTolerance(3e-4, 2.5e-2),
-        "head": StageTolerance(6e-5, 2e-2),
-        "decode": StageTolerance(2e-4, 2e-2),
-        "re-encode": StageTolerance(2e-2, 4e-2),
-    }
-)
-"""What each stage may deviate by in float32."""
 
 
 @runtime_checkable

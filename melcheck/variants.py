@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from melcheck.chunked_decoding import chunk_decoder, context_frames
+from melcheck.fast import optimise
+from melcheck.precisions import Precision
 from melcheck.recipes import MelRecipe
+from melcheck.stages import StagedVocoder
 from melcheck.vocoders import Vocoder, VocoderInfo, VocosVocoder
 
 __all__ = [
     "RoutedVocoder",
-    "context_frames",
     "in_a_batch",
     "in_a_padded_batch",
     "in_chunks",
@@ -28,20 +31,17 @@ __all__ = [
     "with_threads",
 ]
 
-# Of the embedding and of each ConvNeXt block: three frames on either side.
-_KERNEL_REACH = 3
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutedVocoder:
-    """A Vocos with every stage called through `route`.
+    """A vocoder with every stage called through `route`.
 
     Attributes:
         inner: Whose stages they are.
         route: Takes a stage and its input, and returns the output.
     """
 
-    inner: VocosVocoder
+    inner: StagedVocoder
     route: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
     device: torch.device
 
@@ -111,11 +111,14 @@ def in_float64(vocoder: VocosVocoder) -> Vocoder:
     )
 
 
-def on_device(vocoder: VocosVocoder, device: torch.device | str) -> Vocoder:
-    """Compute each stage on another device."""
+def on_device(
+    vocoder: VocosVocoder, device: torch.device | str, *, optimised: Precision | None = None
+) -> Vocoder:
+    """Compute each stage on another device; in which precision by `optimise`, if by that at all."""
     target = torch.device(device)
     model = copy.deepcopy(vocoder.model).to(target)
-    inner = VocosVocoder(vocoder.info, vocoder.recipe, target, model)
+    moved = VocosVocoder(vocoder.info, vocoder.recipe, target, model)
+    inner = moved if optimised is None else optimise(moved, precision=optimised)
     return RoutedVocoder(
         inner, lambda stage, given: stage(given.to(target)).to(given.device), vocoder.device
     )
@@ -149,7 +152,7 @@ def in_a_padded_batch(vocoder: VocosVocoder, extra_seconds: float) -> Vocoder:
     """Encode and decode beside an item that is longer, padded to its length with silence.
 
     The last frames differ by design: where an item alone has an edge, here silence follows. See
-    `context_frames`.
+    `melcheck.chunked_decoding.context_frames`.
     """
     recipe = vocoder.recipe
     hops = round(extra_seconds * recipe.sample_rate / recipe.hop_length)
@@ -168,34 +171,21 @@ def in_a_padded_batch(vocoder: VocosVocoder, extra_seconds: float) -> Vocoder:
 def in_chunks(vocoder: VocosVocoder, frames: int) -> Vocoder:
     """Decode so many frames at a time, each chunk with the context that it depends on.
 
-    A guided head counts phases from the first frame that it sees: its chunks sound alike, and are
-    not the same samples as those of the whole.
+    See `melcheck.chunked_decoding`; long audio is decoded so.
     """
     recipe, context = vocoder.recipe, context_frames(vocoder)
 
     def decode(mel: Tensor) -> Tensor:
-        total = mel.shape[-1]
+        decode_chunk, last = chunk_decoder(vocoder), mel.shape[-1] - 1
         pieces = []
-        for begin in range(0, total - 1, frames):
-            first, end = max(0, begin - context), min(begin + frames, total - 1)
-            sound = vocoder.decode(mel[..., first : end + 1 + context])
+        for begin in range(0, last, frames):
+            first, end = max(0, begin - context), min(begin + frames, last)
+            sound = decode_chunk(mel[..., first : end + 1 + context], first)
             offset = (begin - first) * recipe.hop_length
             pieces.append(sound[:, offset : offset + (end - begin) * recipe.hop_length])
         return torch.cat(pieces, dim=-1)
 
     return WholeVocoder(vocoder, vocoder.encode, decode)
-
-
-def context_frames(vocoder: VocosVocoder) -> int:
-    """Return how many frames on each side a decoded one depends on, and its mel after that.
-
-    Three for each convolution of the backbone; those that share a window with the frame when it is
-    decoded, once more for each step of a guided head, and when it is encoded again.
-    """
-    model = vocoder.model
-    windows = vocoder.recipe.n_fft // vocoder.recipe.hop_length
-    steps = getattr(getattr(model.head, "inversion", None), "num_projections", 0)
-    return _KERNEL_REACH * (1 + len(model.backbone.convnext)) + windows * (2 + steps)
 
 
 def _beside_a_longer(item: Tensor, extra: int, *, silence: float) -> Tensor:

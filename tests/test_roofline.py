@@ -17,7 +17,8 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from melcheck import machine_rates
 from melcheck.bench_cases import RANDOM, Case, Size, bench_vocoder
 from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
-from melcheck.machine_rates import PRECISIONS, RateMeter, Rates, matmul_precision
+from melcheck.machine_rates import RateMeter, Rates
+from melcheck.precisions import PRECISIONS, matmul_precision
 from melcheck.roofline import STAGES, Stage, Work, attainable_seconds, count_work, fraction
 from melcheck.vocoders import VocosVocoder
 

@@ -19,10 +19,9 @@ from melcheck.audio import DecodedAudio, load_audio
 from melcheck.config import MelCheckConfig
 from melcheck.deviations import mel_deviation, relative_deviation, waveform_deviation
 from melcheck.recipes import VOCOS
+from melcheck.stage_tolerances import STAGE_TOLERANCES, StageTolerance
 from melcheck.stages import (
-    STAGE_TOLERANCES,
     Stages,
-    StageTolerance,
     audio_stages,
     bisect_stages,
     loop_stages,
