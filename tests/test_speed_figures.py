@@ -1,0 +1,120 @@
+"""How much faster the optimised paths are, side by side: the table of docs/benchmarks.md.
+
+    MELCHECK_FIGURES=full pytest -s tests/test_speed_figures.py
+
+prints it. Each row is a ratio within pairs of calls in turns, with its interval; weights are random
+ones of the official configuration, but for the embedded vocoder. On a busy machine a row may end
+undecided: it is printed all the same, as wide as it is.
+"""
+
+# It prints (T201).
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from melcheck.bench_cases import bench_vocoder
+from melcheck.config import MelCheckConfig
+from melcheck.fast import optimise
+from melcheck.many_clips import check_many
+from melcheck.pipeline import MelPipeline
+from melcheck.speed_gate import SpeedComparison, compare_speed
+from melcheck.vocoders import VocosVocoder, load_vocoder
+
+pytestmark = [
+    pytest.mark.figures,
+    pytest.mark.skipif(
+        os.environ.get("MELCHECK_FIGURES") != "full",
+        reason="a table of speeds takes minutes and a quiet machine: MELCHECK_FIGURES=full",
+    ),
+]
+
+RATE = 24_000
+NUM_CLIPS = 16
+Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def noise(batch: int, seconds: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(batch, round(seconds * RATE), generator=generator)
+
+
+@pytest.fixture(scope="module")
+def official() -> VocosVocoder:
+    return bench_vocoder("random-official", "cpu")
+
+
+def decoding(official: VocosVocoder, seconds: float, precision: str) -> Pair:
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor does not multiply in bfloat16")
+    fast = optimise(official, precision=precision)  # type: ignore[arg-type]
+    mel = official.encode(noise(1, seconds))
+    return lambda: fast.decode(mel), lambda: official.model.decode(mel)
+
+
+def encoding(official: VocosVocoder, batch: int, seconds: float) -> Pair:
+    fast = optimise(official)
+    waveform = noise(batch, seconds)
+    return lambda: fast.encode(waveform), lambda: official.model.feature_extractor(waveform)
+
+
+def embedded_decoding(official: VocosVocoder, *, optimised: bool) -> Pair:
+    embedded = load_vocoder("embedded")
+    assert isinstance(embedded, VocosVocoder)
+    candidate = optimise(embedded) if optimised else embedded
+    mel = official.encode(noise(1, 3))
+    return lambda: candidate.decode(mel), lambda: official.model.decode(mel)
+
+
+def gating(official: VocosVocoder, folder: Path) -> Pair:
+    """Files of 3 s round the loop with metrics: all of them side by side, and one by one."""
+    paths = [folder / f"{index}.wav" for index in range(NUM_CLIPS)]
+    for path in paths:
+        soundfile.write(path, noise(1, 3)[0].numpy(), RATE)
+    fast = MelPipeline(MelCheckConfig(paths[0]), vocoder=optimise(official))
+
+    def one_by_one() -> None:
+        for path in paths:
+            trip = MelPipeline(MelCheckConfig(path), vocoder=official).round_trip()
+            trip.metrics()
+
+    return lambda: list(check_many(paths, fast)), one_by_one
+
+
+ROWS: dict[str, Callable[[VocosVocoder, Path], Pair]] = {
+    "decode 3 s": lambda vocoder, _: decoding(vocoder, 3, "fp32"),
+    "decode 10 s": lambda vocoder, _: decoding(vocoder, 10, "fp32"),
+    "decode 3 s, bf16 backbone": lambda vocoder, _: decoding(vocoder, 3, "bf16"),
+    "decode 10 s, bf16 backbone": lambda vocoder, _: decoding(vocoder, 10, "bf16"),
+    "encode 16 x 3 s": lambda vocoder, _: encoding(vocoder, 16, 3),
+    "encode 3 s": lambda vocoder, _: encoding(vocoder, 1, 3),
+    "embedded decode 3 s": lambda vocoder, _: embedded_decoding(vocoder, optimised=False),
+    "embedded decode 3 s, optimised": lambda vocoder, _: embedded_decoding(vocoder, optimised=True),
+    "gate over clips of 3 s": gating,
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_optimised_path_is_faster(row: str, official: VocosVocoder, tmp_path: Path) -> None:
+    candidate, reference = ROWS[row](official, tmp_path)
+    found: SpeedComparison = compare_speed(
+        candidate,
+        reference,
+        allowed_ratio=1.0,
+        confidence=0.95,
+        pairs=10 if row.startswith("gate") else 30,
+        budget_seconds=45.0,
+        clock=time.perf_counter,
+    )
+    # Of times: that of the reference over that of the candidate, so that more is better.
+    times = f"{1 / found.ratio:5.2f} x ({1 / found.high:.2f} to {1 / found.low:.2f})"
+    print(f"\n| {row} | {times} | {found.pairs} pairs |")
+    assert found.passed, found.message()
