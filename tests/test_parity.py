@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).parents[1]
 CLIPS = {clip.name: clip for clip in load_manifest(REPOSITORY / "fixtures" / "clips.yaml")}
 NAMES = ("austen-0870", "kokoro-gap", "drums-clicks", "cowbell-sparse", "guitar-stereo")
 SECONDS = 1.5  # the cowbell is silent for the first
-VOCODERS = ("embedded", "official configuration")
+VOCODERS = ("embedded", "official configuration", "guided configuration")
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 
@@ -46,13 +46,13 @@ def vocoder(name: str) -> VocosVocoder:
         loaded = load_vocoder("embedded")
         assert isinstance(loaded, VocosVocoder)
         return loaded
-    return untrained.official()
+    return untrained.official() if name == "official configuration" else untrained.guided()
 
 
 @functools.cache
 def waveforms(name: str = "embedded") -> tuple[Tensor, ...]:
     """The clips; for the slow official configuration, which tells them apart less, two of them."""
-    names = NAMES if name == "embedded" else (NAMES[0], NAMES[-1])
+    names = (NAMES[0], NAMES[-1]) if name == "official configuration" else NAMES
     configs = [MelCheckConfig(CLIPS[clip].path, target_duration=SECONDS) for clip in names]
     return tuple(load_audio(config).waveform for config in configs)
 

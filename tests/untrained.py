@@ -28,8 +28,8 @@ def guided(seed: int = 0) -> VocosVocoder:
     """A vocoder of the configuration that `training` trains."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = GuidedISTFTHead(256, *_STFT, VOCOS.sample_rate, VOCOS.n_mels, num_projections=4)
-        return _vocoder(GuidedBackbone(VOCOS.n_mels, 256, 512, 5), head)
+        head = GuidedISTFTHead(128, *_STFT, VOCOS.sample_rate, VOCOS.n_mels, num_projections=7)
+        return _vocoder(GuidedBackbone(VOCOS.n_mels, 128, 384, 4), head)
 
 
 def _vocoder(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:
