@@ -1,5 +1,7 @@
 """The fixtures that tests of a project ask for. Each is of one case: a clip, a vocoder, a device.
 
+Those that need no clip are in `melcheck.speed_fixtures`.
+
     mel_clip         melcheck.clips.Clip          the audio file: its name, path and kind
     mel_device       str                          "cpu", "cuda" or "cuda:1"
     mel_vocoder      melcheck.vocoders.Vocoder    the loaded vocoder
@@ -16,8 +18,7 @@
 
 Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
-trip, `mel_griffin_lim` makes Griffin-Lim's, `mel_speed` lists a benchmark, `mel_speed_gate` fails a
-test whose code has become slower. The last two need no clip.
+trip, `mel_griffin_lim` makes Griffin-Lim's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from melcheck.annotations import PLACE_PROPERTY
 from melcheck.cases import absent, front_end_fault, handshake_of, round_trip_of
 from melcheck.notes import NOTE_PROPERTY
 from melcheck.stashes import plan_of
-from melcheck.summary import ROW_PROPERTY, SPEED_PROPERTY
+from melcheck.summary import ROW_PROPERTY
 
 if TYPE_CHECKING:
     from melcheck.clips import Clip
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.report import CaseRow, Outcome
     from melcheck.sanity import Verdict
-    from melcheck.speed_gate import SpeedComparison
     from melcheck.vocoders import Vocoder
 
 __all__: list[str] = []
@@ -298,56 +298,6 @@ def mel_griffin_lim(
         return trip
 
     return make
-
-
-@pytest.fixture
-def mel_speed(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """A function that puts a line into the list of speeds at the end of the run."""
-
-    def record(line: str) -> None:
-        request.node.user_properties.append((SPEED_PROPERTY, line))
-
-    return record
-
-
-@pytest.fixture
-def mel_speed_gate(request: pytest.FixtureRequest) -> Callable[..., SpeedComparison]:
-    """A function that fails the test when a candidate is slower than a reference may be.
-
-    `mel_speed_gate(candidate, reference, allowed_ratio=1.10)` takes two callables that do the same
-    work and runs them in turns: see `melcheck.speed_gate.compare_speed`, which has the other
-    arguments. It returns what was found. What stays undecided passes, with a line in the notes.
-    """
-
-    def gate(
-        candidate: Callable[..., object],
-        reference: Callable[..., object],
-        *,
-        allowed_ratio: float = 1.10,
-        pairs: int = 40,
-        budget_seconds: float = 30.0,
-        inputs: Callable[[], object] | None = None,
-        device: str = "cpu",
-    ) -> SpeedComparison:
-        from melcheck.speed_gate import compare_speed
-
-        found = compare_speed(
-            candidate,
-            reference,
-            allowed_ratio=allowed_ratio,
-            pairs=pairs,
-            budget_seconds=budget_seconds,
-            inputs=inputs,
-            device=device,
-        )
-        if found.outcome == "undecided":
-            note = f"{request.node.nodeid}: {found.message()}"
-            request.node.user_properties.append((NOTE_PROPERTY, note))
-        if not found.passed:
-            pytest.fail(found.message(), pytrace=False)
-        return found
-
-    return gate
 
 
 @pytest.fixture

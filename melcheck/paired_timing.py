@@ -112,15 +112,16 @@ class PairTimer:
             ValueError: The clock stood still.
         """
         arguments, candidate_first = self._arguments(), next(self._orders)
-        for _ in range(self._attempts):
-            before = self._interruptions()
+        for left in reversed(range(self._attempts)):
+            # Nothing is read that decides nothing: a reading takes up to milliseconds.
+            before = self._interruptions() if left else None
             if candidate_first:
                 candidate = self._seconds(self._candidate, arguments)
                 reference = self._seconds(self._reference, arguments)
             else:
                 reference = self._seconds(self._reference, arguments)
                 candidate = self._seconds(self._candidate, arguments)
-            if self._interruptions() == before:
+            if not left or self._interruptions() == before:
                 break
         if min(candidate, reference) <= 0:
             raise ValueError(self._stood_still())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pytest_plugins"]
 
-pytest_plugins = ["melcheck.fixtures"]
+pytest_plugins = ["melcheck.fixtures", "melcheck.speed_fixtures"]
 
 _MARKERS = {
     "sanity": "the gate: each clip of speech, and each of your own, survives the loop; your front "

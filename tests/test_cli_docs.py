@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from melcheck import MelCheckConfig, MelPipeline, MelRecipe, log_mel
+from melcheck.bench_cases import Size
 from melcheck.cli import COMMANDS, HELP, main
 
 REPOSITORY = Path(__file__).parents[1]
@@ -46,7 +47,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("melcheck.commands.bench._SHORT_SECONDS", 0.0)
+    # As many rows as are shown, of sounds that take less time.
+    monkeypatch.setattr("melcheck.bench_cases.SHORT_SIZES", (Size(1, 0.25), Size(4, 0.25)))
+    monkeypatch.setattr("melcheck.bench._ROTATED_BYTES", {"cpu": 2**18})
     monkeypatch.setattr("melcheck.machine_rates._FIRST_REPEATS", 1)
+    monkeypatch.setattr("melcheck.machine_rates._REPEATS", 1)
+    monkeypatch.setattr("melcheck.machine_rates._COPIED_BYTES", {"cpu": 2**20})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mytts", raising=False)
     monkeypatch.chdir(tmp_path)

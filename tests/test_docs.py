@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import melcheck.fixtures
+import melcheck.speed_fixtures
 import melcheck.suite
 from melcheck.hub import OFFICIAL_REVISION
 from melcheck.options import OPTIONS
@@ -21,7 +22,12 @@ CI = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
 USERS = REPOSITORY / "tests" / "tiny_tts" / ".github" / "workflows" / "melcheck.yml"
 OURS = REPOSITORY / ".github" / "workflows" / "ci.yml"
 HOOKS = REPOSITORY / ".pre-commit-hooks.yaml"
-FIXTURES = [name for name in vars(melcheck.fixtures) if name.startswith("mel_")]
+FIXTURES = [
+    name
+    for module in (melcheck.fixtures, melcheck.speed_fixtures)
+    for name in vars(module)
+    if name.startswith("mel_")
+]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

@@ -435,25 +435,24 @@ def shortest(call: Callable[[], object]) -> float:
 
 def outcomes(
     more: float, runs: int, *, budget_seconds: float, allowed_ratio: float = ALLOWED
-) -> list[str]:
+) -> Iterator[str]:
     reference = encoding()
     with busy_process():
         candidate = with_more_work(reference, more) if more else encoding()
-        return [
-            compare_speed(
+        for seed in range(runs):
+            yield compare_speed(
                 candidate,
                 reference,
                 allowed_ratio=allowed_ratio,
                 budget_seconds=budget_seconds,
                 seed=seed,
             ).outcome
-            for seed in range(runs)
-        ]
 
 
 def test_more_work_beside_a_busy_process_is_caught(one_thread: None) -> None:
-    # Slower at all: a tenth of the pairs shows it, however many tests share the core.
-    assert "slower" in outcomes(SLOWDOWN - 1, 2, budget_seconds=4, allowed_ratio=1.0)
+    # Slower at all: a tenth of the pairs shows it. The first run that does is the last; further
+    # ones are for when many others share the core.
+    assert "slower" in outcomes(SLOWDOWN - 1, 4, budget_seconds=4, allowed_ratio=1.0)
 
 
 def test_the_same_work_beside_a_busy_process_is_not_slower(one_thread: None) -> None:
