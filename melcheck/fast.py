@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from vocos import Vocos
+from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
@@ -103,7 +104,7 @@ class OptimisedVocos:
 def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:
     """Return the same vocoder, arranged to run faster.
 
-    Its weights are copied: later changes to `vocoder.model` are not seen.
+    Weights are packed, hence copied: after a change to `vocoder.model`, optimise it again.
 
     Args:
         vocoder: A loaded Vocos: "official", "embedded", a directory, a repository.
@@ -134,7 +135,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
         device=vocoder.device,
         precision=precision,
         model=model,
-        to_mel=FastMel(model.feature_extractor),
+        to_mel=_to_mel(model.feature_extractor, vocoder.device),
         backbone=backbone,
         head=head,
     )
@@ -154,6 +155,11 @@ def _check_device(device: torch.device, precision: Precision) -> None:
         )
 
 
+def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable[[Tensor], Tensor]:
+    # Blocks are for a processor's cache. A GPU is quickest with few large operations.
+    return FastMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
+
+
 def _backbone(backbone: torch.nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     fast = FastBackbone(backbone, dtype=dtype)
     if not isinstance(backbone, GuidedBackbone):
@@ -166,8 +172,8 @@ def _backbone(backbone: torch.nn.Module, dtype: torch.dtype) -> Callable[[Tensor
 
 
 def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
-    # The head of the embedded vocoder is written for speed; a head that pads "same", or whose hop
-    # does not divide its window, has another inverse. They run as they are.
+    # A guided head is written for speed; one that pads "same", or whose hop does not divide its
+    # window, has another inverse. They run as they are.
     istft: ISTFT = head.istft
     usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
     return _FastHead(head) if usual and not isinstance(head, GuidedISTFTHead) else head

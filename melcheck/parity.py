@@ -5,8 +5,8 @@ error in the computation itself is larger by orders of magnitude. `measure` runs
 `Parity` says whether it kept to them; `melcheck.parity_variants` lists all.
 
 A guided head (`melcheck.guided_vocos`) has tolerances of its own. It sums phases over time and
-refines them in steps, which magnify what rounding leaves. That would hide small changes of the
-backbone, so that the stages are compared as well, on one clip.
+projects what comes of them, which magnifies what rounding leaves. That would hide small changes of
+the backbone, so that the stages are compared as well, on one clip.
 """
 
 from __future__ import annotations

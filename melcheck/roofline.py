@@ -7,7 +7,7 @@ What is counted, from the modules' shapes, for a batch of sounds of one length:
   are known (`skippable`) and belong to no limit;
 - transforms: 2.5 N log2 N operations for a real FFT of N samples, the usual count of half a complex
   one of 5 N log2 N (the FFTW convention), one a frame in `encode` and in `decode`, and two more a
-  frame for each consistency step of a `GuidedISTFTHead`;
+  frame for each projection of a `MelInversion`;
 - bytes: `needed_bytes` are each stage's input and output and the weights, once each: no
   implementation moves less. `moved_bytes` is what torch moves when it runs operator by operator,
   each reading its operands and writing its result; it explains a fraction and is no part of it.
