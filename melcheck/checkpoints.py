@@ -27,9 +27,9 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
-from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import MelRecipe
-from melcheck.vocos_config import is_guided, parse_config, vocos_recipe
+from melcheck.vocos_config import is_consistent, parse_config, vocos_recipe
 from melcheck.weights import ReadFile, VocoderError, VocoderFiles
 
 __all__ = ["build_vocos"]
@@ -136,10 +136,8 @@ def _build(config: Mapping[str, Mapping[str, Any]], state: dict[str, Tensor], pa
     # The layers begin with random numbers, which must not come from the caller's generator. (On
     # the meta device there would be none, at the price of importing torch's compiler: a second.)
     with torch.random.fork_rng(devices=[]):
-        if is_guided(config):
-            backbone, head = GuidedBackbone(**config["backbone"]), GuidedISTFTHead(**config["head"])
-        else:
-            backbone, head = VocosBackbone(**config["backbone"]), ISTFTHead(**config["head"])
+        head_class = ConsistentISTFTHead if is_consistent(config) else ISTFTHead
+        backbone, head = VocosBackbone(**config["backbone"]), head_class(**config["head"])
     model = Vocos(extractor, backbone, head)
     expected = model.state_dict()
     _check_keys(expected, state, path)

@@ -2,16 +2,16 @@
 
 A sample depends on the mel within a reach of frames, which follows from the model. A chunk that is
 decoded with so many frames more on each side, which are cut off again, equals that stretch of the
-whole. Measured on the CPU, official configuration, embedded vocoder, a guided head of four
-projections and Griffin-Lim: equal to the bit with 29, 23, 23 and 98 frames.
+whole. CHUNKMEASURED
 
     convolutions          sum of (kernel - 1) / 2 * dilation   27 for eight blocks of kernel 7
     overlap of the STFT   ceil(n_fft / 2 / hop)                 2 for 1024 / 256
     a projection          ceil(n_fft / hop) - 1                 3 for 1024 / 256, each
 
-The phases of a `GuidedISTFTHead` are summed up from the first frame on, which no reach covers. So
-the turns before a chunk are carried along. Without that a chunk is as good by itself, and another
-sound.
+The phases of a `ConsistentISTFTHead` are summed up from the first frame on, which no reach covers.
+So the turns before a chunk are carried along. Without that a chunk is as good by itself, and
+another sound. They come from features, which at the edge of a chunk are not those of the whole: the
+frame at which one chunk takes over from the last lies within both by the reach of the convolutions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vocos import Vocos
 from vocos.models import VocosBackbone
 
 from melcheck.frontends import FedVocoder
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.vocoders import GriffinLimVocoder, Vocoder
 
 __all__ = ["ChunkDecoder", "chunk_decoder", "context_frames"]
@@ -62,8 +62,9 @@ def context_frames(vocoder: Vocoder) -> int:
             "how far it looks cannot be told from its parts."
         )
     head = model.head
-    guided = isinstance(head, GuidedISTFTHead)
-    steps = head.inversion.num_projections if guided else 0
+    # Every rate has as many hops in a window.
+    stages = head.consistency.stages if isinstance(head, ConsistentISTFTHead) else []
+    steps = sum(turns for _, turns in stages)
     return _convolutions_reach(model.backbone) + steps * step + overlap
 
 
@@ -71,8 +72,9 @@ def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     """Return what decodes the chunks of one mel; a new one for each mel."""
     vocoder = _decoding(vocoder)
     head = getattr(getattr(vocoder, "model", None), "head", None)
-    if isinstance(head, GuidedISTFTHead):
-        return _GuidedChunks(cast(_Resuming, vocoder), head)
+    if isinstance(head, ConsistentISTFTHead):
+        reach = _convolutions_reach(vocoder.model.backbone)  # type: ignore[attr-defined]
+        return _ConsistentChunks(cast(_Resuming, vocoder), head, reach)
     return _LocalChunks(vocoder)
 
 
@@ -100,29 +102,34 @@ class _LocalChunks:
 
 
 class _Resuming(Protocol):
-    """What a vocoder with a `GuidedISTFTHead` offers beyond others."""
+    """What a vocoder with a `ConsistentISTFTHead` offers beyond others."""
 
-    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor: ...
+    def features(self, mel: Tensor) -> Tensor: ...
+
+    def sound(
+        self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0
+    ) -> Tensor: ...
 
 
-class _GuidedChunks:
+class _ConsistentChunks:
     """A vocoder whose head sums phases from the first frame of all."""
 
-    def __init__(self, vocoder: _Resuming, head: GuidedISTFTHead) -> None:
+    def __init__(self, vocoder: _Resuming, head: ConsistentISTFTHead, reach: int) -> None:
         self._vocoder = vocoder
         self._head = head
+        self._reach = reach
         self._first_frame = 0
-        self._mel: Tensor | None = None
-        self._start: Tensor | None = None
+        self._turns: Tensor | None = None
 
     @torch.inference_mode()
     def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        if self._mel is not None and first_frame > self._first_frame:
-            passed = self._mel[..., 1 : first_frame - self._first_frame + 1].transpose(1, 2)
-            turns, _ = self._head.inversion.turns(self._head.inversion.magnitude(passed))
-            turned = turns.double().sum(dim=1)
-            self._start = torch.remainder(
-                turned if self._start is None else self._start + turned, 1.0
-            )
-        self._mel, self._first_frame = mel, first_frame
-        return self._vocoder.decode(mel, start=self._start)
+        features = self._vocoder.features(mel)
+        start, anchor = None, 0
+        if self._turns is not None and first_frame > self._first_frame:
+            last = self._turns.shape[1] - 1
+            anchor = min(self._reach, mel.shape[-1] - 1)
+            start = self._turns[:, min(first_frame - self._first_frame + anchor, last)]
+        magnitude = self._head.magnitude(features)
+        self._turns = self._head.consistency.summed_turns(magnitude, start, anchor)
+        self._first_frame = first_frame
+        return self._vocoder.sound(features, start=start, anchor=anchor)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vocos import Vocos
 from vocos.spectral_ops import ISTFT
 
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.injections import Bench
 from melcheck.loops import Loop
 from melcheck.recipes import VOCOS
@@ -183,8 +183,8 @@ def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
 
 
 def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
-    """What a head predicts of features; a guided one has made its phases consistent by then."""
-    if isinstance(head, GuidedISTFTHead):
+    """What a head predicts of features; a consistent one has made its phases consistent by then."""
+    if isinstance(head, ConsistentISTFTHead):
         return head.spectrum(features).transpose(1, 2)
     magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
     # As `vocos.heads.ISTFTHead` builds it.

@@ -21,7 +21,7 @@ from vocos.spectral_ops import ISTFT
 
 from melcheck.fast_backbone import FastBackbone, packed_linear
 from melcheck.fast_mel import FastMel
-from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.overlap import overlap_add, synthesise
 from melcheck.precisions import DTYPES, PRECISIONS, Precision, matmul_precision
 from melcheck.recipes import MelRecipe
@@ -72,14 +72,10 @@ class OptimisedVocos:
         return self.to_mel(waveform)
 
     @torch.inference_mode()
-    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor:
+    def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `VocosVocoder.decode`."""
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
-        features = self.features(mel)
-        if start is None:
-            return self.sound(features)
-        with full_float32:
-            return self.head(features, start)
+        return self.sound(self.features(mel))
 
     def features(self, mel: Tensor) -> Tensor:
         """Return what the backbone makes of a log-mel.
@@ -91,14 +87,15 @@ class OptimisedVocos:
             return self.backbone(mel)
 
     @torch.inference_mode()
-    def sound(self, features: Tensor) -> Tensor:
-        """Return what the head makes of features.
+    def sound(self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0) -> Tensor:
+        """Return what the head makes of features; `start` and `anchor` as in `VocosVocoder.sound`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            return self.head(features)
+            resumed = () if start is None else (start, anchor)
+            return self.head(features, *resumed)
 
 
 def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:
@@ -127,7 +124,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     model = vocoder.model
     dtype = DTYPES[precision]
     with torch.inference_mode():
-        backbone = _backbone(model.backbone, dtype)
+        backbone = FastBackbone(model.backbone, dtype=dtype)
         head = _head(model.head)
     return OptimisedVocos(
         info=vocoder.info,
@@ -160,23 +157,12 @@ def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable
     return FastMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
 
 
-def _backbone(backbone: torch.nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    fast = FastBackbone(backbone, dtype=dtype)
-    if not isinstance(backbone, GuidedBackbone):
-        return fast
-
-    def with_mel(mel: Tensor) -> Tensor:
-        return torch.cat([fast(mel), mel.transpose(1, 2)], dim=-1)
-
-    return with_mel
-
-
 def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
-    # A guided head is written for speed; one that pads "same", or whose hop does not divide its
+    # A consistent head is written for speed; one that pads "same", or whose hop does not divide its
     # window, has another inverse. They run as they are.
     istft: ISTFT = head.istft
     usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
-    return _FastHead(head) if usual and not isinstance(head, GuidedISTFTHead) else head
+    return _FastHead(head) if usual and not isinstance(head, ConsistentISTFTHead) else head
 
 
 class _FastHead:

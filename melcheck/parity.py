@@ -4,7 +4,7 @@ A `Variant` is one such way, with the deviations that it may have. They are thos
 error in the computation itself is larger by orders of magnitude. `measure` runs a variant, and
 `Parity` says whether it kept to them; `melcheck.parity_variants` lists all.
 
-A guided head (`melcheck.guided_vocos`) has tolerances of its own. It sums phases over time and
+A consistent head (`melcheck.consistent_head`) has tolerances of its own. It sums phases over time and
 projects what comes of them, which magnifies what rounding leaves. That would hide small changes of
 the backbone, so that the stages are compared as well, on one clip.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from melcheck.chunked_decoding import context_frames
 from melcheck.deviations import mel_deviation, waveform_deviation
-from melcheck.guided_vocos import GuidedISTFTHead
-from melcheck.stage_tolerances import GUIDED_STAGES, STAGE_TOLERANCES, StageTolerance
+from melcheck.consistent_head import ConsistentISTFTHead
+from melcheck.stage_tolerances import CONSISTENT_STAGES, STAGE_TOLERANCES, StageTolerance
 from melcheck.stages import Bisection, bisect_stages, vocoder_stages
 from melcheck.vocoders import Vocoder, VocosVocoder
 
@@ -33,7 +33,7 @@ __all__ = [
     "Variant",
     "describe",
     "go_round",
-    "is_guided",
+    "is_consistent",
     "locate",
     "measure",
 ]
@@ -66,19 +66,19 @@ class Variant:
         name: Unique, as the tests are called.
         make: The plain vocoder -> the one that computes so.
         plain: The largest deviations of a Vocos.
-        guided: Those of one with a guided head.
+        consistent: Those of one with a consistent head.
         device: What `--mel-device` calls the hardware that it takes.
         absent: Why a vocoder cannot run so on this machine; "" where it can.
         cut: Whether the frames next to the end differ by design and stay out.
         repeats: How often it runs on the first clip; each time it must give the same bits.
         stages: The largest deviations of a Vocos' stages, where they are not float32's.
-        guided_stages: Those of one with a guided head.
+        consistent_stages: Those of one with a consistent head.
     """
 
     name: str
     make: Callable[[VocosVocoder], Vocoder]
     plain: Deviations
-    guided: Deviations
+    consistent: Deviations
     device: str = "cpu"
     absent: Callable[[VocosVocoder], str] = lambda _: ""
     cut: bool = False
@@ -86,17 +86,17 @@ class Variant:
     stages: Mapping[str, StageTolerance] = dataclasses.field(
         default_factory=lambda: STAGE_TOLERANCES
     )
-    guided_stages: Mapping[str, StageTolerance] = dataclasses.field(
-        default_factory=lambda: GUIDED_STAGES
+    consistent_stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: CONSISTENT_STAGES
     )
 
     def tolerances(self, vocoder: VocosVocoder) -> Deviations:
         """Return the largest deviations that this vocoder may have."""
-        return self.guided if is_guided(vocoder) else self.plain
+        return self.consistent if is_consistent(vocoder) else self.plain
 
     def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
         """Return the largest deviation of each stage that this vocoder may have."""
-        return {**STAGE_TOLERANCES, **(self.guided_stages if is_guided(vocoder) else self.stages)}
+        return {**STAGE_TOLERANCES, **(self.consistent_stages if is_consistent(vocoder) else self.stages)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +118,7 @@ class Parity:
         worst: For each deviation, the clip (counted from 0) that has it.
         repeated: Whether each repetition gave the same bits.
         stage: What is wrong with the first stage that diverges on the first clip; "" for none.
-            Features are followed there, which a guided head hides in phases; not where frames are
+            Features are followed there, which a consistent head hides in phases; not where frames are
             cut.
     """
 
@@ -241,9 +241,9 @@ def describe(
     return f"{told}\n{stage}"
 
 
-def is_guided(vocoder: VocosVocoder) -> bool:
-    """Return whether a vocoder's head is a guided one."""
-    return isinstance(vocoder.model.head, GuidedISTFTHead)
+def is_consistent(vocoder: VocosVocoder) -> bool:
+    """Return whether a vocoder's head is a consistent one."""
+    return isinstance(vocoder.model.head, ConsistentISTFTHead)
 
 
 def _deviations(

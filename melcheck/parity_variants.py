@@ -13,8 +13,8 @@ from melcheck.parity import Deviations, Variant
 from melcheck.precisions import PRECISIONS, Precision
 from melcheck.stage_tolerances import (
     BF16_STAGES,
-    GUIDED_BF16_STAGES,
-    GUIDED_ROUNDING_STAGES,
+    CONSISTENT_BF16_STAGES,
+    CONSISTENT_ROUNDING_STAGES,
     STAGE_TOLERANCES,
 )
 from melcheck.variants import (
@@ -50,18 +50,18 @@ def _on_cuda(optimised: Precision | None) -> Variant:
         name="cuda" if optimised is None else f"cuda-{optimised}",
         make=functools.partial(on_device, device="cuda", optimised=optimised),
         plain=_CUDA_LOW if low else _ROUNDING,
-        guided=_GUIDED_ROUNDING,
+        consistent=_CONSISTENT_ROUNDING,
         device="cuda",
         absent=_without_cuda,
         stages=BF16_STAGES if low else STAGE_TOLERANCES,
-        guided_stages=GUIDED_BF16_STAGES if low else GUIDED_ROUNDING_STAGES,
+        consistent_stages=CONSISTENT_BF16_STAGES if low else CONSISTENT_ROUNDING_STAGES,
     )
 
 
 # Measured on 1.5 s of six fixture clips (two voices, one with digital silence, drums, a sparse
 # cowbell, a guitar), on an x86 processor with AVX-512: `plain` with the embedded vocoder and random
-# weights of the official configuration, which magnify rounding fifty times less; `guided` with two
-# snapshots of training a guided head, and random weights. The tolerance is three times the largest,
+# weights of the official configuration, which magnify rounding fifty times less; `consistent` with
+# PARITYMEASURED. The tolerance is three times the largest,
 # ten decibels more for energy. `pytest -m parity` prints both.
 _IDENTICAL = Deviations(0.0, 0.0, 0.0, 0.0, -math.inf)
 
@@ -70,19 +70,19 @@ _IDENTICAL = Deviations(0.0, 0.0, 0.0, 0.0, -math.inf)
 # 4.9e-5, 5.4e-6, -107 dB.
 _REORDERED = Deviations(3e-6, 2e-2, 1.5e-4, 2e-5, -97.0)
 # Measured 9.5e-7, 1.6e-2, 1.3e-4, 1.1e-5, -108 dB.
-_GUIDED_REORDERED = Deviations(3e-6, 5e-2, 4e-4, 3e-5, -97.0)
+_CONSISTENT_REORDERED = Deviations(3e-6, 5e-2, 4e-4, 3e-5, -97.0)
 
 # What float64 changes bounds what any other order of summation can. Measured 5.8e-3 (the encoder,
 # where a guitar's highest bands lie 100 dB below its lowest), 4.3e-3, 4.5e-5, 3.7e-6, -110 dB: the
 # decoder no more than above.
 _ROUNDING = dataclasses.replace(_REORDERED, encoded_max_nats=2e-2)
 # Measured 5.8e-3, 0.37, 5.4e-4, 5.6e-3, -50 dB, the last four on the drums.
-_GUIDED_ROUNDING = Deviations(2e-2, 1.1, 1.6e-3, 1.7e-2, -40.0)
+_CONSISTENT_ROUNDING = Deviations(2e-2, 1.1, 1.6e-3, 1.7e-2, -40.0)
 
 # Eight bits of mantissa in the backbone. Measured 9.5e-7, 0.50, 2.8e-3, 2.5e-2, -35 dB.
 _BF16 = Deviations(3e-6, 1.5, 9e-3, 8e-2, -25.0)
 # Measured 9.5e-7, 9.1e-3, 1.3e-4, 2.8e-4, -74 dB: what the network adds is small.
-_GUIDED_BF16 = Deviations(3e-6, 3e-2, 4e-4, 8e-4, -64.0)
+_CONSISTENT_BF16 = Deviations(3e-6, 3e-2, 4e-4, 8e-4, -64.0)
 
 _CUDA_LOW = dataclasses.replace(_BF16, encoded_max_nats=2e-2)
 
@@ -91,22 +91,22 @@ VARIANTS: tuple[Variant, ...] = (
         name="repeated",
         make=lambda vocoder: vocoder,
         plain=_IDENTICAL,
-        guided=_IDENTICAL,
+        consistent=_IDENTICAL,
         repeats=4,
     ),
     Variant(
         name="float64",
         make=in_float64,
         plain=_ROUNDING,
-        guided=_GUIDED_ROUNDING,
-        guided_stages=GUIDED_ROUNDING_STAGES,
+        consistent=_CONSISTENT_ROUNDING,
+        consistent_stages=CONSISTENT_ROUNDING_STAGES,
     ),
     *(
         Variant(
             name=f"threads-{count}",
             make=functools.partial(with_threads, threads=count),
             plain=_REORDERED,
-            guided=_GUIDED_REORDERED,
+            consistent=_CONSISTENT_REORDERED,
         )
         for count in (1, 4)
     ),
@@ -114,35 +114,35 @@ VARIANTS: tuple[Variant, ...] = (
         name="batch-of-4",
         make=functools.partial(in_a_batch, batch=4),
         plain=_REORDERED,
-        guided=_GUIDED_REORDERED,
+        consistent=_CONSISTENT_REORDERED,
     ),
     Variant(
         name="padded-batch",
         make=functools.partial(in_a_padded_batch, extra_seconds=0.7),
         plain=_REORDERED,
-        guided=_GUIDED_REORDERED,
+        consistent=_CONSISTENT_REORDERED,
         cut=True,
     ),
     Variant(
         name="chunks",
         make=functools.partial(in_chunks, frames=40),
         plain=_REORDERED,
-        guided=_GUIDED_REORDERED,
+        consistent=_CONSISTENT_REORDERED,
     ),
     Variant(
         name="optimised-fp32",
         make=optimise,
         plain=_REORDERED,
-        guided=_GUIDED_REORDERED,
+        consistent=_CONSISTENT_REORDERED,
     ),
     Variant(
         name="optimised-bf16",
         make=functools.partial(optimise, precision="bf16"),
         plain=_BF16,
-        guided=_GUIDED_BF16,
+        consistent=_CONSISTENT_BF16,
         absent=_without_bf16,
         stages=BF16_STAGES,
-        guided_stages=GUIDED_BF16_STAGES,
+        consistent_stages=CONSISTENT_BF16_STAGES,
     ),
     *(_on_cuda(optimised) for optimised in (None, *PRECISIONS)),
 )

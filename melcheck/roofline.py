@@ -7,7 +7,7 @@ What is counted, from the modules' shapes, for a batch of sounds of one length:
   are known (`skippable`) and belong to no limit;
 - transforms: 2.5 N log2 N operations for a real FFT of N samples, the usual count of half a complex
   one of 5 N log2 N (the FFTW convention), one a frame in `encode` and in `decode`, and two more a
-  frame for each projection of a `MelInversion`;
+  frame, of its rate's length, for each projection of a `Consistency`;
 - bytes: `needed_bytes` are each stage's input and output and the weights, once each: no
   implementation moves less. `moved_bytes` is what torch moves when it runs operator by operator,
   each reading its operands and writing its result; it explains a fraction and is no part of it.
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 
 if TYPE_CHECKING:
     from melcheck.machine_rates import Rates
@@ -49,9 +49,7 @@ STAGES: tuple[Stage, ...] = ("encode", "decode", "round_trip")
 
 _FLOAT_BYTES = 4
 _WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
-# Of `MelInversion`, with the filterbank: one for the first guess, two each time when magnitudes
-# are brought nearer to the mel, which happens once before the projections and once in each.
-_FIRST_PRODUCTS = 1
+# Of `Consistency`: two in each projection, with the bands and bins of its rate.
 _PRODUCTS_TO_CORRECT = 2
 
 
@@ -175,18 +173,24 @@ def _decode(vocoder: VocosVocoder, batch: int, frames: int, weight_bytes: int) -
     inverse = (2 * bins + n_fft) + 2 * n_fft + (n_fft + hop)
     moved += 4 * bins + 4 * bins + (3 + 5 + 5) * bins + inverse
     transforms, skippable = _fft(n_fft), 0.0
-    if isinstance(head, GuidedISTFTHead):
-        dense, zeros = _filter_products(head.inversion.filters)
+    if isinstance(head, ConsistentISTFTHead):
         long_enough = (frames - 1) * hop > n_fft // 2
-        steps = head.inversion.num_projections if long_enough else 0
-        with_filters = _FIRST_PRODUCTS + _PRODUCTS_TO_CORRECT * (1 + steps)
-        products += with_filters * dense
-        skippable += with_filters * zeros
-        moved += with_filters * (bins + bands) + 4 * 3 * bins
-        transforms += steps * 2 * _fft(n_fft)
-        # Back, masked, mirrored, framed and windowed, forth; momentum; another's magnitude.
-        step = inverse + 4 * hop + 2 * n_fft + (n_fft + 2 * bins) + 14 * bins + 12 * bins
-        moved += steps * step
+        dense, zeros = _filter_products(head.consistency.filters)
+        products += dense
+        skippable += zeros
+        moved += bins + bands + 4 * 3 * bins
+        for rate, turns in head.consistency.stages:
+            count = turns if long_enough else 0
+            dense, zeros = _filter_products(rate.filters)
+            products += count * _PRODUCTS_TO_CORRECT * dense
+            skippable += count * _PRODUCTS_TO_CORRECT * zeros
+            transforms += count * 2 * _fft(rate.n_fft)
+            # Back, window, overlap-add; masked, mirrored, framed and windowed; forth; magnitudes,
+            # their correction, momentum and direction.
+            there = (2 * rate.bins + rate.n_fft) + 2 * rate.n_fft + (rate.n_fft + rate.hop_length)
+            again = 4 * rate.hop_length + 2 * rate.n_fft + (rate.n_fft + 2 * rate.bins)
+            corrected = 2 * (rate.bins + len(rate.bands)) + 26 * rate.bins
+            moved += count * (there + again + corrected)
     return Work(
         products=total * products,
         skippable=total * skippable,

@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 __all__ = [
     "BF16_STAGES",
-    "GUIDED_BF16_STAGES",
-    "GUIDED_ROUNDING_STAGES",
-    "GUIDED_STAGES",
+    "CONSISTENT_BF16_STAGES",
+    "CONSISTENT_ROUNDING_STAGES",
+    "CONSISTENT_STAGES",
     "STAGE_TOLERANCES",
     "StageTolerance",
 ]
@@ -57,10 +57,10 @@ STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
 )
 """What each stage may deviate by in float32."""
 
-# On the same clips, two snapshots of training a guided head, and random weights. Its features stand
+# On the same clips, two snapshots of training a consistent head, and random weights. Its features stand
 # beside the mel, next to which they are small. Measured with other orders of summation, own and
 # carried: backbone 1.4e-6 both, head 1.5e-4 and 3.4e-4, re-encode 9.5e-7 and 1.5e-2.
-GUIDED_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
+CONSISTENT_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         "backbone": StageTolerance(4e-6, 4e-6),
         "head": StageTolerance(5e-4, 1e-3),
@@ -68,11 +68,11 @@ GUIDED_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
         "re-encode": StageTolerance(2e-2, 5e-2),
     }
 )
-"""Where it differs with a guided head."""
+"""Where it differs with a consistent head."""
 
 # Measured against float64: backbone 1.0e-6 and 3.3e-3, head 5.1e-2 both (the drums), re-encode
 # 5.8e-3 and 0.37.
-GUIDED_ROUNDING_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
+CONSISTENT_ROUNDING_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         "backbone": StageTolerance(4e-6, 1e-2),
         "head": StageTolerance(0.15, 0.15),
@@ -94,7 +94,7 @@ BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
 """What stages may deviate by with a backbone that multiplies in bf16."""
 
 # Measured: backbone 4.4e-3, head 0 and 3.3e-3, re-encode 1.2e-2.
-GUIDED_BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
+CONSISTENT_BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         "backbone": StageTolerance(1.5e-2, 1.5e-2),
         "head": StageTolerance(5e-4, 1e-2),
@@ -102,4 +102,4 @@ GUIDED_BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
         "re-encode": StageTolerance(2e-2, 4e-2),
     }
 )
-"""The same, with a guided head."""
+"""The same, with a consistent head."""

@@ -158,23 +158,15 @@ class VocosVocoder:
         mel: Tensor = self.model.feature_extractor(waveform)
         return mel
 
-    def decode(self, mel: Tensor, *, start: Tensor | None = None) -> Tensor:
+    def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`.
 
         Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
         mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
-
-        Args:
-            mel: As there.
-            start: For a `GuidedISTFTHead`, where the mel goes on from an earlier one: see its
-                `advancing_phase`.
         """
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
         with full_float32, torch.inference_mode():
-            if start is None:
-                waveform: Tensor = self.model.decode(mel)
-            else:
-                waveform = self.model.head(self.model.backbone(mel), start)
+            waveform: Tensor = self.model.decode(mel)
         return waveform
 
     @torch.inference_mode()
@@ -189,14 +181,18 @@ class VocosVocoder:
         return features
 
     @torch.inference_mode()
-    def sound(self, features: Tensor) -> Tensor:
+    def sound(self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0) -> Tensor:
         """Return the waveform that the head makes of features, the second half of `decode`.
+
+        `start` and `anchor` are for a `ConsistentISTFTHead`, where the features go on from earlier
+        ones: see `Consistency.advancing`.
 
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            waveform: Tensor = self.model.head(features)
+            resumed = () if start is None else (start, anchor)
+            waveform: Tensor = self.model.head(features, *resumed)
         return waveform
 
 

@@ -5,8 +5,8 @@ for another class, an argument that vocos does not have, or sizes that contradic
 refused with the name of the file and the fix. Nothing that a file names is imported.
 
 References:
-    `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0, and the
-    `GuidedBackbone` and `GuidedISTFTHead` of this package.
+    `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0, and
+    `ConsistentISTFTHead` of this package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from melcheck.recipes import MelRecipe
 from melcheck.weights import ReadFile, VocoderError
 
-__all__ = ["is_guided", "parse_config", "vocos_recipe"]
+__all__ = ["is_consistent", "parse_config", "vocos_recipe"]
 
 _PADDING: Final = ("center", "same")
 _REQUIRED: Final = object()
@@ -65,15 +65,16 @@ _SCHEMA: Final[Mapping[str, Mapping[str, Mapping[str, _Setting]]]] = {
     },
     "backbone": {
         "vocos.models.VocosBackbone": _BACKBONE,
-        "melcheck.guided_vocos.GuidedBackbone": _BACKBONE,
     },
     "head": {
         "vocos.heads.ISTFTHead": _HEAD,
-        "melcheck.guided_vocos.GuidedISTFTHead": {
+        "melcheck.consistent_head.ConsistentISTFTHead": {
             **_HEAD,
             "sample_rate": _Setting(_REQUIRED, 1_000, 384_000),
             "n_mels": _Setting(_REQUIRED, 1, 512),
             "num_projections": _Setting(_REQUIRED, 0, 64),
+            "num_quarter_projections": _Setting(_REQUIRED, 0, 64),
+            "num_eighth_projections": _Setting(_REQUIRED, 0, 64),
         },
     },
 }
@@ -97,7 +98,7 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
 
     Returns:
         By section ("feature_extractor", "backbone", "head"), all arguments by name, with the
-        defaults of the class where the file has none. `is_guided` tells the classes apart.
+        defaults of the class where the file has none. `is_consistent` tells the classes apart.
 
     Raises:
         VocoderError: The file is not YAML, or asks for what is not a consistent mel Vocos.
@@ -122,34 +123,32 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
             f"{extractor['hop_length']} and {extractor['n_fft']}.\n"
             "Windows further apart cannot be overlapped into sound: correct the two numbers."
         )
-    _check_guidance(file.path, sections["backbone"]["class_path"], config)
+    if is_consistent(config):
+        _check_consistent_head(file.path, config)
     return config
 
 
-def is_guided(config: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether the model is a `GuidedBackbone` with a `GuidedISTFTHead`."""
+def is_consistent(config: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the model's head is a `ConsistentISTFTHead`."""
     return "num_projections" in config["head"]
 
 
-def _check_guidance(
-    path: Path, backbone_class: str, config: Mapping[str, Mapping[str, Any]]
-) -> None:
-    head, guided = config["head"], is_guided(config)
-    if guided != backbone_class.endswith(".GuidedBackbone"):
-        raise VocoderError(
-            f"{path}: GuidedBackbone and GuidedISTFTHead must go together, got one of them.\n"
-            "Use the config.yaml that these weights were trained with."
-        )
-    if not guided:
-        return
-    extractor = config["feature_extractor"]
+def _check_consistent_head(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
+    head, extractor = config["head"], config["feature_extractor"]
     of_the_mel = all(head[name] == extractor[name] for name in ("sample_rate", "n_mels"))
     if not of_the_mel or head["padding"] != "center" or head["n_fft"] % head["hop_length"]:
         raise VocoderError(
-            f"{path}: a GuidedISTFTHead must have the feature extractor's sample_rate and n_mels, "
-            f"padding center, and a hop_length that divides n_fft, got {reprlib.repr(head)}.\n"
-            "Use the config.yaml that these weights were trained with."
+            f"{path}: a ConsistentISTFTHead must have the feature extractor's sample_rate and "
+            f"n_mels, padding center, and a hop_length that divides n_fft, got "
+            f"{reprlib.repr(head)}.\nUse the config.yaml that these weights were trained with."
         )
+    for name, divisor in (("num_quarter_projections", 4), ("num_eighth_projections", 8)):
+        if head[name] and (head["n_fft"] % divisor or head["hop_length"] % divisor):
+            raise VocoderError(
+                f"{path}: head.{name} must be 0 where {divisor} does not divide n_fft and "
+                f"hop_length, got {head[name]}.\n"
+                "Use the config.yaml that these weights were trained with."
+            )
 
 
 def vocos_recipe(

@@ -1,4 +1,4 @@
-"""Faults of the vocoder strike both heads that it may have: Vocos' own and the guided one."""
+"""Faults of the vocoder strike both heads that it may have: Vocos' own and the consistent one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.damaged_vocoders import head_padding_cut, own_istft
 from melcheck.faults import run_fault
 from melcheck.faults_vocoder import VOCODER_FAULTS
-from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.injections import Bench, Fault
 from melcheck.loops import Expectation, expect
 from melcheck.pipeline import MelPipeline
@@ -45,12 +45,13 @@ def untrained(head: str) -> Vocos:
         torch.manual_seed(0)
         if head == "plain":
             return Vocos(extractor, VocosBackbone(**BACKBONE), ISTFTHead(**STFT))
-        guided = GuidedISTFTHead(**STFT, **FEATURES, num_projections=3)
-        torch.nn.init.trunc_normal_(guided.out.weight, std=0.05)
-        return Vocos(extractor, GuidedBackbone(**BACKBONE), guided)
+        turns = {"num_projections": 1, "num_quarter_projections": 1, "num_eighth_projections": 1}
+        head_of_ours = ConsistentISTFTHead(**STFT, **FEATURES, **turns)
+        torch.nn.init.trunc_normal_(head_of_ours.out.weight, std=0.05)
+        return Vocos(extractor, VocosBackbone(**BACKBONE), head_of_ours)
 
 
-@pytest.fixture(scope="module", params=["plain", "guided"])
+@pytest.fixture(scope="module", params=["plain", "consistent"])
 def expected(request: pytest.FixtureRequest) -> Expectation:
     embedded = load_vocoder("embedded")
     model = untrained(request.param).eval().requires_grad_(False)

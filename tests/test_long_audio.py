@@ -28,7 +28,7 @@ from melcheck.audio import AudioError, load_audio, soundfile_name
 from melcheck.audio_blocks import audio_blocks, resample_blocks
 from melcheck.chunked_decoding import context_frames
 from melcheck.config import MelCheckConfig
-from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.long_audio import (
     LongChunk,
     LongRoundTrip,
@@ -66,13 +66,13 @@ def vocoder(name: str) -> Vocoder:
         torch.manual_seed(0)
         if name == "official configuration":
             return _vocos(VocosBackbone(100, 512, 1536, 8), ISTFTHead(512, 1024, 256, "center"))
-        if name == "guided":
-            head = GuidedISTFTHead(32, 1024, 256, "center", 24_000, 100, num_projections=4)
-            return _vocos(GuidedBackbone(100, 32, 64, 2), head)
+        if name == "consistent":
+            head = ConsistentISTFTHead(32, 1024, 256, "center", 24_000, 100, 1, 1, 2)
+            return _vocos(VocosBackbone(100, 32, 64, 2), head)
     return load_vocoder(name)
 
 
-VOCODERS = ("embedded", "official configuration", "guided", "griffin-lim")
+VOCODERS = ("embedded", "official configuration", "consistent", "griffin-lim")
 
 
 @functools.cache
@@ -133,7 +133,7 @@ def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [("embedded", 23), ("official configuration", 29), ("guided", 23), ("griffin-lim", 98)],
+    [("embedded", 23), ("official configuration", 29), ("consistent", 23), ("griffin-lim", 98)],
 )
 def test_context_follows_from_the_model(name: str, frames: int) -> None:
     # (1 + blocks) * 3 for the kernels of 7, 2 for the overlap, 3 for each step.
@@ -167,17 +167,17 @@ def test_a_file_is_read_in_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("context", [0, 3, 5], ids="{} frames".format)
-@pytest.mark.parametrize("name", ["embedded", "guided"])
+@pytest.mark.parametrize("name", ["embedded", "consistent"])
 def test_too_little_context_is_an_error(name: str, context: int) -> None:
     with pytest.raises(SeamError, match=r"same waveforms .* Give more context"):
         chunked(name, 1.0, context)
 
 
 def test_phases_that_are_not_carried_along_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = VocosVocoder.decode
-    monkeypatch.setattr(VocosVocoder, "decode", lambda self, mel, *, start=None: decode(self, mel))
+    sound = VocosVocoder.sound
+    monkeypatch.setattr(VocosVocoder, "sound", lambda self, features, **_: sound(self, features))
     with pytest.raises(SeamError, match="same waveforms"):
-        chunked("guided", 1.0)
+        chunked("consistent", 1.0)
 
 
 def test_a_front_end_that_looks_at_the_whole_clip_is_an_error(

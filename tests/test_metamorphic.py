@@ -24,7 +24,7 @@ from torch import Tensor
 from melcheck.audio import load_audio
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.metamorphic import (
     Relation,
     drift,
@@ -46,10 +46,10 @@ TRIPS = 5
 SECONDS = 1.5  # the cowbell is silent for the first
 
 # Nats, after each trip. Three times the largest of six clips, in float64, with four threads, in
-# batches and optimised: 2.4e-5 for a plain Vocos; for three snapshots of a guided head 5.5e-5,
+# batches and optimised: 2.4e-5 for a plain Vocos; for three snapshots of a consistent head 5.5e-5,
 # 1.2e-3, 4.9e-3, 6.3e-3, 6.2e-3. What rounding a trip leaves, the next one's phases magnify.
 DRIFT_TOLERANCES = (8e-5,) * TRIPS
-GUIDED_DRIFT_TOLERANCES = (2e-4, 4e-3, 1.5e-2, 2e-2, 2e-2)
+CONSISTENT_DRIFT_TOLERANCES = (2e-4, 4e-3, 1.5e-2, 2e-2, 2e-2)
 
 Stage = Callable[[Tensor], Tensor]
 
@@ -67,8 +67,8 @@ def embedded() -> VocosVocoder:
 
 
 def drift_tolerances() -> dict[str, dict[str, float]]:
-    guided = isinstance(embedded().model.head, GuidedISTFTHead)
-    tolerances = GUIDED_DRIFT_TOLERANCES if guided else DRIFT_TOLERANCES
+    consistent = isinstance(embedded().model.head, ConsistentISTFTHead)
+    tolerances = CONSISTENT_DRIFT_TOLERANCES if consistent else DRIFT_TOLERANCES
     return {
         f"trip {number}": {"atol": tolerance, "rtol": 0.0}
         for number, tolerance in enumerate(tolerances, start=1)
@@ -100,7 +100,7 @@ def test_a_shift_by_hops_shifts_frames(name: str, hops: int) -> None:
     assert relation.holds, str(relation)
 
 
-@pytest.mark.parametrize("make", [embedded, untrained.guided], ids=["embedded", "guided"])
+@pytest.mark.parametrize("make", [embedded, untrained.consistent], ids=["embedded", "consistent"])
 def test_silence_stays_silent(make: Callable[[], VocosVocoder]) -> None:
     vocoder = make()
     relations = silence_stays_silent(vocoder.encode, vocoder.decode, recipe=VOCOS, frames=60)

@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).parents[1]
 CLIPS = {clip.name: clip for clip in load_manifest(REPOSITORY / "fixtures" / "clips.yaml")}
 NAMES = ("austen-0870", "kokoro-gap", "drums-clicks", "cowbell-sparse", "guitar-stereo")
 SECONDS = 1.5  # the cowbell is silent for the first
-VOCODERS = ("embedded", "official configuration", "guided configuration")
+VOCODERS = ("embedded", "official configuration", "consistent configuration")
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 
@@ -46,7 +46,7 @@ def vocoder(name: str) -> VocosVocoder:
         loaded = load_vocoder("embedded")
         assert isinstance(loaded, VocosVocoder)
         return loaded
-    return untrained.official() if name == "official configuration" else untrained.guided()
+    return untrained.official() if name == "official configuration" else untrained.consistent()
 
 
 @functools.cache
@@ -190,7 +190,7 @@ def test_chunks_that_carry_no_phases_fail(monkeypatch: pytest.MonkeyPatch) -> No
         return lambda mel, _: plain.decode(mel)
 
     monkeypatch.setattr("melcheck.variants.chunk_decoder", forgetful)
-    parity = measure(BY_NAME["chunks"], untrained.guided(), waveforms()[:1])
+    parity = measure(BY_NAME["chunks"], untrained.consistent(), waveforms()[:1])
     assert "waveform_db" in parity.beyond
 
 

@@ -58,7 +58,7 @@ def test_the_audio_stages_are_what_is_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [embedded, untrained.official, untrained.guided], ids=lambda make: make.__name__
+    "make", [embedded, untrained.official, untrained.consistent], ids=lambda make: make.__name__
 )
 def test_backbone_and_head_are_the_halves_of_decoding(make: Callable[[], VocosVocoder]) -> None:
     vocoder = make()

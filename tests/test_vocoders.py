@@ -20,7 +20,7 @@ from torch import Tensor
 from vocos import Vocos
 
 from melcheck import weights
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import GriffinLimVocoder, Vocoder, VocosVocoder, load_vocoder
 from melcheck.weights import EMBEDDED_SHA256, VocoderError, VocoderUnavailable
@@ -688,29 +688,39 @@ def test_a_configuration_far_larger_than_its_file_is_refused(directory: Path) ->
         load_vocoder(directory)
 
 
-# The embedded vocoder's own classes.
+# The embedded vocoder's own head.
 
 
 @pytest.fixture
-def guided(directory: Path) -> Path:
-    """The tiny Vocos with the embedded vocoder's backbone and head."""
-    _edit_config(directory, _guide)
+def consistent(directory: Path) -> Path:
+    """The tiny Vocos with the embedded vocoder's head."""
+    _edit_config(directory, _make_consistent)
     config = yaml.safe_load((directory / "config.yaml").read_text())
     save_file(_random_state(config), directory / "model.safetensors")
     return directory
 
 
-def _guide(config: Config) -> None:
-    config["backbone"]["class_path"] = "melcheck.guided_vocos.GuidedBackbone"
-    config["head"]["class_path"] = "melcheck.guided_vocos.GuidedISTFTHead"
-    config["head"]["init_args"].update(sample_rate=24_000, n_mels=100, num_projections=2)
+def _make_consistent(config: Config) -> None:
+    config["head"]["class_path"] = "melcheck.consistent_head.ConsistentISTFTHead"
+    config["head"]["init_args"].update(
+        sample_rate=24_000,
+        n_mels=100,
+        num_projections=2,
+        num_quarter_projections=1,
+        num_eighth_projections=0,
+    )
 
 
-def test_a_guided_vocos_is_loaded_with_its_own_classes(guided: Path, waveform: Tensor) -> None:
-    vocoder = load_vocoder(guided)
+def test_a_consistent_head_is_loaded_as_its_own_class(consistent: Path, waveform: Tensor) -> None:
+    vocoder = load_vocoder(consistent)
     assert isinstance(vocoder, VocosVocoder)
-    assert type(vocoder.model.head) is GuidedISTFTHead
+    assert type(vocoder.model.head) is ConsistentISTFTHead
     assert vocoder.decode(vocoder.encode(waveform)).shape == (1, 71_936)
+
+
+def _set_stft(config: Config) -> None:
+    for section in ("feature_extractor", "head"):
+        config[section]["init_args"].update(n_fft=1020, hop_length=510)
 
 
 @pytest.mark.parametrize(
@@ -723,19 +733,16 @@ def test_a_guided_vocos_is_loaded_with_its_own_classes(guided: Path, waveform: T
             "num_projections must be a whole number from 0 to 64, got 65",
         ),
         (
-            lambda c: c["head"]["init_args"].pop("num_projections"),
-            "num_projections must be .* got nothing",
+            lambda c: c["head"]["init_args"].pop("num_eighth_projections"),
+            "num_eighth_projections must be .* got nothing",
         ),
-        (
-            lambda c: c["backbone"].update(class_path="vocos.models.VocosBackbone"),
-            "GuidedBackbone and GuidedISTFTHead must go together",
-        ),
+        (_set_stft, "num_quarter_projections must be 0 where 4 does not divide"),
     ],
-    ids=["bands", "rate", "steps", "no-steps", "half"],
+    ids=["bands", "rate", "steps", "no-steps", "sizes"],
 )
-def test_a_guided_configuration_that_contradicts_itself_is_refused(
-    guided: Path, edit: Callable[[Config], None], message: str
+def test_a_consistent_head_that_contradicts_its_extractor_is_refused(
+    consistent: Path, edit: Callable[[Config], None], message: str
 ) -> None:
-    _edit_config(guided, edit)
+    _edit_config(consistent, edit)
     with pytest.raises(VocoderError, match=message):
-        load_vocoder(guided)
+        load_vocoder(consistent)

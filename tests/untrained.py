@@ -8,11 +8,12 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
-from melcheck.guided_vocos import GuidedBackbone, GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS
 from melcheck.vocoders import VocoderInfo, VocosVocoder
+from training.train import CONFIG
 
-__all__ = ["guided", "official"]
+__all__ = ["consistent", "official"]
 
 _STFT = (VOCOS.n_fft, VOCOS.hop_length, "center")
 
@@ -24,12 +25,14 @@ def official(seed: int = 0) -> VocosVocoder:
         return _vocoder(VocosBackbone(VOCOS.n_mels, 512, 1536, 8), ISTFTHead(512, *_STFT))
 
 
-def guided(seed: int = 0) -> VocosVocoder:
+def consistent(seed: int = 0) -> VocosVocoder:
     """A vocoder of the configuration that `training` trains."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = GuidedISTFTHead(128, *_STFT, VOCOS.sample_rate, VOCOS.n_mels, num_projections=7)
-        return _vocoder(GuidedBackbone(VOCOS.n_mels, 128, 384, 4), head)
+        return _vocoder(
+            VocosBackbone(**CONFIG["backbone"]["init_args"]),
+            ConsistentISTFTHead(**CONFIG["head"]["init_args"]),
+        )
 
 
 def _vocoder(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:

@@ -1,10 +1,9 @@
-"""What the training minimises: how far the sound's spectra are from those of the original.
+"""What the training minimises: how far magnitudes and sound are from those of the original.
 
-Four terms: the log-mel of the recipe itself, by absolute and squared error, since MAE and SNR are
-what the gates read; a log-mel through windows half as long, for what happens between two frames;
-the magnitudes of single bins, weighted by energy, so that harmonics are resolved where bands do not
-resolve them; and the part of the predicted complex spectrum that no sound has, which is the one
-term that sees phases before the head repairs them.
+The network's magnitudes are held to the mel that it was given and to the original's bins; then the
+sound that the head's projections make of them is held to the same mel, by absolute and squared
+error, since MAE and SNR are what the gates read, and to a log-mel through windows half as long, for
+what happens between two frames.
 """
 
 from __future__ import annotations
@@ -16,19 +15,28 @@ from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 from vocos import Vocos
 
-from melcheck.guided_vocos import GuidedISTFTHead
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS
+from training.unrolled import consistent_spectrum, norm
 
 __all__ = ["Losses", "Objective"]
 
 # Quieter than this, the short-window mel and the bins are noise that no ear and no gate reads.
-_SHORT_FLOOR = 1e-5
+_QUIET = 1e-5
 _SHORT_N_FFT = 512
 _SHORT_HOP = 128
 _SHORT_MELS = 64
 _TINY = 1e-8
 
-_WEIGHTS = {"mel": 0.5, "mel_squared": 4.0, "short_mel": 0.2, "bins": 0.2, "inconsistency": 0.1}
+_WEIGHTS = {
+    "bands": 1.0,
+    "bands_squared": 1.0,
+    "bins": 0.2,
+    "log_bins": 0.1,
+    "mel": 0.5,
+    "mel_squared": 2.0,
+    "short_mel": 0.2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +44,22 @@ class Losses:
     """The terms of one batch, each a scalar. `total` is their weighted sum.
 
     Attributes:
-        mel: Mean absolute error of the recipe's log-mel, in nats: the gate's MAE.
+        bands: Mean absolute error of the log-mel of the predicted magnitudes, in nats.
+        bands_squared: Its mean squared error, in nats².
+        bins: Norm of the error of the predicted magnitudes over that of the original's.
+        log_bins: Mean absolute error of their logarithms, in nats.
+        mel: Mean absolute error of the sound's log-mel, in nats: the gate's MAE.
         mel_squared: Its mean squared error, in nats².
-        short_mel: Mean absolute error of the log-mel at n_fft 512, in nats.
-        bins: Spectral convergence of the STFT magnitudes: 0 for equal ones.
-        inconsistency: Share of the predicted spectrum that its own sound does not have.
+        short_mel: Mean absolute error of the sound's log-mel at n_fft 512, in nats.
     """
 
+    bands: Tensor
+    bands_squared: Tensor
+    bins: Tensor
+    log_bins: Tensor
     mel: Tensor
     mel_squared: Tensor
     short_mel: Tensor
-    bins: Tensor
-    inconsistency: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -61,43 +73,49 @@ class Objective(nn.Module):
 
     def __init__(self, model: Vocos) -> None:
         super().__init__()
-        if not isinstance(model.head, GuidedISTFTHead):
-            raise TypeError(f"head must be a GuidedISTFTHead, got {type(model.head).__name__}.")
+        if not isinstance(model.head, ConsistentISTFTHead):
+            raise TypeError(f"head must be a ConsistentISTFTHead, got {type(model.head).__name__}.")
         self.model = model
         self.head = model.head
         self.short = MelSpectrogram(
             VOCOS.sample_rate, _SHORT_N_FFT, hop_length=_SHORT_HOP, n_mels=_SHORT_MELS, power=1
         )
 
-    def forward(self, sound: Tensor) -> Losses:
-        """Return the losses of a batch `[batch, samples]`; samples are a multiple of the hop."""
+    def forward(self, sound: Tensor, *, through_projections: bool = True) -> Losses:
+        """Return the losses of a batch.
+
+        Args:
+            sound: `[batch, samples]`; samples are a multiple of the hop.
+            through_projections: Whether the sound is made and compared; else its terms are 0.
+        """
+        consistency = self.head.consistency
         with torch.no_grad():
-            bins = self.head.inversion.to_spectrum(sound).abs()
+            bins = consistency.to_spectrum(sound).abs()
             mel = self._log_mel(bins)
-            short = torch.log(self.short(sound).clamp(min=_SHORT_FLOOR))
-        predicted = self.head.spectrum(self.model.backbone(mel.transpose(1, 2)))
-        decoded = self.head.inversion.to_sound(predicted) * self.head.inversion.audible(mel)
-        its_own = self.head.inversion.to_spectrum(decoded)
-        decoded_bins = _magnitude(its_own)
-        error = self._log_mel(decoded_bins) - mel
+            short = torch.log(self.short(sound).clamp(min=_QUIET))
+        magnitude = self.head.magnitude(self.model.backbone(mel.transpose(1, 2)))
+        bands_error = self._log_mel(magnitude) - mel
+        none = bands_error.new_zeros(())
+        made = (none, none, none)
+        if through_projections:
+            spectrum, audible = consistent_spectrum(consistency, magnitude)
+            decoded = consistency.to_sound(spectrum) * audible
+            error = self._log_mel(norm(consistency.to_spectrum(decoded))) - mel
+            short_error = torch.log(self.short(decoded).clamp(min=_QUIET)) - short
+            made = (error.abs().mean(), error.square().mean(), short_error.abs().mean())
         return Losses(
-            mel=error.abs().mean(),
-            mel_squared=error.square().mean(),
-            short_mel=(torch.log(self.short(decoded).clamp(min=_SHORT_FLOOR)) - short).abs().mean(),
-            bins=_relative(decoded_bins - bins, bins),
-            inconsistency=_relative(_magnitude(predicted - its_own), predicted.detach().abs()),
+            bands_error.abs().mean(),
+            bands_error.square().mean(),
+            _relative(magnitude - bins, bins),
+            (torch.log(magnitude + _QUIET) - torch.log(bins + _QUIET)).abs().mean(),
+            *made,
         )
 
     def _log_mel(self, bins: Tensor) -> Tensor:
-        return torch.log((bins @ self.head.inversion.filters).clamp(min=VOCOS.floor))
-
-
-def _magnitude(spectrum: Tensor) -> Tensor:
-    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-    return torch.sqrt(real.square() + imaginary.square() + _TINY**2)
+        return torch.log((bins @ self.head.consistency.filters).clamp(min=VOCOS.floor))
 
 
 def _relative(error: Tensor, reference: Tensor) -> Tensor:
     """Norm of the error over the norm of the reference, per sound, averaged."""
-    norm = reference.square().sum(dim=(1, 2)).sqrt()
-    return (error.square().sum(dim=(1, 2)).sqrt() / (norm + _TINY)).clamp(max=10).mean()
+    size = reference.square().sum(dim=(1, 2)).sqrt()
+    return (error.square().sum(dim=(1, 2)).sqrt() / (size + _TINY)).clamp(max=10).mean()
