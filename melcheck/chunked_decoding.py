@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from vocos import Vocos
 from vocos.models import VocosBackbone
 
-from melcheck.frontends import FedVocoder
 from melcheck.consistent_head import ConsistentISTFTHead
+from melcheck.frontends import FedVocoder
 from melcheck.vocoders import GriffinLimVocoder, Vocoder
 
 __all__ = ["ChunkDecoder", "chunk_decoder", "context_frames"]

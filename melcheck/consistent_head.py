@@ -96,6 +96,5 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         magnitude = self.magnitude(x)
         bands = magnitude @ self.consistency.filters
         audible = self.consistency.audible(bands)
-        direction = self.consistency.advancing(magnitude, start, anchor)
-        size, direction = self.consistency(bands, magnitude, direction, audible)
-        return size * direction, audible
+        spectrum = self.consistency.advancing(magnitude, start, anchor) * magnitude
+        return self.consistency.project_(bands, spectrum, audible), audible

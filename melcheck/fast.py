@@ -19,9 +19,9 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.fast_backbone import FastBackbone, packed_linear
 from melcheck.fast_mel import FastMel
-from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.overlap import overlap_add, synthesise
 from melcheck.precisions import DTYPES, PRECISIONS, Precision, matmul_precision
 from melcheck.recipes import MelRecipe

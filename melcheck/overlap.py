@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["analyse", "overlap_add", "synthesise"]
+__all__ = ["OverlapAdd", "analyse", "overlap_add", "synthesise"]
 
 
 def analyse(signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
@@ -55,6 +55,40 @@ def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     for k in range(num_blocks):
         signal[:, k : k + num_frames] += blocks[:, :, k]
     return signal.reshape(batch, -1)
+
+
+class OverlapAdd:
+    """Adds frames one hop apart, as often as needed, in the same arrays.
+
+    Block k of frame t belongs to block t + k of the signal. In an array of frames with enough empty
+    ones before and after, the blocks that meet in one place lie a constant distance apart: a view
+    shows them beside each other, and one sum adds them.
+
+    Args:
+        spectrum: Whose frames are to be added, `[batch, frames, bins]`, complex.
+        n_fft: Length of a frame.
+        hop_length: A divisor of it.
+
+    Attributes:
+        frames: `[batch, frames, n_fft]`, to be filled before each call of `added`.
+    """
+
+    def __init__(self, spectrum: Tensor, n_fft: int, hop_length: int) -> None:
+        batch, num_frames, _ = spectrum.shape
+        blocks = n_fft // hop_length
+        around = spectrum.real.new_zeros(batch, num_frames + 2 * (blocks - 1), n_fft)
+        self.frames = around[:, blocks - 1 : blocks - 1 + num_frames]
+        length = num_frames + blocks - 1
+        self._meeting = around.as_strided(
+            (batch, length, blocks, hop_length),
+            (around.stride(0), n_fft, n_fft - hop_length, 1),
+            (blocks - 1) * hop_length,
+        )
+        self._sum = around.new_empty(batch, length, hop_length)
+
+    def added(self) -> Tensor:
+        """Return `[batch, (frames - 1) * hop_length + n_fft]`, which the next call overwrites."""
+        return torch.sum(self._meeting, dim=2, out=self._sum).view(len(self._sum), -1)
 
 
 class _Analyse(torch.autograd.Function):

@@ -4,9 +4,9 @@ A `Variant` is one such way, with the deviations that it may have. They are thos
 error in the computation itself is larger by orders of magnitude. `measure` runs a variant, and
 `Parity` says whether it kept to them; `melcheck.parity_variants` lists all.
 
-A consistent head (`melcheck.consistent_head`) has tolerances of its own. It sums phases over time and
-projects what comes of them, which magnifies what rounding leaves. That would hide small changes of
-the backbone, so that the stages are compared as well, on one clip.
+A consistent head (`melcheck.consistent_head`) has tolerances of its own. It sums phases over time
+and projects what comes of them, which magnifies what rounding leaves. That would hide small changes
+of the backbone, so that the stages are compared as well, on one clip.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from melcheck.chunked_decoding import context_frames
-from melcheck.deviations import mel_deviation, waveform_deviation
 from melcheck.consistent_head import ConsistentISTFTHead
+from melcheck.deviations import mel_deviation, waveform_deviation
 from melcheck.stage_tolerances import CONSISTENT_STAGES, STAGE_TOLERANCES, StageTolerance
 from melcheck.stages import Bisection, bisect_stages, vocoder_stages
 from melcheck.vocoders import Vocoder, VocosVocoder
@@ -96,7 +96,10 @@ class Variant:
 
     def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
         """Return the largest deviation of each stage that this vocoder may have."""
-        return {**STAGE_TOLERANCES, **(self.consistent_stages if is_consistent(vocoder) else self.stages)}
+        return {
+            **STAGE_TOLERANCES,
+            **(self.consistent_stages if is_consistent(vocoder) else self.stages),
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,8 +121,8 @@ class Parity:
         worst: For each deviation, the clip (counted from 0) that has it.
         repeated: Whether each repetition gave the same bits.
         stage: What is wrong with the first stage that diverges on the first clip; "" for none.
-            Features are followed there, which a consistent head hides in phases; not where frames are
-            cut.
+            Features are followed there, which a consistent head hides in phases; not where frames
+            are cut.
     """
 
     found: Deviations

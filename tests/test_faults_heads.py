@@ -13,10 +13,10 @@ from vocos.models import VocosBackbone
 
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
+from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.damaged_vocoders import head_padding_cut, own_istft
 from melcheck.faults import run_fault
 from melcheck.faults_vocoder import VOCODER_FAULTS
-from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.injections import Bench, Fault
 from melcheck.loops import Expectation, expect
 from melcheck.pipeline import MelPipeline

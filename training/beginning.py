@@ -70,6 +70,7 @@ def _embed(embed: nn.Conv1d, mel: Tensor) -> None:
     embed.weight *= _NEIGHBOURS
     embed.weight[:, :, taps // 2] += middle
     constant = torch.randn(embed.out_channels)
+    assert embed.bias is not None
     embed.bias.copy_(constant - embed.weight.sum(dim=-1) @ mel.mean(dim=(0, 1)))
 
 

@@ -87,9 +87,9 @@ CROP_HOPS = 63
 PEAK_RATE = 5e-4
 WARM_UP_STEPS = 200
 BETAS = (0.9, 0.99)
-# Of the embedding and its norm. A log-mel has a mean of -6 and reaches a unit by 700 taps, so that a
-# step of Adam moves every one of these weights alike and the output by nats: at the whole rate the
-# error of 0.19 nats, with which the training begins, was 1.5 after 200 steps.
+# Of the embedding and its norm. A log-mel has a mean of -6 and reaches a unit by 700 taps, so that
+# a step of Adam moves every one of these weights alike and the output by nats: at the whole rate
+# the error of 0.19 nats, with which the training begins, was 1.5 after 200 steps.
 EMBEDDING_RATE = 0.01
 MAX_GRADIENT_NORM = 1.0
 MAX_FAILED = 5
@@ -209,7 +209,7 @@ def _train(training: _Training, crops: Crops, given: argparse.Namespace, first: 
         else:
             # Unrolled projections divide by magnitudes: a rare batch has none.
             failed += 1
-            print(f"step {step}: the gradient is not finite; the step is left out", file=sys.stderr)
+            tqdm.write(f"step {step}: the gradient is not finite, and is left out", file=sys.stderr)
             if failed == MAX_FAILED:
                 raise FloatingPointError(f"{failed} gradients in a row must be finite, got none.")
         if seen and ((step + 1) % LOG_EVERY == 0 or step + 1 == given.steps):

@@ -15,9 +15,7 @@ from melcheck.overlap import analyse, synthesise
 __all__ = ["consistent_spectrum"]
 
 
-def consistent_spectrum(
-    consistency: Consistency, magnitude: Tensor
-) -> tuple[Tensor, Tensor]:
+def consistent_spectrum(consistency: Consistency, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `ConsistentISTFTHead.spectrum` finds for the same predictions.
 
     Args:
