@@ -40,12 +40,19 @@ from melcheck.recipes import MelRecipe, filterbank
 
 __all__ = ["Consistency", "Projections"]
 
-# Measured on five readings of LJ Speech and three fixtures, with no network and twelve, four and two
-# projections: MAE 0.079 to 0.107 for a momentum of 0.9, 0.078 to 0.106 for 1.1, 0.079 to 0.108
+# Measured on five readings of LJ Speech and three fixtures, with no network and twelve, four and
+# two projections: MAE 0.079 to 0.107 for a momentum of 0.9, 0.078 to 0.106 for 1.1, 0.079 to 0.108
 # for 1.2. Bands corrected by their ratio to the power of 1.3 have an SNR of 20.6 dB or more, by the
 # ratio itself 20.3 dB, by its power of 1.6 20.4 dB.
 MOMENTUM = 1.1
 CORRECTION = 1.3
+# Up to 0.8 kHz, where a mel shows single harmonics. With 97, SNR is 0.05 dB higher, and three times
+# as many peaks can come or go by rounding. With none, SNR is 0.4 dB lower.
+_LOCKED_BINS = 33
+# By what the delay grows from bin to bin above, in units of n_fft samples: 6 ms in all for 1024.
+# Bins that all begin in one place make a click of each onset: a cowbell that peaks at 0.9 came back
+# at 2.4, by 1e-4 at 1.6, 3e-4 at 1.4, 6e-4 at 1.5; SNR is at least 19.8, 20.0, 20.3 and 20.0 dB.
+_DISPERSION = 3e-4
 # Rounding must not decide where a peak is, since sums over time never forget it. Neighbours closer
 # than this, in nats, are equally high: a tone between two bins has its frequency from both. Where
 # three log-magnitudes bend less than this (a tone under a Hann window has -1.39) there is no peak.
@@ -54,7 +61,6 @@ _LEAST_BEND = 0.02
 # A frame whose every band is within this of the floor, in nats, is digital silence: a network does
 # not hit the floor exactly, and noise of 16 bits lies 8 nats above it.
 _AT_THE_FLOOR = 1.0
-_FRAMES_AT_ONCE = 32
 # Below any magnitude that sound in [-1, 1] has: it only keeps divisions finite.
 TINY = 1e-7
 # The rates at which is projected: so many times lower.
@@ -198,10 +204,10 @@ def mirrored(sound: Tensor, edge: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Peaks:
-    """The local maxima of the frames of `[batch, frames, bins]`, in order.
+    """The local maxima among the lowest bins of `[batch, frames, bins]`, in order.
 
     Attributes:
-        places: Of each, as an index into all values.
+        places: Of each, as an index into all values of the lowest bins.
         frequencies: Of each, in bins.
         followed: For each value, the number of the peak that it follows.
     """
@@ -227,6 +233,7 @@ class Consistency(nn.Module):
 
     window: Tensor
     filters: Tensor
+    across: Tensor
 
     def __init__(
         self,
@@ -259,6 +266,12 @@ class Consistency(nn.Module):
         # None of it is stored with the weights: the recipe says it all.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", filterbank(recipe), persistent=False)
+        # Half a turn a bin; above the locked bins a delay that grows in proportion, whose phase is
+        # its integral.
+        bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
+        above = (bins - _LOCKED_BINS).clamp(min=0)
+        across = torch.polar(torch.ones_like(bins), torch.pi * (bins + _DISPERSION * above**2))
+        self.register_buffer("across", across.to(torch.complex64), persistent=False)
 
     @property
     def stages(self) -> list[tuple[Projections, int]]:
@@ -287,47 +300,62 @@ class Consistency(nn.Module):
 
     @torch.no_grad()
     def advancing(self, magnitude: Tensor, start: Tensor | None = None, anchor: int = 0) -> Tensor:
-        """Return phases that advance from frame to frame as steady tones at the peaks would.
+        """Return phases that advance from frame to frame as steady tones would.
 
         A tone of f bins turns by 2 pi f hop / n_fft in a hop, at all bins of its lobe alike, and a
-        symmetric window makes neighbours in the lobe half a turn apart. So each bin follows the
-        nearest local maximum, whose f comes from the parabola through three log-magnitudes; turns
-        are summed over time at the peak, and its lobe takes them from there (phase locking). Half a
-        turn a bin is counted from bin 0, so that a peak which moves by a bin takes its phase along.
+        symmetric window makes neighbours in the lobe half a turn apart. So each of the lowest bins
+        follows the nearest local maximum, whose f comes from the parabola through three
+        log-magnitudes; turns are summed over time at the peak, and its lobe takes them from there
+        (phase locking). Half a turn a bin is counted from bin 0, so that a peak which moves by a
+        bin takes its phase along.
+
+        Higher bins show no single tones. They go on as if there were one every n_fft / hop bins,
+        which all turn alike; and the higher they are the later they begin, or every onset would be
+        a click.
 
         Args:
             magnitude: `[batch, frames, bins]`.
-            start: `[batch, bins]`, float64: the turns up to frame `anchor`, of a sound that began
-                earlier; None where it begins here.
+            start: What `summed_turns` gave at frame `anchor`, of a sound that began earlier; None
+                where it begins here.
             anchor: A frame.
 
         Returns:
             `[batch, frames, bins]`, complex numbers of magnitude 1.
         """
         peaks = self._peaks(magnitude)
-        total = self._sums(peaks, magnitude.shape, start, anchor)
+        total = self._sums(peaks, magnitude, start, anchor)
         # Whole turns are dropped before rounding, so that a long sound keeps its precision.
-        turned = torch.remainder(total.flatten()[peaks.places], 1.0)
-        phase = 2 * torch.pi * turned.to(magnitude.dtype)
-        at_peaks = torch.polar(torch.ones_like(phase), phase)
-        direction = at_peaks.index_select(0, peaks.followed).view(magnitude.shape)
-        direction[..., 1::2].neg_()
-        return direction
+        phase = 2 * torch.pi * torch.remainder(total, 1.0).to(magnitude.dtype)
+        unit = torch.polar(torch.ones_like(phase), phase)
+        lowest, rest = unit[..., :-1], unit[..., -1:]
+        at_peaks = lowest.flatten()[peaks.places]
+        locked = at_peaks.index_select(0, peaks.followed).view(lowest.shape)
+        others = magnitude.shape[-1] - locked.shape[-1]
+        return torch.cat([locked, rest.expand(-1, -1, others)], dim=-1).mul_(self.across)
 
     @torch.no_grad()
     def summed_turns(
         self, magnitude: Tensor, start: Tensor | None = None, anchor: int = 0
     ) -> Tensor:
-        """Return by what each bin has turned up to each frame: arguments as for `advancing`.
+        """Return by what the lowest bins have turned up to each frame, and all others together.
+
+        Arguments are those of `advancing`.
 
         Shape:
-            `[batch, frames, bins]` -> the same, float64
+            `[batch, frames, bins]` -> `[batch, frames, lowest bins + 1]`, float64
         """
-        return self._sums(self._peaks(magnitude), magnitude.shape, start, anchor)
+        return self._sums(self._peaks(magnitude), magnitude, start, anchor)
 
-    def _sums(self, peaks: _Peaks, shape: torch.Size, start: Tensor | None, anchor: int) -> Tensor:
+    def _sums(self, peaks: _Peaks, magnitude: Tensor, start: Tensor | None, anchor: int) -> Tensor:
+        batch, frames, num_bins = magnitude.shape
+        locked = min(_LOCKED_BINS, num_bins)
         turns = (peaks.frequencies * (self.hop_length / self.n_fft)).double()
-        total = turns.index_select(0, peaks.followed).view(shape)
+        total = turns.new_empty(batch, frames, locked + 1)
+        total[..., :locked] = turns.index_select(0, peaks.followed).view(batch, frames, locked)
+        # The middle of the first n_fft / hop bins above; that of the next ones turns once more.
+        total[..., locked] = (
+            locked * self.hop_length / self.n_fft + (1 - self.hop_length / self.n_fft) / 2
+        )
         total[:, 0] = 0.0
         torch.cumsum(total, dim=1, out=total)
         if start is not None:
@@ -336,21 +364,17 @@ class Consistency(nn.Module):
 
     @staticmethod
     def _peaks(magnitude: Tensor) -> _Peaks:
-        num_bins = magnitude.shape[-1]
-        level = torch.log(magnitude + TINY).view(-1, num_bins)
-        peak = torch.zeros(level.shape, dtype=torch.bool, device=level.device)
-        # A few frames at a time stay in a processor's cache.
-        at_once = _FRAMES_AT_ONCE if level.device.type == "cpu" else len(level)
-        for some, found in zip(level.split(at_once), peak[:, 1:-1].split(at_once), strict=True):
-            slope = some.diff(dim=-1)
-            before, after = slope[:, :-1], slope[:, 1:]
-            highest = (before > -_EQUAL).logical_and_(after < _EQUAL)
-            torch.logical_and(highest, after - before < -_LEAST_BEND, out=found)
+        level = torch.log(magnitude[..., :_LOCKED_BINS] + TINY)
+        num_bins = level.shape[-1]
+        slope = level.diff(dim=-1)
+        before, after = slope[..., :-1], slope[..., 1:]
+        highest = (before > -_EQUAL) & (after < _EQUAL) & (after - before < -_LEAST_BEND)
+        peak = nn.functional.pad(highest, (1, 1))
         # A frame without any follows its first bin.
-        peak[:, 0] = ~peak.any(dim=-1)
-        places = peak.view(-1).nonzero()[:, 0]
+        peak[..., 0] = ~highest.any(dim=-1)
+        places = peak.flatten().nonzero()[:, 0]
         frame, number = places // num_bins, places % num_bins
-        level = level.view(-1)
+        level = level.flatten()
         low, middle = level[(places - 1).clamp(min=0)], level[places]
         high = level[(places + 1).clamp(max=len(level) - 1)]
         # The top of the parabola through three points.
