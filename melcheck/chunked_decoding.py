@@ -2,16 +2,15 @@
 
 A sample depends on the mel within a reach of frames, which follows from the model. A chunk that is
 decoded with so many frames more on each side, which are cut off again, equals that stretch of the
-whole. CHUNKMEASURED
+whole. Measured on the CPU, official configuration, Griffin-Lim and a consistent head of four
+projections: equal to the bit with 29, 98 and 23 frames; the embedded vocoder needs 74.
 
     convolutions          sum of (kernel - 1) / 2 * dilation   27 for eight blocks of kernel 7
     overlap of the STFT   ceil(n_fft / 2 / hop)                 2 for 1024 / 256
     a projection          ceil(n_fft / hop) - 1                 3 for 1024 / 256, each
 
-The phases of a `ConsistentISTFTHead` are summed up from the first frame on, which no reach covers.
-So the turns before a chunk are carried along. Without that a chunk is as good by itself, and
-another sound. They come from features, which at the edge of a chunk are not those of the whole: the
-frame at which one chunk takes over from the last lies within both by the reach of the convolutions.
+The phases of a `ConsistentISTFTHead` advance with the number of the frame, counted from the first
+of all: a chunk is told its number. Without that it is as good by itself, and another sound.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from __future__ import annotations
 import math
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor, nn
 from vocos import Vocos
 from vocos.models import VocosBackbone
@@ -73,8 +71,7 @@ def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     vocoder = _decoding(vocoder)
     head = getattr(getattr(vocoder, "model", None), "head", None)
     if isinstance(head, ConsistentISTFTHead):
-        reach = _convolutions_reach(vocoder.model.backbone)  # type: ignore[attr-defined]
-        return _ConsistentChunks(cast(_Resuming, vocoder), head, reach)
+        return _ConsistentChunks(cast(_Resuming, vocoder))
     return _LocalChunks(vocoder)
 
 
@@ -106,30 +103,14 @@ class _Resuming(Protocol):
 
     def features(self, mel: Tensor) -> Tensor: ...
 
-    def sound(
-        self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0
-    ) -> Tensor: ...
+    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor: ...
 
 
 class _ConsistentChunks:
-    """A vocoder whose head sums phases from the first frame of all."""
+    """A vocoder whose head counts frames from the first of all."""
 
-    def __init__(self, vocoder: _Resuming, head: ConsistentISTFTHead, reach: int) -> None:
+    def __init__(self, vocoder: _Resuming) -> None:
         self._vocoder = vocoder
-        self._head = head
-        self._reach = reach
-        self._first_frame = 0
-        self._turns: Tensor | None = None
 
-    @torch.inference_mode()
     def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        features = self._vocoder.features(mel)
-        start, anchor = None, 0
-        if self._turns is not None and first_frame > self._first_frame:
-            last = self._turns.shape[1] - 1
-            anchor = min(self._reach, mel.shape[-1] - 1)
-            start = self._turns[:, min(first_frame - self._first_frame + anchor, last)]
-        magnitude = self._head.magnitude(features)
-        self._turns = self._head.consistency.summed_turns(magnitude, start, anchor)
-        self._first_frame = first_frame
-        return self._vocoder.sound(features, start=start, anchor=anchor)
+        return self._vocoder.sound(self._vocoder.features(mel), first_frame=first_frame)

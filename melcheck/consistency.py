@@ -2,9 +2,9 @@
 
 Most arrays `[frames, bins]` of magnitudes and phases are the STFT of no sound: overlapping windows
 share samples, and inverting such an array changes its magnitudes, and with them the mel. So phases
-begin as those of steady tones at the peaks. Then two sets are projected on in turn: the spectra
-that a sound has, and those whose bands are the given magnitudes' (the bands are what a mel holds;
-their bins may move).
+begin as those of tones, evenly spread. Then two sets are projected on in turn: the spectra that a
+sound has, and those whose bands are the given magnitudes' (the bands are what a mel holds; their
+bins may move).
 
 A mel resolves single harmonics at low frequencies alone, where a band is hardly wider than a bin.
 It is there that phases have to be right, and there most projections are spent: the first eighth of
@@ -21,15 +21,14 @@ References:
     https://doi.org/10.1109/WASPAA.2013.6701851: the momentum.
     D. Lee and H. S. Seung, "Algorithms for non-negative matrix factorization", NIPS 2000: the
     multiplicative update, by which magnitudes come nearer to bands and stay positive.
-    M. Puckette, "Phase-locked vocoder", WASPAA 1995, https://doi.org/10.1109/ASPAA.1995.482995:
-    bins that follow their peak.
+    M. R. Schroeder, "Synthesis of low-peak-factor signals and binary sequences with low
+    autocorrelation", IEEE Trans. Information Theory 16(1), 1970: phases that grow with the square.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -46,18 +45,10 @@ __all__ = ["Consistency", "Projections"]
 # ratio itself 20.3 dB, by its power of 1.6 20.4 dB.
 MOMENTUM = 1.1
 CORRECTION = 1.3
-# Up to 0.8 kHz, where a mel shows single harmonics. With 97, SNR is 0.05 dB higher, and three times
-# as many peaks can come or go by rounding. With none, SNR is 0.4 dB lower.
-_LOCKED_BINS = 33
-# By what the delay grows from bin to bin above, in units of n_fft samples: 6 ms in all for 1024.
-# Bins that all begin in one place make a click of each onset: a cowbell that peaks at 0.9 came back
-# at 2.4, by 1e-4 at 1.6, 3e-4 at 1.4, 6e-4 at 1.5; SNR is at least 19.8, 20.0, 20.3 and 20.0 dB.
+# By what the delay grows from bin to bin, in units of n_fft samples: 6 ms in all for 1024. Bins
+# that all begin in one place make a click of each onset: a cowbell that peaks at 0.9 came back at
+# 2.4, by 1e-4 at 1.6, 3e-4 at 1.4, 6e-4 at 1.5; SNR was at least 19.8, 20.0, 20.3 and 20.0 dB.
 _DISPERSION = 3e-4
-# Rounding must not decide where a peak is, since sums over time never forget it. Neighbours closer
-# than this, in nats, are equally high: a tone between two bins has its frequency from both. Where
-# three log-magnitudes bend less than this (a tone under a Hann window has -1.39) there is no peak.
-_EQUAL = 1e-4
-_LEAST_BEND = 0.02
 # A frame whose every band is within this of the floor, in nats, is digital silence: a network does
 # not hit the floor exactly, and noise of 16 bits lies 8 nats above it.
 _AT_THE_FLOOR = 1.0
@@ -202,21 +193,6 @@ def mirrored(sound: Tensor, edge: int) -> Tensor:
     return nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Peaks:
-    """The local maxima among the lowest bins of `[batch, frames, bins]`, in order.
-
-    Attributes:
-        places: Of each, as an index into all values of the lowest bins.
-        frequencies: Of each, in bins.
-        followed: For each value, the number of the peak that it follows.
-    """
-
-    places: Tensor
-    frequencies: Tensor
-    followed: Tensor
-
-
 class Consistency(nn.Module):
     """Finds phases for magnitudes, and magnitudes with the same bands that go with them.
 
@@ -266,11 +242,9 @@ class Consistency(nn.Module):
         # None of it is stored with the weights: the recipe says it all.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", filterbank(recipe), persistent=False)
-        # Half a turn a bin; above the locked bins a delay that grows in proportion, whose phase is
-        # its integral.
+        # Half a turn a bin, and a delay that grows in proportion, whose phase is its integral.
         bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
-        above = (bins - _LOCKED_BINS).clamp(min=0)
-        across = torch.polar(torch.ones_like(bins), torch.pi * (bins + _DISPERSION * above**2))
+        across = torch.polar(torch.ones_like(bins), torch.pi * (bins + _DISPERSION * bins**2))
         self.register_buffer("across", across.to(torch.complex64), persistent=False)
 
     @property
@@ -299,94 +273,31 @@ class Consistency(nn.Module):
         return spectrum
 
     @torch.no_grad()
-    def advancing(self, magnitude: Tensor, start: Tensor | None = None, anchor: int = 0) -> Tensor:
-        """Return phases that advance from frame to frame as steady tones would.
+    def advancing(self, num_frames: int, first_frame: int = 0) -> Tensor:
+        """Return the phases that projections begin with: those of steady tones, evenly spread.
 
-        A tone of f bins turns by 2 pi f hop / n_fft in a hop, at all bins of its lobe alike, and a
-        symmetric window makes neighbours in the lobe half a turn apart. So each of the lowest bins
-        follows the nearest local maximum, whose f comes from the parabola through three
-        log-magnitudes; turns are summed over time at the peak, and its lobe takes them from there
-        (phase locking). Half a turn a bin is counted from bin 0, so that a peak which moves by a
-        bin takes its phase along.
+        A tone of f bins turns by f hop / n_fft in a hop, at all bins of its lobe alike. With one in
+        the middle of every n_fft / hop bins, neighbours differ by a whole turn: all bins turn by
+        (1 - hop / n_fft) / 2. A symmetric window makes neighbours in a lobe half a turn apart; and
+        the higher a bin is the later it begins, or every onset would be a click.
 
-        Higher bins show no single tones. They go on as if there were one every n_fft / hop bins,
-        which all turn alike; and the higher they are the later they begin, or every onset would be
-        a click.
+        They depend on nothing that was predicted. Phases that follow the peaks of the magnitudes
+        are nearer (0.4 dB of SNR, what two more projections at a quarter of the rate give), but a
+        peak that comes or goes by rounding is never forgotten: another order of summation then
+        gives another sound.
 
         Args:
-            magnitude: `[batch, frames, bins]`.
-            start: What `summed_turns` gave at frame `anchor`, of a sound that began earlier; None
-                where it begins here.
-            anchor: A frame.
+            num_frames: How many.
+            first_frame: The number of the first, in a sound that began earlier.
 
         Returns:
-            `[batch, frames, bins]`, complex numbers of magnitude 1.
+            `[frames, bins]`, complex numbers of magnitude 1.
         """
-        peaks = self._peaks(magnitude)
-        total = self._sums(peaks, magnitude, start, anchor)
+        frames = torch.arange(first_frame, first_frame + num_frames, device=self.across.device)
         # Whole turns are dropped before rounding, so that a long sound keeps its precision.
-        phase = 2 * torch.pi * torch.remainder(total, 1.0).to(magnitude.dtype)
-        unit = torch.polar(torch.ones_like(phase), phase)
-        lowest, rest = unit[..., :-1], unit[..., -1:]
-        at_peaks = lowest.flatten()[peaks.places]
-        locked = at_peaks.index_select(0, peaks.followed).view(lowest.shape)
-        others = magnitude.shape[-1] - locked.shape[-1]
-        return torch.cat([locked, rest.expand(-1, -1, others)], dim=-1).mul_(self.across)
-
-    @torch.no_grad()
-    def summed_turns(
-        self, magnitude: Tensor, start: Tensor | None = None, anchor: int = 0
-    ) -> Tensor:
-        """Return by what the lowest bins have turned up to each frame, and all others together.
-
-        Arguments are those of `advancing`.
-
-        Shape:
-            `[batch, frames, bins]` -> `[batch, frames, lowest bins + 1]`, float64
-        """
-        return self._sums(self._peaks(magnitude), magnitude, start, anchor)
-
-    def _sums(self, peaks: _Peaks, magnitude: Tensor, start: Tensor | None, anchor: int) -> Tensor:
-        batch, frames, num_bins = magnitude.shape
-        locked = min(_LOCKED_BINS, num_bins)
-        turns = (peaks.frequencies * (self.hop_length / self.n_fft)).double()
-        total = turns.new_empty(batch, frames, locked + 1)
-        total[..., :locked] = turns.index_select(0, peaks.followed).view(batch, frames, locked)
-        # The middle of the first n_fft / hop bins above; that of the next ones turns once more.
-        total[..., locked] = (
-            locked * self.hop_length / self.n_fft + (1 - self.hop_length / self.n_fft) / 2
-        )
-        total[:, 0] = 0.0
-        torch.cumsum(total, dim=1, out=total)
-        if start is not None:
-            total += (start - total[:, anchor])[:, None]
-        return total
-
-    @staticmethod
-    def _peaks(magnitude: Tensor) -> _Peaks:
-        level = torch.log(magnitude[..., :_LOCKED_BINS] + TINY)
-        num_bins = level.shape[-1]
-        slope = level.diff(dim=-1)
-        before, after = slope[..., :-1], slope[..., 1:]
-        highest = (before > -_EQUAL) & (after < _EQUAL) & (after - before < -_LEAST_BEND)
-        peak = nn.functional.pad(highest, (1, 1))
-        # A frame without any follows its first bin.
-        peak[..., 0] = ~highest.any(dim=-1)
-        places = peak.flatten().nonzero()[:, 0]
-        frame, number = places // num_bins, places % num_bins
-        level = level.flatten()
-        low, middle = level[(places - 1).clamp(min=0)], level[places]
-        high = level[(places + 1).clamp(max=len(level) - 1)]
-        # The top of the parabola through three points.
-        bend = (low - 2 * middle + high).clamp(max=-_LEAST_BEND)
-        offset = (0.5 * (low - high) / bend).clamp(-0.5, 0.5)
-        frequencies = number + torch.where(number > 0, offset, 0.0)
-        # Where bins begin to follow the next peak: half way, or where its frame begins.
-        half_way = (places[:-1] + places[1:]) // 2 + 1
-        turn = torch.where(frame[1:] == frame[:-1], half_way, frame[1:] * num_bins)
-        marks = torch.zeros(len(level), dtype=torch.int32, device=level.device)
-        marks[turn] = 1
-        return _Peaks(places, frequencies, marks.cumsum(dim=0, dtype=torch.int32))
+        turned = torch.remainder(frames.double() * (1 - self.hop_length / self.n_fft) / 2, 1.0)
+        phase = (2 * torch.pi * turned).to(self.window.dtype)[:, None]
+        return torch.polar(torch.ones_like(phase), phase) * self.across
 
     @torch.no_grad()
     def audible(self, bands: Tensor) -> Tensor:

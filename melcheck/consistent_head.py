@@ -67,13 +67,13 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             turns=(num_eighth_projections, num_quarter_projections, num_projections),
         )
 
-    def forward(self, x: Tensor, start: Tensor | None = None, anchor: int = 0) -> Tensor:
-        """Turn features into sound; `start` and `anchor` as for `Consistency.advancing`.
+    def forward(self, x: Tensor, first_frame: int = 0) -> Tensor:
+        """Turn features into sound; `first_frame` as for `Consistency.advancing`.
 
         Shape:
             `[batch, frames, dim]` -> `[batch, (frames - 1) * hop_length]`
         """
-        spectrum, audible = self._spectrum(x, start, anchor)
+        spectrum, audible = self._spectrum(x, first_frame)
         return self.consistency.to_sound(spectrum) * audible
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -90,11 +90,11 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         Shape:
             `[batch, frames, dim]` -> `[batch, frames, n_fft // 2 + 1]`
         """
-        return self._spectrum(x, None, 0)[0]
+        return self._spectrum(x, 0)[0]
 
-    def _spectrum(self, x: Tensor, start: Tensor | None, anchor: int) -> tuple[Tensor, Tensor]:
+    def _spectrum(self, x: Tensor, first_frame: int) -> tuple[Tensor, Tensor]:
         magnitude = self.magnitude(x)
         bands = magnitude @ self.consistency.filters
         audible = self.consistency.audible(bands)
-        spectrum = self.consistency.advancing(magnitude, start, anchor) * magnitude
+        spectrum = magnitude * self.consistency.advancing(x.shape[1], first_frame)
         return self.consistency.project_(bands, spectrum, audible), audible

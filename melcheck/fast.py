@@ -87,14 +87,14 @@ class OptimisedVocos:
             return self.backbone(mel)
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0) -> Tensor:
-        """Return what the head makes of features; `start` and `anchor` as in `VocosVocoder.sound`.
+    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Return what the head makes of features; `first_frame` as in `VocosVocoder.sound`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            resumed = () if start is None else (start, anchor)
+            resumed = (first_frame,) if first_frame else ()
             return self.head(features, *resumed)
 
 

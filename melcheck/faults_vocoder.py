@@ -94,7 +94,7 @@ VOCODER_FAULTS: tuple[Fault, ...] = (
         reset,
         [
             ("one-layer", "backbone.convnext.2.dwconv"),
-            ("one-block", "backbone.convnext.3"),
+            ("one-block", "backbone.convnext.1"),
             ("head", "head.out"),
             ("backbone", "backbone"),
         ],

@@ -39,8 +39,9 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # Measured on the fixture clips with the embedded vocoder, float32 against float64 throughout, as a
 # bound on what another order of summation can do. Largest deviation of any clip:
 #     encoded        mean 2e-6, std 4e-6, quantile 1.8e-3, band_mean 1.9e-4, frame_mean 1.8e-4
-#     reconstructed  mean 4e-5, std 3e-5, quantile 9.2e-4, band_mean 3.4e-4, frame_mean 2.6e-3
-# Thread counts from 1 to 4 stay below a fifth of that. The tolerances are about three times it.
+#     reconstructed  mean 3.6e-5, std 3.0e-5, quantile 3.4e-3, band_mean 4.9e-3, frame_mean 6.7e-3
+# Thread counts from 1 to 4 stay below a fifth of that, but for the quantile (1.3e-3). The
+# tolerances are about three times it.
 # The floor share did not move; one cell of 282 frames is 3.5e-5.
 ENCODED_TOLERANCES: Mapping[str, float] = MappingProxyType(
     {
@@ -56,12 +57,12 @@ ENCODED_TOLERANCES: Mapping[str, float] = MappingProxyType(
 
 RECONSTRUCTED_TOLERANCES: Mapping[str, float] = MappingProxyType(
     {
-        "mean": 1.5e-4,
-        "std": 1.5e-4,
+        "mean": 1.1e-4,
+        "std": 1e-4,
         "floor_share": 1e-4,
-        "quantile": 3e-3,
-        "band_mean": 1e-3,
-        "frame_mean": 8e-3,
+        "quantile": 1e-2,
+        "band_mean": 1.5e-2,
+        "frame_mean": 2.1e-2,
     }
 )
 """Absolute tolerances of the statistics of a reconstructed mel, nats but for the floor's share."""

@@ -41,9 +41,10 @@ __all__ = ["LongChunk", "LongRoundTrip", "SeamError", "long_round_trip", "round_
 # vocoder, 8 % with the official configuration.
 _CHUNK_SECONDS = 10.0
 # What neighbours may differ by where they overlap: of samples the most, of full scale; of mels the
-# mean, nats. On the CPU the first is 2e-6 at most and the second 0; 5 frames of context instead of
-# the 23 that the embedded vocoder needs are off by 0.015.
-_SEAM_TOLERANCE = 1e-3
+# mean, nats. On the CPU the first is 2e-6 with a plain Vocos, up to 9.5e-4 with the embedded one,
+# whose projections magnify rounding, and the second 0; 5 frames of context instead of the 29 that
+# the official configuration needs were off by 0.015.
+_SEAM_TOLERANCE = 5e-3
 
 
 class SeamError(ValueError):

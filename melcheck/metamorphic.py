@@ -43,8 +43,8 @@ _GAIN_TOLERANCE = 2e-2
 # Nats. Measured 0 on the same clips, for 1 to 37 hops: the frames are the same numbers. A transform
 # of several frames at once may sum them in another order, which moves a mel as much as a gain does.
 _SHIFT_TOLERANCE = 2e-2
-# Full scale. The first embedded vocoder gives 1.8e-9, a guided one 0; a thirtieth of the last of 16
-# bits cannot be heard or stored.
+# Full scale. The embedded vocoder gives 0, a plain Vocos that was trained 1.8e-9; a thirtieth of
+# the last of 16 bits cannot be heard or stored.
 _SILENCE_TOLERANCE = 1e-6
 
 

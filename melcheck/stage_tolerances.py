@@ -57,27 +57,27 @@ STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
 )
 """What each stage may deviate by in float32."""
 
-# On the same clips, two snapshots of training a consistent head, and random weights. Its features stand
-# beside the mel, next to which they are small. Measured with other orders of summation, own and
-# carried: backbone 1.4e-6 both, head 1.5e-4 and 3.4e-4, re-encode 9.5e-7 and 1.5e-2.
+# On the first two of those clips, with the embedded vocoder and with random weights in its
+# configuration. Measured with other orders of summation, own and carried: backbone 2.2e-5 both,
+# head 5.6e-4 and 1.6e-2, re-encode 9.5e-7 and 7.9e-2: projections magnify rounding.
 CONSISTENT_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
-        "backbone": StageTolerance(4e-6, 4e-6),
-        "head": StageTolerance(5e-4, 1e-3),
-        "decode": StageTolerance(5e-4, 1e-3),
-        "re-encode": StageTolerance(2e-2, 5e-2),
+        "backbone": StageTolerance(7e-5, 7e-5),
+        "head": StageTolerance(1.7e-3, 5e-2),
+        "decode": StageTolerance(1.7e-3, 5e-2),
+        "re-encode": StageTolerance(2e-2, 0.24),
     }
 )
 """Where it differs with a consistent head."""
 
-# Measured against float64: backbone 1.0e-6 and 3.3e-3, head 5.1e-2 both (the drums), re-encode
-# 5.8e-3 and 0.37.
+# Measured against float64: backbone 2.3e-5 and 6.0e-4, head 2.6e-3 and 1.9e-2, re-encode 3.9e-3 and
+# 4.6e-2.
 CONSISTENT_ROUNDING_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
-        "backbone": StageTolerance(4e-6, 1e-2),
-        "head": StageTolerance(0.15, 0.15),
-        "decode": StageTolerance(0.15, 0.15),
-        "re-encode": StageTolerance(2e-2, 1.1),
+        "backbone": StageTolerance(7e-5, 2e-3),
+        "head": StageTolerance(8e-3, 6e-2),
+        "decode": StageTolerance(8e-3, 6e-2),
+        "re-encode": StageTolerance(2e-2, 0.15),
     }
 )
 """The same, where no operation need round as on the CPU."""
@@ -93,13 +93,13 @@ BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
 )
 """What stages may deviate by with a backbone that multiplies in bf16."""
 
-# Measured: backbone 4.4e-3, head 0 and 3.3e-3, re-encode 1.2e-2.
+# Measured: backbone 2.1e-2, head 0 and 1.8, re-encode 9.5e-7 and 2.4: another sound.
 CONSISTENT_BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
-        "backbone": StageTolerance(1.5e-2, 1.5e-2),
-        "head": StageTolerance(5e-4, 1e-2),
-        "decode": StageTolerance(1e-2, 1e-2),
-        "re-encode": StageTolerance(2e-2, 4e-2),
+        "backbone": StageTolerance(6.5e-2, 6.5e-2),
+        "head": StageTolerance(1.7e-3, 5.4),
+        "decode": StageTolerance(5.4, 5.4),
+        "re-encode": StageTolerance(2e-2, 7.2),
     }
 )
 """The same, with a consistent head."""

@@ -275,9 +275,10 @@ def test_a_batch_gives_what_its_items_give_alone(
     batch = torch.cat([waveform, 0.5 * waveform, torch.zeros_like(waveform)])
     trip = mel_pipeline.round_trip(batch)
     assert list(trip.mel.shape) == [3, *mel_round_trip.mel.shape[1:]]
-    # Another batch size sums in another order: 2e-6 was measured on the loudest clip.
+    # Another batch size sums in another order: 2e-6 was measured with a plain Vocos on the loudest
+    # clip, 6e-5 with the embedded one, whose projections magnify rounding.
     torch.testing.assert_close(
-        trip.reconstructed_waveform[:1], mel_round_trip.reconstructed_waveform, rtol=0, atol=2e-5
+        trip.reconstructed_waveform[:1], mel_round_trip.reconstructed_waveform, rtol=0, atol=2e-4
     )
 
 

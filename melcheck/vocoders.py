@@ -181,17 +181,17 @@ class VocosVocoder:
         return features
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, start: Tensor | None = None, anchor: int = 0) -> Tensor:
+    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Return the waveform that the head makes of features, the second half of `decode`.
 
-        `start` and `anchor` are for a `ConsistentISTFTHead`, where the features go on from earlier
-        ones: see `Consistency.advancing`.
+        `first_frame` is for a `ConsistentISTFTHead`, where the features go on from earlier ones:
+        see `Consistency.advancing`.
 
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            resumed = () if start is None else (start, anchor)
+            resumed = (first_frame,) if first_frame else ()
             waveform: Tensor = self.model.head(features, *resumed)
         return waveform
 

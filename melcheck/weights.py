@@ -54,8 +54,8 @@ OFFICIAL_SHA256: Mapping[str, str] = MappingProxyType(
 
 EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
     {
-        "config.yaml": "3945b67eeec3abc72068d8413bd513782fdef5b5707637a5b51373d641af022f",
-        "model.safetensors": "ab5bc278df9d13ad347b0a789fe1fc4d7246e696a35e78addd18a9695834521c",
+        "config.yaml": "e1159ef1dba9b368db2645088c165e894daba76cd360a8549dfa1e70389da225",
+        "model.safetensors": "b4fb2f421721816b7a4eb8154f8a4a06c186043e34970c0bf2c3c12300d605f7",
     }
 )
 """The files of the small Vocos inside the package, by name."""

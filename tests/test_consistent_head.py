@@ -99,65 +99,31 @@ def test_weights_of_the_head_have_the_names_of_vocos() -> None:
     assert head(*ALL_RATES).state_dict().keys() == official
 
 
-@pytest.mark.parametrize("bin_number", [5.0, 12.0, 20.3, 29.5])
+@pytest.mark.parametrize("bin_number", [5.5, 21.5, 121.5])
 def test_phases_advance_as_those_of_a_steady_tone(bin_number: float) -> None:
-    """The turn from frame to frame at the peak is that of the tone's own STFT."""
+    """The turn from frame to frame is that of the tone's own STFT, in the middle of four bins."""
     samples = torch.arange(20 * HOP, dtype=torch.float64)
     tone = torch.sin(2 * torch.pi * bin_number / N_FFT * samples).float()[None]
-    spectrum = consistency().to_spectrum(tone)[:, 4:-4]
-    peak = round(bin_number)
-    advancing = consistency().advancing(spectrum.abs().clamp(min=1e-7))[..., peak]
-    expected = torch.sgn(spectrum[:, 1:, peak] / spectrum[:, :-1, peak])
-    found = advancing[:, 1:] / advancing[:, :-1]
-    # A parabola through a Hann lobe misses its top by up to 0.05 bins, 0.08 rad in a hop.
-    assert (found / expected).angle().abs().max() < 0.1
-
-
-def test_phases_of_a_lobe_are_half_a_turn_apart() -> None:
-    bins = torch.arange(N_FFT // 2 + 1)
-    lobe = torch.exp(-((bins - 20.0) ** 2) / 50)[None, None].expand(1, 3, -1) + 1e-6
-    direction = consistency().advancing(lobe)[0, 2, 15:26]
-    torch.testing.assert_close(direction[1:], -direction[:-1], rtol=0, atol=1e-6)
-
-
-def test_higher_bins_turn_as_tones_a_window_over_hop_apart_do() -> None:
-    """Whatever their magnitudes are: the middle of bins 33 to 36 is 34.5, that of the next 38.5."""
-    direction = consistency().advancing(noise(1, 9, N_FFT // 2 + 1).abs())[0, :, 33:]
-    turned = torch.polar(torch.ones(()), torch.tensor(2 * torch.pi * 34.5 * HOP / N_FFT))
-    torch.testing.assert_close(direction[1:], direction[:-1] * turned, rtol=0, atol=1e-5)
+    spectrum = consistency().to_spectrum(tone)[0, 4:-4, int(bin_number)]
+    advancing = consistency().advancing(len(spectrum))[:, int(bin_number)]
+    found, expected = advancing[1:] / advancing[:-1], torch.sgn(spectrum[1:] / spectrum[:-1])
+    # The lobe of the negative frequency reaches the lowest bins.
+    assert (found / expected).angle().abs().max() < 0.02
 
 
 def test_higher_bins_begin_later() -> None:
     """The delay is the slope of the phase: half a window, and up to 6 ms more."""
-    direction = consistency().advancing(noise(1, 2, N_FFT // 2 + 1).abs())[0, 0]
-    turns = (direction[34:] / direction[33:-1]).angle() / (2 * torch.pi)
+    direction = consistency().advancing(2)[0]
+    turns = (direction[1:] / direction[:-1]).angle() / (2 * torch.pi)
     delays = torch.remainder(turns, 1.0) * N_FFT - N_FFT / 2
-    torch.testing.assert_close(delays[-1], torch.tensor(147.0), rtol=0, atol=0.5)
+    torch.testing.assert_close(delays[-1], torch.tensor(157.0), rtol=0, atol=0.5)
     assert (delays.diff() > 0).all()
 
 
-def test_each_bin_follows_its_nearest_peak() -> None:
-    """Peaks of two frames, at 3 and 10, and at 6; the third has none and follows bin 0."""
-    magnitude = torch.full((1, 3, 16), 0.01)
-    magnitude[0, 0, 3] = magnitude[0, 0, 10] = magnitude[0, 1, 6] = 1.0
-    turns = consistency().summed_turns(magnitude)[..., :16]
-    a_bin = HOP / N_FFT
-    assert (turns[0, 0] == 0).all()
-    torch.testing.assert_close(turns[0, 1], torch.full((16,), 6 * a_bin, dtype=torch.float64))
-    assert torch.equal(turns[0, 2], turns[0, 1])
-    # From frame 1 on it is the second that counts: the first is where turns begin.
-    swapped = consistency().summed_turns(magnitude[:, [1, 0, 2]])[..., :16]
-    expected = torch.tensor([3.0] * 7 + [10.0] * 9, dtype=torch.float64) * a_bin
-    torch.testing.assert_close(swapped[0, 1], expected)
-
-
-@pytest.mark.parametrize("anchor", [0, 7], ids="anchor {}".format)
-def test_phases_go_on_where_an_earlier_sound_was(anchor: int) -> None:
-    magnitude = noise(2, 40, N_FFT // 2 + 1).abs() + 0.01
-    whole = consistency().summed_turns(magnitude)
-    rest = consistency().summed_turns(magnitude[:, 20:], whole[:, 20 + anchor], anchor)
-    # Sums of up to 5,000 turns in float64.
-    torch.testing.assert_close(rest, whole[:, 20:], rtol=0, atol=1e-9)
+def test_phases_go_on_where_an_earlier_sound_was() -> None:
+    whole = consistency().advancing(100_040)[-20:]
+    rest = consistency().advancing(20, first_frame=100_020)
+    assert torch.equal(rest, whole)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -201,7 +167,7 @@ def projected(found: Consistency, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return the spectrum that projections find, and its sound."""
     bands = magnitude @ found.filters
     audible = found.audible(bands)
-    spectrum = found.project_(bands, found.advancing(magnitude) * magnitude, audible)
+    spectrum = found.project_(bands, found.advancing(magnitude.shape[1]) * magnitude, audible)
     return spectrum, found.to_sound(spectrum) * audible
 
 
@@ -227,13 +193,13 @@ def test_every_projection_brings_the_sound_nearer_to_the_bands(
 
 
 def test_projections_at_lower_rates_reach_what_takes_more_at_the_whole(magnitude: Tensor) -> None:
-    """Twelve at an eighth, four at a quarter and two at the whole cost as much as 4.5."""
+    """Twelve at an eighth, six at a quarter and two at the whole cost as much as five."""
     cheap, dear = (
         mel_error(magnitude, projected(consistency(*turns), magnitude)[1])
-        for turns in ((12, 4, 2), (0, 0, 5))
+        for turns in ((12, 6, 2), (0, 0, 5))
     )
     assert cheap < dear
-    assert cheap < 0.09
+    assert cheap < 0.11  # 0.091 was seen
 
 
 @pytest.mark.parametrize("divisor", [8, 4, 1])
@@ -256,7 +222,7 @@ def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
     found = consistency(0, 0, 3)
     window, filters = torch.hann_window(N_FFT), filterbank(VOCOS)
     bands, size = magnitude @ filters, magnitude
-    angle, previous = found.advancing(magnitude).angle(), None
+    angle, previous = found.advancing(magnitude.shape[1]).angle(), None
     for _ in range(3):
         spectrum = torch.polar(size, angle).transpose(1, 2)
         sound = torch.istft(spectrum, N_FFT, HOP, N_FFT, window)
@@ -283,7 +249,7 @@ def test_the_unrolled_projections_are_these(magnitude: Tensor) -> None:
 
 
 def test_float64_finds_the_same_sound(magnitude: Tensor) -> None:
-    """Where a peak is, and so what is summed over time, is not left to rounding."""
+    """No decision is left to rounding."""
     single, double = consistency(*ALL_RATES), consistency(*ALL_RATES).double()
     sounds = [projected(single, magnitude)[1].double(), projected(double, magnitude.double())[1]]
     error = (sounds[0] - sounds[1]).square().mean() / sounds[1].square().mean()

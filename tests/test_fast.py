@@ -20,10 +20,10 @@ from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
 from melcheck.vocoders import VocoderInfo, VocoderUnavailable, VocosVocoder, load_vocoder
 
-# Rounding, measured on the sounds below: 5e-7 nats; 4.5e-6 of full scale for random weights, 2e-5
-# for the embedded ones, whose steps turn rounding into phase. Times four.
+# Rounding, measured on the sounds below: 5e-7 nats; 4.5e-6 of full scale for random weights, 9.5e-4
+# for the embedded ones, whose projections magnify it. Times four.
 MEL_ATOL = 2e-6
-WAVE_ATOL = {"random": 2e-5, "embedded": 8e-5}
+WAVE_ATOL = {"random": 2e-5, "embedded": 4e-3}
 # Relative to the RMS of the sound: bfloat16 has 8 bits of mantissa, 2^-9 = 0.2 % in each product.
 BF16_RELATIVE = 0.02
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()

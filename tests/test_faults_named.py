@@ -1,7 +1,9 @@
 """Forensics keeps what the catalogue promises: each fault that has a cause is named by its code.
 
 A fault of the front end or of loading is named from the mel that it leaves, one of the vocoder or
-of saving from the waveform.
+of saving from the waveform. That of a vocoder is looked at in a plain Vocos, where a sample depends
+on few frames: the embedded vocoder's head finds another sound for a mel that differs anywhere near,
+so that there a wrong end shows in other places, too, and rounding looks like other weights.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import untrained
 
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
@@ -29,6 +32,9 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 # Voices that reach 12 kHz, so that nothing hides a missing band.
 FULL_BAND = ("kokoro-kumo-en", "kokoro-blend-en")
 
+# Of a vocoder: what is told by where, and how evenly, two sounds differ.
+FOUND_BY_PLACE = ("tail", "seams", "rounding")
+
 Expect = Callable[[str, Probe], Expectation]
 
 
@@ -45,7 +51,16 @@ def cases(*stages: str) -> list[object]:
 @pytest.fixture(scope="module")
 def expectation() -> Expect:
     """A function that takes a clip round the healthy loop, once for each probe."""
-    pipeline = MelPipeline(MelCheckConfig("unused.wav"))
+    return _expectation(MelPipeline(MelCheckConfig("unused.wav")))
+
+
+@pytest.fixture(scope="module")
+def plain_expectation() -> Expect:
+    """The same, with a plain Vocos of random weights."""
+    return _expectation(MelPipeline(MelCheckConfig("unused.wav"), vocoder=untrained.small()))
+
+
+def _expectation(pipeline: MelPipeline) -> Expect:
     known: dict[tuple[str, Probe], Expectation] = {}
 
     def find(clip: str, probe: Probe) -> Expectation:
@@ -81,10 +96,16 @@ def first(diagnosis: Diagnosis) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "severity", "clip"), cases("output", "vocoder"))
 def test_a_fault_after_the_mel_is_named_from_its_waveform(
-    expectation: Expect, name: str, severity: str, clip: str, tmp_path: Path
+    expectation: Expect,
+    plain_expectation: Expect,
+    name: str,
+    severity: str,
+    clip: str,
+    tmp_path: Path,
 ) -> None:
     fault = BY_NAME[name]
-    expected = expectation(clip, fault.probe)
+    expect = plain_expectation if fault.cause in FOUND_BY_PLACE else expectation
+    expected = expect(clip, fault.probe)
     run = injected(fault, severity, expected, tmp_path)
     wanted, (given, rate) = expected.decoded, run.output
     if run.loop.decode_batch is not None:

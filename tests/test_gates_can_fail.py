@@ -55,7 +55,9 @@ def untouched(weights: Weights) -> None:
 
 def reset_one_layer(weights: Weights) -> None:
     generator = torch.Generator().manual_seed(0)
-    name = "backbone.convnext.3.pwconv1.weight"
+    # The mel passes through it. What the pointwise layers of the blocks add is small: reset,
+    # one of them moves the MAE by 0.00 to 0.04, which the thresholds need not see. Goldens do.
+    name = "backbone.convnext.1.dwconv.weight"
     weights[name] = 0.02 * torch.randn(weights[name].shape, generator=generator)
 
 

@@ -138,11 +138,9 @@ def test_another_floor_leaves_the_golden_of_a_clip_with_silence(golden: Golden, 
         check_encoded(golden, CLIPS[clip], mel)
 
 
-# In the prototype, block 1 is nearly idle: 1 % of noise in it moves the mel less than rounding
-# does. A gain of 1 % in its first pointwise layer is seen.
 @pytest.mark.parametrize(
     "layer",
-    ["backbone.embed", *(f"backbone.convnext.{block}.pwconv1" for block in range(6)), "head.out"],
+    ["backbone.embed", *(f"backbone.convnext.{block}.pwconv1" for block in range(3)), "head.out"],
 )
 def test_one_layer_off_by_one_percent_leaves_the_golden(
     golden: Golden, vocoder: VocosVocoder, layer: str

@@ -180,8 +180,8 @@ def test_a_handshake_without_a_front_end_fails(run: Run, pytester: pytest.Pytest
 
 
 def test_a_known_miss_is_on_record_in_the_project(run: Run, pytester: pytest.Pytester) -> None:
-    short = CLIP.with_name("kokoro-short.flac")
-    shutil.copy(short, pytester.path / "clips" / "kumo.wav")
+    drums = CLIP.with_name("drums-clicks.flac")
+    shutil.copy(drums, pytester.path / "clips" / "kumo.wav")
     options = ("-m", "sanity", "--mel-vocoder", "embedded", "--mel-audio", "clips/kumo.wav")
     run(*options).assert_outcomes(failed=1, deselected=14)
     pytester.makeconftest(
@@ -190,7 +190,7 @@ def test_a_known_miss_is_on_record_in_the_project(run: Run, pytester: pytest.Pyt
 
         @pytest.fixture
         def mel_known_misses():
-            return {("kumo", "embedded"): {"snr_db": 18.75}}
+            return {("kumo", "embedded"): {"snr_db": 15.37, "pearson": 0.9778}}
         """
     )
     run(*options).assert_outcomes(xfailed=1, deselected=14)
@@ -247,7 +247,7 @@ def test_a_vocoder_of_the_project_goes_round(run: Run, pytester: pytest.Pytester
     options = ("-m", "sanity", "--mel-audio", "clips", "--mel-vocoder", "labvoc:decode")
     result = run(*options)
     result.assert_outcomes(passed=1, deselected=14)
-    result.stdout.fnmatch_lines(["labvoc:decode names no recipe*", "*labvoc:decode*0.15?*passed*"])
+    result.stdout.fnmatch_lines(["labvoc:decode names no recipe*", "*labvoc:decode*0.11?*passed*"])
 
 
 # Stored mels.

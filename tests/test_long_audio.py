@@ -48,9 +48,10 @@ _SECONDS = 6.0
 _TENSORS = ("waveform", "mel", "reconstructed_waveform", "reconstructed_mel")
 
 # Matrix products of another number of frames may round otherwise. Measured over these vocoders and
-# chunks: decoded samples within 7.2e-6, the mel of them within 1.9e-5 nats in the mean.
-_SAMPLE_ATOL = 2e-5
-_MEL_MEAN_ATOL = 5e-5
+# chunks: decoded samples within 7.2e-6, the mel of them within 1.9e-5 nats in the mean; with the
+# embedded vocoder, whose projections magnify rounding, 9.5e-4 and 3e-5.
+_SAMPLE_ATOL = {"embedded": 3e-3}
+_MEL_MEAN_ATOL = {"embedded": 2e-4}
 
 
 def _vocos(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:
@@ -123,20 +124,20 @@ def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
         joined(chunks, "reconstructed_waveform"),
         expected.reconstructed_waveform,
         rtol=0,
-        atol=_SAMPLE_ATOL,
+        atol=_SAMPLE_ATOL.get(name, 2e-5),
     )
     # The mean: the logarithm of a cell far below its frame's peak magnifies the rounding there.
     again = joined(chunks, "reconstructed_mel")
     assert again.shape == expected.reconstructed_mel.shape
-    assert (again - expected.reconstructed_mel).abs().mean() < _MEL_MEAN_ATOL
+    assert (again - expected.reconstructed_mel).abs().mean() < _MEL_MEAN_ATOL.get(name, 5e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [("embedded", 23), ("official configuration", 29), ("consistent", 23), ("griffin-lim", 98)],
+    [("embedded", 74), ("official configuration", 29), ("consistent", 23), ("griffin-lim", 98)],
 )
 def test_context_follows_from_the_model(name: str, frames: int) -> None:
-    # (1 + blocks) * 3 for the kernels of 7, 2 for the overlap, 3 for each step.
+    # (1 + blocks) * 3 for the kernels of 7, 2 for the overlap, 3 for each projection at any rate.
     assert context_frames(vocoder(name)) == frames
 
 
@@ -191,15 +192,15 @@ def test_a_front_end_that_looks_at_the_whole_clip_is_an_error(
 
 def test_a_vocoder_of_unknown_reach_needs_a_context() -> None:
     class Other:
-        info, recipe = vocoder("embedded").info, VOCOS
+        info, recipe = vocoder("official configuration").info, VOCOS
         device = torch.device("cpu")
-        encode = staticmethod(vocoder("embedded").encode)
-        decode = staticmethod(vocoder("embedded").decode)
+        encode = staticmethod(vocoder("official configuration").encode)
+        decode = staticmethod(vocoder("official configuration").decode)
 
     other = MelPipeline(MelCheckConfig("no-file.wav"), vocoder=Other())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="context must be given in frames"):
         long_round_trip(other, [speech()])
-    assert long_round_trip(other, [speech()], chunk_seconds=2.0, context=23).chunks == 3
+    assert long_round_trip(other, [speech()], chunk_seconds=2.0, context=29).chunks == 3
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -15,11 +17,12 @@ from torch import Tensor
 
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
+from melcheck.consistency import Consistency
 from melcheck.explanations import Explanation
 from melcheck.loop_forensics import explain_round_trip
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.vocoders import VocoderInfo, VocosVocoder, load_vocoder
+from melcheck.vocoders import Vocoder, VocoderInfo, VocosVocoder, load_vocoder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SPEECH = {clip.name: clip for clip in load_manifest(FIXTURES / "clips.yaml") if clip.gated}
@@ -27,7 +30,7 @@ HOP = VOCOS.hop_length
 # One of each kind: a human reader, two voices of full band, and the shortest clip.
 EACH_KIND = ("austen-0870", "kokoro-alpha-ja", "kokoro-kumo-en", "kokoro-short")
 
-Decode = Callable[[VocosVocoder, Tensor], Tensor]
+Decode = Callable[[Any, Tensor], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,28 @@ def vocoder() -> VocosVocoder:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def near(vocoder: VocosVocoder) -> VocosVocoder:
+    """The embedded vocoder with two projections: it looks 20 frames to each side, and not 74.
+
+    So most of a chunk is as it would be in the whole, as with a plain Vocos.
+    """
+    model = copy.deepcopy(vocoder.model)
+    model.head.consistency = Consistency(
+        sample_rate=VOCOS.sample_rate,
+        n_fft=VOCOS.n_fft,
+        hop_length=VOCOS.hop_length,
+        n_mels=VOCOS.n_mels,
+        turns=(0, 0, 2),
+    )
+    return dataclasses.replace(vocoder, model=model)
+
+
 @dataclass(frozen=True)
 class DamagedVocoder:
-    """The embedded vocoder with another way to decode."""
+    """A vocoder with another way to decode."""
 
-    whole: VocosVocoder
+    whole: Vocoder
     damage: Decode
 
     @property
@@ -63,13 +83,13 @@ class DamagedVocoder:
         return self.damage(self.whole, mel)
 
 
-def explain(vocoder: VocosVocoder, damage: Decode, clip: str, *, scale: float = 1.0) -> Explanation:
+def explain(vocoder: Vocoder, damage: Decode, clip: str, *, scale: float = 1.0) -> Explanation:
     pipeline = MelPipeline(
         MelCheckConfig(SPEECH[clip].path), vocoder=DamagedVocoder(vocoder, damage)
     )
     trip = pipeline.round_trip(scale * pipeline.load_audio())
-    # What Griffin-Lim reaches on these clips, as the gate's table shows: 0.09 to 0.15.
-    return explain_round_trip(trip, pipeline.waveform2mel, baseline_mae=0.12)
+    # Better than the embedded vocoder is on any of these clips, so that the clip is not to blame.
+    return explain_round_trip(trip, pipeline.waveform2mel, baseline_mae=0.08)
 
 
 def scaled(factor: float) -> Decode:
@@ -86,7 +106,7 @@ def with_one_nan(vocoder: VocosVocoder, mel: Tensor) -> Tensor:
     return waveform
 
 
-def in_chunks_without_context(vocoder: VocosVocoder, mel: Tensor) -> Tensor:
+def in_chunks_without_context(vocoder: Vocoder, mel: Tensor) -> Tensor:
     # One frame more than the chunk, so that each gives exactly its own hops.
     starts = range(0, mel.shape[-1] - 1, 64)
     return torch.cat([vocoder.decode(mel[..., start : start + 65]) for start in starts], dim=-1)
@@ -120,8 +140,8 @@ def test_damage_is_named(vocoder: VocosVocoder, damage: Decode, code: str, clip:
 
 # The 24 kHz clips have livelier frames, from which a seam does not stand out.
 @pytest.mark.parametrize("clip", ["austen-0870", "austen-0890", "austen-0930"])
-def test_seams_are_found_on_their_grid(vocoder: VocosVocoder, clip: str) -> None:
-    found = explain(vocoder, in_chunks_without_context, clip)
+def test_seams_are_found_on_their_grid(near: VocosVocoder, clip: str) -> None:
+    found = explain(near, in_chunks_without_context, clip)
     assert found.code == "seams"
     assert found.evidence.endswith("every 64 frames")
 
@@ -143,13 +163,13 @@ def test_integer_samples_are_told_from_a_loud_clip(vocoder: VocosVocoder) -> Non
     assert explain(vocoder, whole, "austen-0870", scale=32768.0).code == "int16-scale"
 
 
-def test_an_end_that_alone_is_wrong_is_named(vocoder: VocosVocoder) -> None:
-    def loud_end(vocoder: VocosVocoder, mel: Tensor) -> Tensor:
+def test_an_end_that_alone_is_wrong_is_named(near: VocosVocoder) -> None:
+    def loud_end(vocoder: Vocoder, mel: Tensor) -> Tensor:
         padded = mel.clone()
         padded[..., -40:] = 0.0  # as a batch is padded, loud in a log-mel
         return vocoder.decode(padded)
 
-    assert explain(vocoder, loud_end, "austen-0870").code == "tail"
+    assert explain(near, loud_end, "austen-0870").code == "tail"
 
 
 def test_a_file_of_half_the_rate_is_blamed_on_its_missing_bands(

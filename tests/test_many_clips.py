@@ -23,8 +23,8 @@ from melcheck.vocoders import Vocoder, load_vocoder
 _SECONDS = 0.4
 # One length is taken by most clips; others by one each, and one file is shorter than a mel.
 _LENGTHS = (1.0, 0.4, 0.31, 0.4, 0.5, 0.36, 0.4, 2.0, 0.4)
-# Of another batch size or number of threads, whose sums run in another order: 3.1e-7 was measured.
-_SAMPLE_ATOL = 2e-6
+# Batches round otherwise. Measured 7.7e-6 of full scale: the embedded vocoder magnifies rounding.
+_SAMPLE_ATOL = 3e-5
 
 
 @pytest.fixture(scope="module")

@@ -100,9 +100,8 @@ def test_a_shift_by_hops_shifts_frames(name: str, hops: int) -> None:
     assert relation.holds, str(relation)
 
 
-@pytest.mark.parametrize("make", [embedded, untrained.consistent], ids=["embedded", "consistent"])
-def test_silence_stays_silent(make: Callable[[], VocosVocoder]) -> None:
-    vocoder = make()
+def test_silence_stays_silent() -> None:
+    vocoder = embedded()
     relations = silence_stays_silent(vocoder.encode, vocoder.decode, recipe=VOCOS, frames=60)
     assert all(relation.holds for relation in relations), "; ".join(map(str, relations))
 

@@ -13,7 +13,7 @@ from melcheck.recipes import VOCOS
 from melcheck.vocoders import VocoderInfo, VocosVocoder
 from training.train import CONFIG
 
-__all__ = ["consistent", "official"]
+__all__ = ["consistent", "official", "small"]
 
 _STFT = (VOCOS.n_fft, VOCOS.hop_length, "center")
 
@@ -23,6 +23,19 @@ def official(seed: int = 0) -> VocosVocoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _vocoder(VocosBackbone(VOCOS.n_mels, 512, 1536, 8), ISTFTHead(512, *_STFT))
+
+
+def small(seed: int = 0) -> VocosVocoder:
+    """A plain Vocos of the size that trains on a CPU, whose layers all count.
+
+    Its magnitudes and phases vary as much as those of a trained one.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = VocosBackbone(VOCOS.n_mels, 128, 384, 4, layer_scale_init_value=1.0)
+        head = ISTFTHead(128, *_STFT)
+        torch.nn.init.normal_(head.out.weight, std=0.2)
+        return _vocoder(backbone, head)
 
 
 def consistent(seed: int = 0) -> VocosVocoder:

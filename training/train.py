@@ -62,7 +62,7 @@ CONFIG: dict[str, dict[str, Any]] = {
             "input_channels": VOCOS.n_mels,
             "dim": DIM,
             "intermediate_dim": 480,
-            "num_layers": 4,
+            "num_layers": 3,
         },
     },
     "head": {
@@ -75,7 +75,7 @@ CONFIG: dict[str, dict[str, Any]] = {
             "sample_rate": VOCOS.sample_rate,
             "n_mels": VOCOS.n_mels,
             "num_projections": 2,
-            "num_quarter_projections": 4,
+            "num_quarter_projections": 6,
             "num_eighth_projections": 12,
         },
     },

@@ -28,7 +28,7 @@ def consistent_spectrum(consistency: Consistency, magnitude: Tensor) -> tuple[Te
     """
     bands = magnitude @ consistency.filters
     audible = consistency.audible(bands)
-    spectrum = magnitude * consistency.advancing(magnitude)
+    spectrum = magnitude * consistency.advancing(magnitude.shape[1])
     for projections, turns in consistency.stages:
         found = _projected(projections, bands, spectrum[..., : projections.bins], audible, turns)
         kept = projections.kept
