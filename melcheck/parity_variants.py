@@ -62,7 +62,7 @@ def _on_cuda(optimised: Precision | None) -> Variant:
 # cowbell, a guitar), on an x86 processor with AVX-512: `plain` with a trained Vocos of 2.8 M
 # parameters and random weights of the official configuration, which magnify rounding fifty times
 # less; `consistent` with the embedded vocoder and random weights in its configuration. The
-# tolerance is three times the largest, ten decibels more for energy. `pytest -m parity` prints both.
+# tolerance is three times the largest, ten decibels more for energy. `pytest -m parity` prints it.
 _IDENTICAL = Deviations(0.0, 0.0, 0.0, 0.0, -math.inf)
 
 # The same operations on the same numbers, summed in another order here and there. Measured, the

@@ -8,12 +8,11 @@ clips with the embedded vocoder, as the largest change of any clip. One thread a
 nothing. Float32 against float64 throughout, a bound on what another device's order of summation
 can do:
 
-    mae 2e-5   corr 2e-6   SNR, cSNR 1.4e-3   mse 3e-5   max 1.5e-3   STFT 1.4e-4   floor 0
-    band 3.5e-4   frame 1.6e-3
+    mae 1.2e-5   corr 1.3e-6   SNR, cSNR 1.6e-3   mse 1.7e-5   max 5.2e-4   STFT 6.6e-5   floor 0
+    band 2.4e-3   frame 5.6e-3
 
-and other kernels (oneDNN off) less than half of that. The rest is a margin that is ours: a few
-percent of a gate's limit, or less, for which nobody would hold up a merge. Every tolerance is at
-least 60 times what was measured.
+The rest is a margin that is ours: a few percent of a gate's limit, or less, for which nobody would
+hold up a merge. Every tolerance is at least 12 times what was measured.
 """
 
 from __future__ import annotations

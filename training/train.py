@@ -251,7 +251,7 @@ def _draw(run: Path) -> None:
         if known:
             steps = [int(row["step"]) for row in known]
             axes.plot(steps, [float(row[name]) for row in known], label=name)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(run / "losses.png", dpi=100)
 
 
