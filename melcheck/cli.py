@@ -44,7 +44,8 @@ melcheck: will the mel that you train on survive the vocoder?
 `check` runs the small vocoder inside the package, and the official one where
 its weights are in the cache. --vocoder takes embedded, official, griffin-lim,
 a folder or a hub id; --frontend mytts.audio:mel puts your own mel function into
-the loop; --report r.html writes a page; pictures go to mel-artifacts/.
+the loop; --report r.html writes a page; pictures go to mel-artifacts/. --quick
+gives verdicts alone, sooner, on many clips.
 The gate, on log-mels: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB.
 
 melcheck COMMAND --help has all options. --json prints one JSON object instead.

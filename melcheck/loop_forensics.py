@@ -48,6 +48,11 @@ _ABOVE_FLOOR_NATS = 4.0
 _OUTLIER_FACTOR = 3.0
 _FEWEST_SEAMS = 3
 _GAP_TOLERANCE_FRAMES = 2
+# A vocoder errs most where a sound begins, and beats are as even as chunks. Of the places where a
+# healthy result of the fixtures stands out, 36 of 40 are within two frames of the twentieth of all
+# frames that rise most; of the seams that chunks of 32 and 64 leave, 22 of 135.
+_ATTACK_QUANTILE = 0.95
+_ATTACK_REACH_FRAMES = 2
 _LISTED_PLACES = 5
 
 _KNOWN_GAINS = {
@@ -198,13 +203,23 @@ def _places(reference: Tensor, estimate: Tensor, trip: RoundTrip) -> Explanation
     more = ", ..." if len(groups) > _LISTED_PLACES else ""
     evidence = f"the error stands out {len(groups)} times, at {times}{more} s"
     gaps = [after[0] - before[0] for before, after in itertools.pairwise(groups)]
-    if len(groups) >= _FEWEST_SEAMS and max(gaps) - min(gaps) <= _GAP_TOLERANCE_FRAMES:
+    even = len(groups) >= _FEWEST_SEAMS and max(gaps) - min(gaps) <= _GAP_TOLERANCE_FRAMES
+    if even and 2 * _at_attacks(groups, reference) <= len(groups):
         return explanation("seams", f"{evidence}, every {sum(gaps) / len(gaps):.0f} frames")
     if by_frame.mean() < usual / _REMAINING_SHARE:
         return None
     if len(groups) == 1 and groups[0][1] == len(by_frame) - 1:
         return explanation("tail", evidence)
     return explanation("places", evidence)
+
+
+def _at_attacks(groups: list[tuple[int, int]], reference: Tensor) -> int:
+    """Return how many runs of frames lie where the original itself sets in, `[n_mels, frames]`."""
+    rise = (reference[:, 1:] - reference[:, :-1]).clamp(min=0).mean(dim=0)
+    attacks = 1 + (rise > rise.quantile(_ATTACK_QUANTILE)).nonzero().flatten()
+    reach = _ATTACK_REACH_FRAMES
+    near = [((attacks >= first - reach) & (attacks <= last + reach)) for first, last in groups]
+    return sum(bool(each.any()) for each in near)
 
 
 def _groups(frames: list[int]) -> list[tuple[int, int]]:

@@ -243,8 +243,11 @@ def _trips(batch: Sequence[tuple[Path, LoadedAudio]], pipeline: MelPipeline) -> 
         if len(batch) == 1:
             return [FileTrip(path=batch[0][0], error=str(error))]
         return [each for item in batch for each in _trips([item], pipeline)]
+    finite = torch.isfinite(trip.reconstructed_waveform).all(dim=1).tolist()
     return [
         FileTrip(path=path, trip=_item(trip, index, audio), metrics=metrics[index])
+        if finite[index]
+        else FileTrip(path=path, error="the decoded waveform holds NaN or infinity")
         for index, (path, audio) in enumerate(batch)
     ]
 

@@ -220,6 +220,41 @@ def test_a_report_fails_where_only_the_front_end_does(
     assert "melcheck: failed" in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
+def test_a_quick_check_gives_verdicts_alone(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = told(1, "check", AUDIO, "--quick")
+    assert "embedded: 11 of 12 clips passed" in answer
+    assert "failed: drums-clicks with embedded: pearson" in answer
+    assert "likely cause: only some places are wrong" in answer
+    assert "in faster arithmetic (fp32)" in answer
+    assert answer.endswith("11 of 12 checks passed\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quick_check_and_a_plain_one_give_the_same_verdicts(told: Run) -> None:
+    quick = json.loads(told(1, "check", AUDIO, "--quick", "--json"))
+    plain = json.loads(told(1, "check", AUDIO, "--no-artifacts", "--json"))
+    [screened] = quick["quick"]
+    found = {each["clip"]: each for each in screened["clips"]}
+    assert 0 < sum(each["plain"] for each in found.values()) < len(found) == 12
+    for case in plain["report"]["cases"]:
+        if case["vocoder"] != "griffin-lim":
+            quickly = found.pop(case["clip"])
+            assert quickly["passed"] == (case["outcome"] == "passed")
+            assert quickly["mae"] == pytest.approx(case["metrics"]["mae"], abs=1e-4)
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "more", [("--frontend", "mytts:mel"), ("--artifacts", "out"), ("--report", "r.html")]
+)
+def test_a_quick_check_refuses_what_it_would_not_do(refused: Run, more: tuple[str, str]) -> None:
+    message = refused(2, "check", CLIP, "--quick", *more)
+    assert f"leave out {more[0]}" in message
+
+
 def test_a_vocoder_that_breaks_off_fails_its_check(
     told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ __all__ = ["add_options", "run"]
 
 _OURS = ("official", "embedded")
 _SPEECH_CLIPS = 3
+_ARTIFACTS = Path("mel-artifacts")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--artifacts",
         metavar="DIR",
         type=Path,
-        default=Path("mel-artifacts"),
-        help="folder for pictures and sound (default: %(default)s)",
+        help=f"folder for pictures and sound (default: {_ARTIFACTS})",
     )
     parser.add_argument(
         "--no-artifacts", action="store_true", help="write neither pictures nor sound"
@@ -80,6 +80,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="write a report: .html (one page), .md or .json; repeatable",
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="verdicts alone, for many clips: no pictures, no baseline, and faster arithmetic "
+        "for what passes clearly in it, tried on some of the clips first",
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
@@ -87,11 +93,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.callables import search_first
     from melcheck.clip_checks import check_clips, labels
     from melcheck.commands.check_answer import CheckAnswer
+    from melcheck.commands.quick_answer import quick_answer
     from melcheck.frontends import FedVocoder
 
     search_first([Path.cwd()])
+    _check_quick(options)
     clips = clips_of(options.audio)
-    artifacts = None if options.no_artifacts else _writable(options.artifacts, "--artifacts")
+    artifacts = None
+    if not (options.no_artifacts or options.quick):
+        artifacts = _writable(options.artifacts or _ARTIFACTS, "--artifacts")
     for path in options.report:
         _check_report(path)
     names, absent = _vocoder_names(options)
@@ -99,6 +109,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     vocoders = {short[name]: _load(name, options, download=name != absent) for name in names}
     config = _config(options, clips, vocoders)
     _check_readable(clips, config, vocoders, terminal)
+    skipped = "" if absent is None or absent in names else _SKIPPED
+    if options.quick:
+        return quick_answer(clips, vocoders, config, terminal, skipped=skipped)
     shaken: dict[str, Handshake] = {}
     frontend: Frontend | None = None
     if options.frontend is not None:
@@ -115,11 +128,21 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             answer.add(check)
     for path in options.report:
         answer.write_report(path)
-    skipped = "" if absent is None or absent in names else _SKIPPED
     return answer.finish(terminal, artifacts=artifacts, reports=options.report, skipped=skipped)
 
 
 _SKIPPED = "official: not in the Hugging Face cache, so not checked; `melcheck fetch` gets it"
+
+
+def _check_quick(options: argparse.Namespace) -> None:
+    given = {
+        "--frontend": options.frontend,
+        "--artifacts": options.artifacts,
+        "--report": options.report,
+    }
+    for name, value in given.items():
+        if options.quick and value:
+            raise UsageError(f"--quick gives verdicts alone: leave out {name}, or --quick.")
 
 
 def _vocoder_names(options: argparse.Namespace) -> tuple[list[str], str | None]:

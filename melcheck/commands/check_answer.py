@@ -191,6 +191,7 @@ class CheckAnswer:
             "artifacts": artifacts,
             "frontend": self._frontend_data(),
             "report": json.loads(report_json(self.report())),
+            "quick": None,
         }
         return Answer(passed=self.passed, text="\n".join(lines), data=data)
 
