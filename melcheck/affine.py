@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 from melcheck.recipes import MelRecipe
+from melcheck.spectra import window_of
 
 __all__ = ["AffineCause", "explain_affine"]
 
@@ -41,6 +42,8 @@ _NORMALISATIONS = (
     (-4.0, 4.0, "(x + 4) / 4, as Whisper"),
 )
 
+_LEFT_OUT = "the recipe's mean and standard deviation were not applied"
+
 # Gains with a name: (factor on the waveform, code, what it is).
 _GAINS = (
     (32_768.0, "int16-scale", "int16 samples, not divided by 32768"),
@@ -63,12 +66,14 @@ class AffineCause:
         text: Its numbers, in words.
         alternatives: Codes of causes that would look the same.
         shift_nats: What it adds before the logarithm's scale, power * ln(factor).
+        fix: What to do about just this, in one line; "" where the cause's own fix will do.
     """
 
     code: str
     text: str
     alternatives: tuple[str, ...] = ()
     shift_nats: float = 0.0
+    fix: str = ""
 
 
 def explain_affine(
@@ -100,7 +105,7 @@ def explain_affine(
     offset_left = offset * recipe.std + recipe.mean
     options: list[tuple[int, int, tuple[AffineCause, ...]]] = []
     for logarithm, normalisation in itertools.product(
-        _logarithms(expected_scale, recipe), _normalisations()
+        _logarithms(expected_scale, recipe), _normalisations(recipe)
     ):
         scale, code, log_text = logarithm
         mean, std, norm_text = normalisation
@@ -108,9 +113,11 @@ def explain_affine(
             continue
         causes: list[AffineCause] = []
         if code:
-            causes.append(AffineCause(code, log_text))
+            fix = _logarithm_fix(recipe, expected_scale / scale)
+            causes.append(AffineCause(code, log_text, fix=fix))
         if norm_text:
-            causes.append(AffineCause("normalisation", norm_text))
+            fix = _normalisation_fix(recipe) if norm_text == _LEFT_OUT else ""
+            causes.append(AffineCause("normalisation", norm_text, fix=fix))
         shift_nats = (offset_left * std + mean) / scale
         gain = _gain(shift_nats, recipe, offset_tolerance)
         if gain is not None and floor_moved and not norm_text:
@@ -136,8 +143,22 @@ def _logarithms(expected_scale: float, recipe: MelRecipe) -> list[tuple[float, s
     return [own, *others]
 
 
-def _normalisations() -> list[tuple[float, float, str]]:
+def _logarithm_fix(recipe: MelRecipe, factor: float) -> str:
+    name = {"e": "torch.log", "10": "torch.log10"}[recipe.log_base or "e"]
+    scaled = "" if recipe.log_scale == 1 else f"{recipe.log_scale:g} * "
+    return f"Take {scaled}{name} of the mel, or multiply this mel by {factor:.4f}."
+
+
+def _normalisation_fix(recipe: MelRecipe) -> str:
+    sign = "+" if recipe.mean < 0 else "-"
+    return f"Take (x {sign} {abs(recipe.mean):g}) / {recipe.std:g} of the log-mel."
+
+
+def _normalisations(recipe: MelRecipe) -> list[tuple[float, float, str]]:
     found = [(0.0, 1.0, "")]
+    if (recipe.mean, recipe.std) != (0.0, 1.0):
+        # It undoes what the recipe does.
+        found.append((-recipe.mean / recipe.std, 1 / recipe.std, _LEFT_OUT))
     for mean, std, text in _NORMALISATIONS:
         found.append((mean, std, text))
         # ((x - m) / s - m) / s = (x - m (1 + s)) / s^2
@@ -165,8 +186,8 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> AffineCause
 
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
-    # The root of a Hann window's energy: sum of cos^4 is 3/8 of its length.
+    energy = float(window_of(recipe).square().sum())
     return (
-        (math.sqrt(recipe.win_length * 3 / 8), "window"),
+        (math.sqrt(energy), "window"),
         (math.sqrt(recipe.n_fft), "frame_length"),
     )

@@ -6,7 +6,12 @@ recipe of another project; `cause` accepts those too.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melcheck.recipes import MelRecipe
 
 __all__ = ["CAUSES", "INDISTINGUISHABLE", "PROFILE_PREFIX", "Cause", "alike", "cause"]
 
@@ -37,18 +42,10 @@ CAUSES = _table(
     (
         "power",
         "the exponent of the magnitudes differs (energy against magnitude)",
-        "Set power=1; torchaudio's default is 2. Halving the log does not undo it.",
+        "Set power to the recipe's value.",
     ),
-    (
-        "log-base",
-        "decimal logarithm where the natural one is expected",
-        "Take torch.log, or multiply this mel by ln 10 = 2.3026.",
-    ),
-    (
-        "decibels",
-        "decibels where nats are expected",
-        "Take torch.log of the mel; from 20 log10 it is a division by 8.6859.",
-    ),
+    ("log-base", "the logarithm has another base", "Take the recipe's logarithm."),
+    ("decibels", "the logarithm is in decibels", "Take the recipe's logarithm."),
     ("no-log", "no logarithm was taken", "Take torch.log(mel.clip(min=floor))."),
     (
         "double-log",
@@ -58,43 +55,39 @@ CAUSES = _table(
     (
         "mel-scale",
         "the bands lie on the other mel scale (Slaney against HTK)",
-        'Set mel_scale="htk" (librosa: htk=True).',
+        "Set mel_scale to the recipe's value.",
     ),
-    (
-        "filter-norm",
-        "the filters are normalised to equal area",
-        "Set norm=None in the filterbank.",
-    ),
+    ("filter-norm", "the filters are normalised otherwise", "Set norm to the recipe's value."),
     (
         "padding",
         "frames begin elsewhere: other padding at the ends",
-        "Use center=True; the extractor and the vocoder's head must agree.",
+        "Set padding to the recipe's value.",
     ),
     ("hop-length", "another hop length", "Set hop_length to the recipe's value."),
     ("n-fft", "another length of the transform", "Set n_fft to the recipe's value."),
     ("win-length", "another length of the window", "Set win_length to the recipe's value."),
-    ("window", "another window", "Use the periodic Hann window (torch.hann_window's default)."),
+    ("window", "another window", "Set window to the recipe's value."),
     ("f-max", "the highest band ends elsewhere", "Set f_max to the recipe's value."),
     ("f-min", "the lowest band begins elsewhere", "Set f_min to the recipe's value."),
     (
         "filterbank-rate",
         "the filters are laid out for another sampling rate",
-        "Pass sample_rate to MelSpectrogram; its default is 16000.",
+        "Set filterbank_rate to the recipe's value.",
     ),
     (
         "pad-mode",
         "the padding at the ends holds something else",
-        'Set pad_mode="reflect".',
+        "Set pad_mode to the recipe's value.",
     ),
     (
         "stft-normalized",
         "the STFT is divided by a property of its window",
-        "Set normalized=False.",
+        "Set normalized to the recipe's value.",
     ),
     (
         "pre-emphasis",
-        "the waveform was pre-emphasised",
-        "Leave the pre-emphasis out of the front end.",
+        "the waveform was pre-emphasised otherwise",
+        "Set pre_emphasis to the recipe's value.",
     ),
     (
         "floor",
@@ -173,14 +166,19 @@ CAUSES = _table(
     ),
     ("nan", "the mel holds NaN or infinite cells", "Find the first step that makes them."),
     (
+        "altered",
+        "cells were changed after the mel was taken: masked, gated, clipped or replaced",
+        "Look for augmentation, a noise gate or an edit of single bands or frames.",
+    ),
+    (
         "padded-frames",
         "frames were padded with a value that is no silence (0 is loud in a log-mel)",
         "Pad with the log of the floor, and mask those frames.",
     ),
     (
         "magnitude-eps",
-        "a constant is added to the energies under the root",
-        "Leave the constant out, or use the profile that has it.",
+        "another constant is added to the energies under the root",
+        "Set magnitude_eps to the recipe's value.",
     ),
     # Of waveforms, which no mel shows or which a mel does not tell apart.
     (
@@ -242,6 +240,42 @@ CAUSES = _table(
 )
 """Every cause by its code; the codes of profiles are not among them."""
 
+# What a recipe says of a cause, so that a fix can name its numbers.
+_ATTRIBUTES = {
+    "power": ("power",),
+    "mel-scale": ("mel_scale",),
+    "filter-norm": ("norm",),
+    "padding": ("padding",),
+    "hop-length": ("hop_length",),
+    "n-fft": ("n_fft",),
+    "win-length": ("win_length",),
+    "window": ("window", "periodic"),
+    "f-max": ("f_max",),
+    "f-min": ("f_min",),
+    "filterbank-rate": ("filterbank_rate", "sample_rate"),
+    "pad-mode": ("pad_mode",),
+    "stft-normalized": ("normalized",),
+    "pre-emphasis": ("pre_emphasis",),
+    "magnitude-eps": ("magnitude_eps",),
+    "n-mels": ("n_mels",),
+}
+# The same in the words of the libraries with which it goes wrong.
+_HINTS: dict[tuple[str, object], str] = {
+    ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",
+    ("mel_scale", "htk"): "In librosa htk=True.",
+    ("mel_scale", "slaney"): "torchaudio's default is htk.",
+    ("norm", "slaney"): "torchaudio's default is None.",
+    ("norm", None): "librosa's default is slaney.",
+    ("padding", "center"): "That is center=True; the vocoder's head must agree.",
+    ("padding", "same"): (
+        "That is center=False after (n_fft - hop_length) / 2 samples of padding on each side; the "
+        "vocoder's head must agree."
+    ),
+    ("padding", "none"): "That is center=False.",
+    ("periodic", True): "That is the default of torch.hann_window.",
+    ("filterbank_rate", None): "None is sample_rate, whose default in MelSpectrogram is 16000.",
+}
+
 INDISTINGUISHABLE = (
     frozenset({"gain", "stereo-sum"}),
     frozenset({"gain", "stft-normalized"}),
@@ -250,8 +284,12 @@ INDISTINGUISHABLE = (
 """Causes that one mel can have in common, where constants coincide: they are listed together."""
 
 
-def cause(code: str) -> Cause:
+def cause(code: str, expected: MelRecipe | None = None) -> Cause:
     """Return the cause of a code, that of a profile included.
+
+    Args:
+        code: The code.
+        expected: The recipe whose numbers the fix is to name; None for no numbers.
 
     Raises:
         KeyError: No cause has this code.
@@ -266,7 +304,17 @@ def cause(code: str) -> Cause:
         )
     if code not in CAUSES:
         raise KeyError(f"code must be one of {', '.join(CAUSES)} or profile:<name>, got {code!r}.")
-    return CAUSES[code]
+    found = CAUSES[code]
+    if expected is None or code not in _ATTRIBUTES:
+        return found
+    values = {name: getattr(expected, name) for name in _ATTRIBUTES[code]}
+    numbers = ", ".join(f"{name}={_written(value)}" for name, value in values.items())
+    hints = [_HINTS[item] for item in values.items() if item in _HINTS]
+    return dataclasses.replace(found, fix=" ".join([f"Set {numbers}.", *hints]))
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def alike(code: str, other: str) -> bool:

@@ -30,6 +30,8 @@ _ACTIVE_MAGNITUDE = 50 * _DITHER_MAGNITUDE
 # What the true recipe leaves of an exact candidate is 1e-6; the nearest wrong ones leave 0.0025 (a
 # symmetric window) and 0.0107 (an f_max off by 10 Hz).
 _EXACT_RESIDUAL = 2e-3
+# In audio so quiet that the noise of 16 bits would be more than this, nothing can be told apart.
+_MOST_ALLOWED = 0.1
 _MIN_ACTIVE_SHARE = 0.1
 MIN_CELLS = 60
 """A fit of fewer cells says nothing."""
@@ -68,11 +70,16 @@ class Sound:
         centres, half = self.centres(frames), n_fft // 2
         inside = (centres >= half) & (centres < len(self.waveform) - half)
         edge = half // self.recipe.hop_length
-        # A mel of delayed audio may end in a mirror image that this audio does not have.
-        if self.offset != first_centre(self.recipe) and frames > _MIN_FRAMES + 2 * edge:
+        # A mel of delayed or cut audio may end in a mirror image that this audio does not have.
+        moved = self.offset != first_centre(self.recipe)
+        if (moved or self._cut(frames)) and frames > _MIN_FRAMES + 2 * edge:
             inside[:edge] = False
             inside[frames - edge :] = False
         return inside
+
+    def _cut(self, frames: int) -> bool:
+        samples = len(self.waveform)
+        return samples < self.recipe.min_samples or frames != self.recipe.frames(samples)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,9 +233,9 @@ def fit(
         slope=slope,
         offset=offset,
         residual=float(errors.square().mean().sqrt()),
-        allowed=_EXACT_RESIDUAL + float(bounds.mean().sqrt()),
+        allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds.mean().sqrt())),
         loud_residual=float(errors[loud].square().mean().sqrt()),
-        loud_allowed=_EXACT_RESIDUAL + float(bounds[loud].mean().sqrt()),
+        loud_allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds[loud].mean().sqrt())),
         active=active,
     )
 

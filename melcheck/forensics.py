@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from melcheck.affine import AffineCause
 from melcheck.causes import PROFILE_PREFIX, cause
 from melcheck.diagnosis import Diagnosis, Evidence, NamedCause, Nearest
 from melcheck.findings import Finding
@@ -28,9 +29,9 @@ from melcheck.fitting import Fit
 from melcheck.inspection import Prepared, as_mel, prepare, storage_of, storage_step
 from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from melcheck.residue import BENIGN_FLOORS, examine
+from melcheck.residue import BENIGN_FLOORS, altered, examine
 from melcheck.search import Look, closer_look, first_look
-from melcheck.selection import Choice
+from melcheck.selection import Choice, same_mel
 from melcheck.sounds import as_clip
 
 __all__ = ["diagnose"]
@@ -47,6 +48,21 @@ _DITHER_MAGNITUDE = 4e-4
 
 # What is left of an exact candidate, with room for the rounding of other libraries, nats.
 _EXACT_NATS = 3e-4
+
+# A waveform below this peak is digital silence, or its dither.
+_SILENT_PEAK = 1e-4
+# How near slope and offset must be to those expected.
+_SAME_SLOPE = 1e-3
+_SAME_OFFSET_NATS = 5e-3
+_AT_ZERO_DB = 1e-3
+# Residuals within this factor of the smallest are as good, where nothing explains the mel.
+_AS_GOOD = 1.01
+# Mels nearer than this, or than this share of what they leave, are one to a reader.
+_SAME_MEL_NATS = 1e-3
+_CLOSE_SHARE = 0.1
+_MOST_CLOSE_NATS = 0.02
+# What leaves more than this follows another sound.
+_ANOTHER_SOUND_NATS = 1.0
 
 _Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
@@ -76,12 +92,18 @@ def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCO
     quick = _same(reference, given, expected)
     if quick is not None:
         return quick
+    if float(clip.abs().max()) < _SILENT_PEAK:
+        note = f"The audio is silent (peak {float(clip.abs().max()):.1g}): it explains no mel."
+        return _plain("unknown", (), reference, given, (note,))
     layout = orient(given, clip, expected)
-    prepared = prepare(layout.mel)
-    first = list(layout.findings)
+    mel, padded = _unpadded(layout.mel, reference.shape[-1])
+    if padded is not None and (quick := _same(reference, mel, expected)) is not None:
+        causes = (_named(padded, expected), *quick.causes)
+        return dataclasses.replace(quick, kind="benign", causes=causes)
+    prepared = prepare(mel)
+    first = list(layout.findings) if padded is None else [*layout.findings, padded]
     if prepared.broken:
-        share = prepared.broken / given.numel()
-        first.append(Finding("nan", f"{prepared.broken} cells, {share:.1%}"))
+        first.append(Finding("nan", _broken(given)))
     if prepared.leading or prepared.trailing:
         count = prepared.leading + prepared.trailing
         text = f"{count} frames of {prepared.padding_value:g}"
@@ -95,7 +117,25 @@ def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCO
         choice = closer_look(best[0], channels)
         if _better(choice, best[1]):
             best = (best[0], choice, best[2])
-    return _verdict(first, best, reference, given, expected)
+    return _verdict(first, best, reference, layout.mel, expected)
+
+
+def _unpadded(mel: Tensor, frames: int) -> tuple[Tensor, Finding | None]:
+    """Cut off frames beyond the expected ones that hold the mel's lowest value and no other."""
+    beyond = mel[:, frames:]
+    if not beyond.numel() or not bool((beyond == mel.min()).all()):
+        return mel, None
+    text = f"{beyond.shape[-1]} frames of the floor, {float(mel.min()):.4g}"
+    return mel[:, :frames].contiguous(), Finding("padded-frames", text, benign=True)
+
+
+def _broken(given: Tensor) -> str:
+    """Return how many cells are NaN or infinite, and what that says."""
+    broken = int((~torch.isfinite(given)).sum())
+    text = f"{broken} cells, {broken / given.numel():.1%}"
+    if int(torch.isneginf(given).sum()) == broken:
+        return f"{text}, all -inf: the logarithm of 0, so clip first"
+    return text
 
 
 def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | None:
@@ -105,9 +145,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if expected.log_base is None or expected.dynamic_range is not None:
         close = (given - reference).abs().max() <= _SAME_NATS
         return _plain("identical", (), reference, given) if close else None
-    unit = expected.log_scale / expected.std
-    if expected.log_base == "10":
-        unit /= math.log(10)
+    unit = _unit(expected)
     step = _STORAGE_ROUNDINGS * storage_step(storage_of(given))
     clipped = expected.floor_mode == "clip"
     lowest = float(given.min())
@@ -126,8 +164,10 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
         if not clipped or not low <= lowest <= high:
             return None
         value = math.exp((lowest * expected.std + expected.mean) / (unit * expected.std))
-        text = f"clipped at {value:.3g}, {expected.floor:g} expected"
-        causes.append(_named(Finding("floor", text, benign=True)))
+        atom = prepare(given).floor is not None
+        how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
+        text = f"{how}, {expected.floor:g} expected"
+        causes.append(_named(Finding("floor", text, benign=True), expected))
     storage = storage_of(given)
     notes = (f"It is stored with the precision of {storage}.",) if storage else ()
     if causes or storage:
@@ -149,9 +189,11 @@ def _plain(
     return Diagnosis(kind, causes, evidence, (), notes)
 
 
-def _named(finding: Finding, alternatives: tuple[str, ...] = ()) -> NamedCause:
-    known = cause(finding.code)
-    return NamedCause(finding.code, known.title, finding.text, known.fix, alternatives)
+def _named(
+    finding: Finding, expected: MelRecipe, alternatives: tuple[str, ...] = (), fix: str = ""
+) -> NamedCause:
+    known = cause(finding.code, expected)
+    return NamedCause(finding.code, known.title, finding.text, fix or known.fix, alternatives)
 
 
 def _better(choice: Choice, other: Choice) -> bool:
@@ -173,7 +215,8 @@ def _verdict(
     if best is None:
         evidence = Evidence(math.inf, math.inf, "none", math.nan, math.nan, *frames, None)
         kind: Any = "fault" if first else "unknown"
-        return Diagnosis(kind, tuple(_named(finding) for finding in first), evidence, ())
+        named = tuple(_named(finding, expected) for finding in first)
+        return Diagnosis(kind, named, evidence, ())
     look, choice, extra = best
     prepared, entry = look.prepared, choice.fit
     evidence = Evidence(
@@ -189,14 +232,17 @@ def _verdict(
     nearest = _nearest(choice)
     notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
     if choice.named:
-        return _explained(first + extra, prepared, choice, evidence, notes)
+        return _explained(first + extra, prepared, choice, evidence, notes, expected)
     if _like_noise(reference, given, expected):
         notes.append("It differs by no more than 16-bit samples would make it.")
         return Diagnosis("benign", (), evidence, nearest, tuple(notes))
-    causes = tuple(_named(finding) for finding in first)
-    if any(finding.code in ("nan", "axes-transposed", "padded-frames") for finding in first):
+    causes = tuple(_named(finding, expected) for finding in first)
+    telling = [finding.code for finding in first if not finding.benign]
+    if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
         notes.append("Beyond that, no known recipe explains it.")
         return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
+    if entry.residual > _ANOTHER_SOUND_NATS:
+        notes.append("It does not follow this audio: is it the mel of another file?")
     return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
 
 
@@ -206,17 +252,25 @@ def _explained(
     choice: Choice,
     evidence: Evidence,
     notes: list[str],
+    expected: MelRecipe,
 ) -> Diagnosis:
-    rest = examine(prepared, choice)
-    named = [_named(finding) for finding in first]
+    rest = [*first, *examine(prepared, choice)]
+    if all(finding.benign for finding in rest) and _is_expected(choice):
+        strange = altered(prepared, choice)
+        rest += [] if strange is None else [strange]
+    named = [_named(finding, expected) for finding in first if not finding.benign]
     for change in choice.fit.hypothesis.all_changes:
-        named.append(_named(Finding(change.code, str(change))))
-    for affine in choice.affine:
-        named.append(_named(Finding(affine.code, affine.text), affine.alternatives))
+        named.append(_named(Finding(change.code, str(change)), expected))
+    if named and choice.affine and _as_expected(choice, expected):
+        notes.append("Its logarithm and normalisation are the expected ones.")
+    else:
+        for affine in _about_maximum(choice.affine, prepared):
+            finding = Finding(affine.code, affine.text)
+            named.append(_named(finding, expected, affine.alternatives, affine.fix))
     harmless = [finding for finding in rest if finding.benign]
-    named += [_named(finding) for finding in rest if not finding.benign]
+    named += [_named(finding, expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
-        causes = tuple(_named(finding) for finding in harmless)
+        causes = tuple(_named(finding, expected) for finding in harmless)
         if not causes:
             notes.append(f"It differs by noise of {evidence.residual:.4f} nats.")
         return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
@@ -227,18 +281,57 @@ def _explained(
     return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
 
 
+def _about_maximum(causes: tuple[AffineCause, ...], prepared: Prepared) -> tuple[AffineCause, ...]:
+    """Take the offset of decibels whose maximum is 0 for what it is, not for a gain."""
+    gain = any(cause.code == "gain" for cause in causes)
+    decibels = any(cause.code == "decibels" for cause in causes)
+    if not (gain and decibels) or abs(float(prepared.mel.max())) > _AT_ZERO_DB:
+        return causes
+    text = "0 dB is the clip's own maximum (ref=np.max)"
+    fix = "Refer to 1.0 (ref=1.0), the same for every clip."
+    own = AffineCause("normalisation", text, fix=fix)
+    return tuple(own if cause.code == "gain" else cause for cause in causes)
+
+
+def _is_expected(choice: Choice) -> bool:
+    return not choice.fit.hypothesis.all_changes and not choice.affine
+
+
+def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
+    """Return whether slope and offset are the expected recipe's, though a profile has others."""
+    profile = any(c.code.startswith(PROFILE_PREFIX) for c in choice.fit.hypothesis.all_changes)
+    slope, offset = _unit(expected), -expected.mean / expected.std
+    near = abs(choice.fit.slope / slope - 1) < _SAME_SLOPE
+    return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
+
+
+def _unit(recipe: MelRecipe) -> float:
+    """Return a recipe's units per nat."""
+    unit = recipe.log_scale / recipe.std
+    return unit / math.log(10) if recipe.log_base == "10" else unit
+
+
 def _text(entry: Fit) -> str:
     changes = entry.hypothesis.all_changes
     return ", ".join(str(change) for change in changes) or "the expected recipe"
 
 
 def _nearest(choice: Choice) -> tuple[Nearest, ...]:
-    found: dict[tuple[str, ...], Nearest] = {}
-    for entry in choice.fits:
+    """Return the best three that predict different mels; of those as good, the simplest first."""
+    found: list[tuple[Fit, Nearest]] = []
+    smallest = min(entry.residual for entry in choice.fits)
+    as_good = _AS_GOOD * smallest
+    close = min(max(_SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
+
+    def order(entry: Fit) -> tuple[float, int]:
+        return max(entry.residual, as_good), len(entry.hypothesis.all_changes)
+
+    for entry in sorted(choice.fits, key=order):
         codes = tuple(change.code for change in entry.hypothesis.all_changes)
-        if codes not in found:
-            found[codes] = Nearest(codes, _text(entry), entry.residual)
-    return tuple(found.values())[:3]
+        if any(near.codes == codes or same_mel(entry, other, nats=close) for other, near in found):
+            continue
+        found.append((entry, Nearest(codes, _text(entry), entry.residual)))
+    return tuple(near for _, near in found[:3])
 
 
 def _like_noise(reference: Tensor, given: Tensor, expected: MelRecipe) -> bool:

@@ -192,7 +192,7 @@ def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
     if not slope > 0 or float(rest.square().sum()) > _AFFINE_REST * float(one.var() * len(one)):
         return None
     std = 1 / slope
-    mean = float(other.mean()) - std * float(one.mean())
+    mean = round(float(other.mean()) - std * float(one.mean()), 4) + 0.0  # no -0
     return f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
 
 

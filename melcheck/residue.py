@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import torch
 from torch import Tensor
 
 from melcheck.findings import Finding
 from melcheck.fitting import Fit
-from melcheck.hypotheses import Change
-from melcheck.inspection import Prepared
+from melcheck.hypotheses import Change, filters_of
+from melcheck.inspection import Prepared, storage_step
 from melcheck.recipes import MelRecipe
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
 
-__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "examine", "top_bands"]
+__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "altered", "examine", "top_bands"]
 
 BENIGN_FLOORS = (0.99e-9, 1.01e-5)
 """Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
@@ -37,6 +38,15 @@ TOP_BANDS_SHARE = 0.86
 _LAST_BANDS_SHARE = 0.94
 _FALLEN_NATS = 2.0
 _BENT_NATS = 0.1
+# A cell is altered where it is off by so many nats, and by so much more magnitude than the noise
+# of the cells that were fitted.
+_ALTERED_NATS = 0.1
+_ALTERED_NOISE = 8.0
+# As in `melcheck.forensics`: what rounding does to a magnitude, alone and for the loudest cell.
+_ROUNDING_MAGNITUDE = 2e-6
+_ROUNDING_SHARE = 4e-7
+_ALTERED_SHARE = 1e-3
+_ALTERED_CELLS = 16
 
 
 def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
@@ -98,7 +108,9 @@ def _edges(prepared: Prepared, entry: Fit, place: list[Finding]) -> list[Finding
     frames = prepared.mel.shape[-1]
     centres = sound.centres(frames)
     half = recipe.n_fft // 2
-    outside = (centres < half) | (centres > len(sound.waveform) - half)
+    outside = centres < half
+    if not any(finding.code == "length" for finding in place):
+        outside |= centres > len(sound.waveform) - half
     cells = prepared.usable & outside
     cells[sound.highest_band :] = False
     if int(cells.sum()) < _MIN_CELLS:
@@ -148,6 +160,8 @@ def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
     prediction = entry.slope * entry.mel + entry.offset
     edge = _inner(prepared, entry)
     if prepared.floor is not None:
+        if _explains_floor(prepared, prepared.floor, prediction, edge, entry.slope):
+            return []
         value = (prepared.floor - base) / entry.slope
         span = float(prepared.mel.max()) - prepared.floor
         for limit in (80.0, 8.0 / recipe.std):
@@ -159,7 +173,7 @@ def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
         return _other_floor(math.exp(min(value, 50.0)), recipe, "clipped at")
     # Cells that should be at the expected floor, if it were there.
     low = base + entry.slope * math.log(recipe.floor)
-    below = edge & (prediction < low - _VISIBLE_NATS * entry.slope)
+    below = edge & prepared.usable & (prediction < low - _VISIBLE_NATS * entry.slope)
     if recipe.floor_mode == "clip" and int(below.sum()) >= _MIN_CELLS:
         nats = (prepared.mel - base) / entry.slope
         added = (nats.exp() - (entry.mel + shift).exp())[below]
@@ -168,6 +182,16 @@ def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
             return [Finding("floor", "no floor, or a lower one", benign=True)]
         return _other_floor(typical, recipe, "an addend near")
     return _quiet_cells(prepared, choice, recipe, edge)
+
+
+def _explains_floor(
+    prepared: Prepared, floor: float, prediction: Tensor, edge: Tensor, slope: float
+) -> bool:
+    """Return whether the lowest cells are what is predicted without a floor, as under the root."""
+    at_floor = edge & (prepared.mel <= floor + _FLOOR_NATS * slope)
+    if not at_floor.any():
+        return False
+    return bool(((prediction - prepared.mel)[at_floor].abs() <= _FLOOR_NATS * slope).all())
 
 
 def _quiet_cells(
@@ -191,6 +215,59 @@ def _quiet_cells(
         if plain > _VISIBLE_NATS and _rms(prepared.mel, mel, entry, quiet) < 0.1 * plain:
             return [Finding("magnitude-eps", f"magnitude_eps={epsilon:g}")]
     return []
+
+
+def altered(prepared: Prepared, choice: Choice) -> Finding | None:
+    """Return the cells that the chosen hypothesis does not predict, of all that there are.
+
+    The fit looks at loud cells, away from the ends, the floor and the ceiling; a mask, a gate or a
+    band of something else lies where it does not look.
+
+    Args:
+        prepared: The candidate.
+        choice: A hypothesis that leaves nothing else to say.
+    """
+    entry = choice.fit
+    hypothesis = entry.hypothesis
+    recipe, bands, frames = hypothesis.recipe, *prepared.mel.shape
+    cells = torch.ones(bands, frames, dtype=torch.bool)
+    if hypothesis.sound.offset != first_centre(recipe):
+        cells &= hypothesis.sound.inner_frames(frames, recipe.n_fft)
+    elif frames != recipe.frames(len(hypothesis.sound.waveform)):
+        cells[:, -1] = False
+    highest = math.floor(TOP_BANDS_SHARE * bands) if "top" in choice.ignored_bands else bands
+    cells[min(highest, hypothesis.sound.highest_band) :] = False
+    # A benign floor may be higher than the recipe's, or lower: what lies below both is not judged.
+    nats = (prepared.mel - entry.offset) / entry.slope
+    lowest = math.log(max(recipe.floor, BENIGN_FLOORS[1]))
+    if prepared.floor is not None:
+        own = (prepared.floor - entry.offset) / entry.slope
+        if own <= math.log(BENIGN_FLOORS[1]):
+            lowest = max(own, math.log(recipe.floor))
+        if recipe.dynamic_range is not None:
+            lowest = own
+    predicted = entry.mel
+    if recipe.floor_mode == "add":
+        predicted = torch.logaddexp(predicted, torch.tensor(math.log(recipe.floor)))
+    given, predicted = nats.clamp(min=lowest), predicted.clamp(min=lowest)
+    # Noise is even in magnitude, per unit of a filter.
+    sums = filters_of(recipe).sum(dim=0).clamp(min=1e-6)[:, None]
+    apart = ((given / recipe.power).exp() - (predicted / recipe.power).exp()).abs() / sums
+    loudest = float((predicted / recipe.power).exp().max())
+    rounding = _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
+    noise = float(apart[entry.active].square().mean().sqrt()) + rounding
+    step = 2 * storage_step(prepared.storage) * prepared.mel.abs() / entry.slope
+    off = cells & (apart > _ALTERED_NOISE * noise)
+    off &= (given - predicted).abs() > _ALTERED_NATS + step
+    count = int(off.sum())
+    if count <= max(_ALTERED_CELLS, _ALTERED_SHARE * off.numel()):
+        return None
+    rows, columns = off.nonzero().unbind(dim=1)
+    text = (
+        f"{count / off.numel():.1%} of the cells, in bands {int(rows.min())} to "
+        f"{int(rows.max())} and frames {int(columns.min())} to {int(columns.max())}"
+    )
+    return Finding("altered", text)
 
 
 def top_bands(prepared: Prepared, entry: Fit) -> Finding | None:

@@ -14,7 +14,7 @@ from melcheck.affine import AffineCause, explain_affine
 from melcheck.fitting import Fit
 from melcheck.inspection import Prepared
 
-__all__ = ["Choice", "decide"]
+__all__ = ["Choice", "decide", "same_mel"]
 
 # Residuals within this factor, or this many nats, of the smallest are as good.
 _SAME_FACTOR = 2.5
@@ -25,9 +25,8 @@ _SEPARATION_NATS = 1e-3
 # An exact fit leaves 1e-6 and less; one that leaves a hundred times that is another.
 _EXACT_SEPARATION_NATS = 1e-4
 _EXACT_FACTOR = 100.0
-# Nobody normalises by statistics that do next to nothing.
+# Nobody normalises by a deviation that does next to nothing; an offset alone is a gain.
 _NOBODYS_SLOPE = 0.02
-_NOBODYS_OFFSET = 0.1
 # Two hypotheses that predict mels nearer than this are one, nats.
 _SAME_MEL_NATS = 1e-3
 
@@ -96,7 +95,7 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
 def _makes_up(entry: Fit, affine: tuple[AffineCause, ...]) -> bool:
     """Return whether slope and offset only make up for a hypothesis that is not quite right."""
     unnamed = any("unnamed" in cause.text for cause in affine)
-    return unnamed and abs(entry.slope - 1) < _NOBODYS_SLOPE and abs(entry.offset) < _NOBODYS_OFFSET
+    return unnamed and abs(entry.slope - 1) < _NOBODYS_SLOPE
 
 
 def _runner_up(chosen: Fit, fits: list[Fit]) -> Fit | None:
@@ -105,10 +104,15 @@ def _runner_up(chosen: Fit, fits: list[Fit]) -> Fit | None:
         adds = bool(changes) and changes <= set(entry.hypothesis.all_changes)
         if entry is chosen or adds:
             continue
-        difference = (entry.mel - chosen.mel)[chosen.active]
-        if float((difference - difference.mean()).square().mean().sqrt()) > _SAME_MEL_NATS:
+        if not same_mel(entry, chosen):
             return entry
     return None
+
+
+def same_mel(entry: Fit, other: Fit, *, nats: float = _SAME_MEL_NATS) -> bool:
+    """Return whether two hypotheses predict mels as near as this, but for their level."""
+    difference = (entry.mel - other.mel)[other.active]
+    return float((difference - difference.mean()).square().mean().sqrt()) <= nats
 
 
 def _affine(prepared: Prepared, entry: Fit) -> tuple[AffineCause, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torchaudio
 from torch import Tensor
@@ -38,8 +39,8 @@ RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _HOPS = (64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 256, 275, 300, 320, 384, 441, 480, 512)
 _MAX_LAG_FRAMES = 14
 _FRAME_SLACK = 2
-# So many frames more or fewer still count as the same hop: a delay or a trimmed end.
-_BASE_SLACK = 12
+# A part is looked for in so much of a longer clip, 43 s at 256 samples of 24,000 a second.
+_MAX_PART_FRAMES = 4_000
 PASSBAND = 0.86
 """Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
 _OFFSET_SNAP_SHARE = 0.12
@@ -84,28 +85,27 @@ def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sou
     n_mels, frames = candidate.shape
     base = base_sound(waveform, n_mels, expected)
     difference = frames - expected.frames(len(waveform))
-    readings = [base] if abs(difference) <= _BASE_SLACK else []
+    readings = [base]
     if abs(difference) > _FRAME_SLACK:
         readings += _other_rates(base, frames)
         readings += _other_hops(base, frames)
-    if not readings:
-        readings = [base]
     aligned = []
     for reading in readings:
-        offset, correlation = _align(candidate, reading)
+        # Of a longer clip the mel may be any part; of a shorter one, the reverse.
+        apart = abs(difference) if reading is base else 0
+        offset, correlation = _align(candidate, reading, apart)
         moved = dataclasses.replace(reading, offset=offset)
         aligned.append((correlation, moved))
     aligned.sort(key=lambda entry: -entry[0])
     best = aligned[0][0]
     likely = [sound for correlation, sound in aligned[:3] if correlation > best - 0.15]
     # A longer window blurs the estimate: where it is less than a hop off, try the usual place too.
-    places = (base.offset, base.recipe.hop_length // 2)
+    places = (base.offset, base.recipe.hop_length // 2, base.recipe.n_fft // 2)
     usual = [
         dataclasses.replace(sound, offset=place)
         for sound in likely
         for place in places
-        if 0 < abs(sound.offset - place) < sound.recipe.hop_length
-        and (place == base.offset or sound.offset not in places)
+        if 0 < abs(sound.offset - place) <= sound.recipe.hop_length
     ]
     return likely + usual
 
@@ -129,16 +129,24 @@ def correlation_with(candidate: Tensor, sound: Sound) -> float:
     return _align(candidate, sound)[1]
 
 
-def _align(candidate: Tensor, sound: Sound) -> tuple[int, float]:
+def _align(candidate: Tensor, sound: Sound, apart: int = 0) -> tuple[int, float]:
+    """Return where frame 0 lies, and the correlation there.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        sound: The reading.
+        apart: By how many frames candidate and reading differ in length.
+    """
+    lags = min(apart, _MAX_PART_FRAMES) + _MAX_LAG_FRAMES
     bands = slice(0, sound.highest_band, 2)
     filters = filters_of(sound.recipe)[:, bands]
     estimate, correlation = frame_offset(
-        candidate[bands], sound.waveform, sound.recipe, filters, max_lag_frames=_MAX_LAG_FRAMES
+        candidate[bands], sound.waveform, sound.recipe, filters, max_lag_frames=lags
     )
     recipe = sound.recipe
     usual = {0, recipe.hop_length // 2, first_centre(recipe)}
     usual |= {first_centre(dataclasses.replace(recipe, padding="none"))}
-    usual |= {lag * recipe.hop_length for lag in range(-_MAX_LAG_FRAMES, _MAX_LAG_FRAMES + 1)}
+    usual |= {lag * recipe.hop_length for lag in range(-lags, lags + 1)}
     usual |= {lag * recipe.hop_length + recipe.hop_length // 2 for lag in range(-3, 3)}
     nearest = min(usual, key=lambda offset: abs(offset - estimate))
     if abs(nearest - estimate) <= _OFFSET_SNAP_SHARE * recipe.hop_length:
@@ -171,7 +179,14 @@ def _other_rates(base: Sound, frames: int) -> list[Sound]:
 
 def _other_hops(base: Sound, frames: int) -> list[Sound]:
     samples = len(base.waveform)
-    usual = [hop for hop in _HOPS if abs(1 + samples // hop - frames) <= _FRAME_SLACK]
+
+    def gives(hop: int, padding: Any) -> bool:
+        recipe = dataclasses.replace(base.recipe, hop_length=hop, padding=padding)
+        enough = samples >= recipe.min_samples
+        return enough and abs(recipe.frames(samples) - frames) <= _FRAME_SLACK
+
+    paddings = {base.recipe.padding, "center", "none"}
+    usual = [hop for hop in _HOPS if any(gives(hop, padding) for padding in paddings)]
     return _with_hops(base, usual) or _hops_for(base, frames)
 
 

@@ -21,7 +21,15 @@ from torch import Tensor
 
 from melcheck.recipes import MelRecipe
 
-__all__ = ["energies", "energies_of", "first_centre", "frame_offset", "log_bands", "pre_emphasised"]
+__all__ = [
+    "energies",
+    "energies_of",
+    "first_centre",
+    "frame_offset",
+    "log_bands",
+    "pre_emphasised",
+    "window_of",
+]
 
 # Below any floor in use, so that the logarithm stays finite where the filters see nothing.
 _TINY = 1e-12
@@ -78,7 +86,7 @@ def energies_of(waveform: Tensor, recipes: Sequence[MelRecipe], centres: Tensor)
         for coefficient in coefficients
     ]
     frames = torch.stack(
-        [framed[coefficients.index(recipe.pre_emphasis)] * _window(recipe) for recipe in recipes]
+        [framed[coefficients.index(recipe.pre_emphasis)] * window_of(recipe) for recipe in recipes]
     )
     spectrum = torch.fft.rfft(frames)
     energy: Tensor = spectrum.real.square() + spectrum.imag.square()
@@ -126,7 +134,8 @@ def _window_of(name: str, periodic: bool, win_length: int, n_fft: int) -> Tensor
     return torch.nn.functional.pad(window, (left, n_fft - win_length - left))
 
 
-def _window(recipe: MelRecipe) -> Tensor:
+def window_of(recipe: MelRecipe) -> Tensor:
+    """Return a recipe's window, centred in `[n_fft]`."""
     return _window_of(recipe.window, recipe.periodic, recipe.win_length, recipe.n_fft)
 
 
