@@ -67,12 +67,12 @@ _ANOTHER_SOUND_NATS = 1.0
 _Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
 
-def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCOS) -> Diagnosis:
+def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) -> Diagnosis:
     """Say which recipe made a mel of a waveform.
 
     Args:
         waveform: `[samples]`, or `[channels, samples]` whose mean is meant, floating point, at
-            `expected.sample_rate`, full scale +-1.
+            `expected.sample_rate`, full scale +-1: a tensor or a NumPy array.
         candidate_mel: `[n_mels, frames]`, up to leading dimensions of 1: a tensor or a NumPy array,
             with bands and frames as `expected.axes` says.
         expected: The recipe that it should follow.
@@ -81,7 +81,9 @@ def diagnose(waveform: Tensor, candidate_mel: Any, *, expected: MelRecipe = VOCO
         The verdict, its causes and its evidence.
 
     Raises:
-        ValueError: Shapes or types that are no clip or no mel, or a clip too short for a mel.
+        TypeError: One of them is no array.
+        ValueError: Shapes or types that are no clip or no mel, a clip too short for a mel, or one
+            with NaN in it.
     """
     clip, channels = as_clip(waveform)
     given = as_mel(candidate_mel)

@@ -6,18 +6,34 @@ a ceiling, a constant that frames were padded with. All mels here are `[n_mels, 
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Prepared", "as_mel", "prepare", "storage_of", "storage_step"]
+__all__ = [
+    "STORAGE_ROUNDINGS",
+    "Prepared",
+    "as_mel",
+    "as_tensor",
+    "kind_of",
+    "prepare",
+    "storage_of",
+    "storage_step",
+]
 
 _ATOM_CELLS = 4
 _ATOM_TOLERANCE = 2e-6
 
 # Half the distance between neighbours, relative: 8 and 11 bits of significand.
 _STORAGE_STEPS = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "": 0.0}
+STORAGE_ROUNDINGS = 2.0
+"""Cells of a mel stored in short floats may be off by so many steps: one rounding more."""
+
+# A transform of 8192 has 4097 bins; an axis beyond that is time.
+_MOST_BANDS = 4097
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,19 +63,75 @@ class Prepared:
     storage: str
 
 
-def as_mel(candidate: object) -> Tensor:
-    """Return a mel of any array type as `[rows, columns]`, float32.
+def as_tensor(value: object, name: str) -> Tensor:
+    """Return a tensor, or any array that NumPy takes, as a tensor on the CPU; its type is kept.
+
+    Args:
+        value: What was given, of any memory layout.
+        name: What to call it in messages.
 
     Raises:
-        ValueError: It is not of two dimensions, up to leading ones of size 1, or is empty.
+        TypeError: It is no array of numbers.
     """
-    mel = torch.as_tensor(candidate).detach().cpu()
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if not hasattr(value, "__array__"):
+        raise TypeError(
+            f"{name} must be a tensor or a NumPy array, got {kind_of(value)}. Pass the array alone."
+        )
+    array = np.asarray(value)
+    try:
+        # A copy: torch takes neither negative strides nor the other byte order, and may write.
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except TypeError:  # text, objects, floats of more than 64 bits
+        told = f"{name} must be an array of numbers that torch has, got {array.dtype}."
+    raise TypeError(f"{told} Convert it: array.astype(np.float32).")
+
+
+def kind_of(value: object) -> str:
+    """Return what a value is that should have been an array, and how many items it has.
+
+    Example:
+        >>> kind_of((0.5, 1.0)), kind_of(None), kind_of(0.5)
+        ('tuple of 2', 'None', 'float')
+    """
+    if value is None:
+        return "None"
+    if isinstance(value, Sized) and not isinstance(value, (str, bytes)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def as_mel(candidate: object, *, name: str = "candidate_mel") -> Tensor:
+    """Return a mel of any array type as `[rows, columns]`, float32.
+
+    Args:
+        candidate: The array.
+        name: What to call it in messages.
+
+    Raises:
+        TypeError: It is no array of numbers.
+        ValueError: It is not of two dimensions, up to leading ones of size 1, is empty, is not of
+            floating point, or has no axis that could be its bands.
+    """
+    mel = as_tensor(candidate, name)
+    got = f"{mel.dtype} of shape {list(mel.shape)}".removeprefix("torch.")
+    if not mel.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point, got {got}. Store a mel as float32 or float16, and "
+            "take the magnitude of what is complex."
+        )
     while mel.dim() > 2 and mel.shape[0] == 1:
         mel = mel[0]
-    if mel.dim() != 2 or not mel.numel() or mel.is_complex():
+    if mel.dim() != 2 or not mel.numel():
         raise ValueError(
-            f"candidate_mel must be one mel [n_mels, frames], got {mel.dtype} of shape "
-            f"{list(mel.shape)}. Pass the items of a batch one by one."
+            f"{name} must be one mel [n_mels, frames], got {got}. Pass the items of a batch one by "
+            "one."
+        )
+    if not any(1 < size <= _MOST_BANDS for size in mel.shape):
+        raise ValueError(
+            f"{name} must be a mel [n_mels, frames], got {got}: no axis can be its bands. Pass the "
+            "mel, not the waveform."
         )
     return mel.float()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from melcheck.forensics import diagnose
-from melcheck.inspection import prepare, storage_of, storage_step
+from melcheck.inspection import STORAGE_ROUNDINGS, prepare, storage_of, storage_step
 from melcheck.mel_files import StoredMel
 from melcheck.recipes import MelRecipe, log_mel
 
@@ -25,7 +25,6 @@ __all__ = ["Comparison", "FreshMel", "compare_stored", "fresh_mel"]
 _SAME_NATS = 1e-3
 _SAME_MAGNITUDE = 2e-6
 _SAME_RELATIVE = 4e-7
-_STORAGE_ROUNDINGS = 2.0
 # No mel of audio is louder; what claims to be is no number of float64 after `exp`.
 _LOUDEST_NATS = 30.0
 # float16 and bfloat16 resolve 0.004 and 0.06 nats at -16.
@@ -222,7 +221,7 @@ def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | N
     """
     if mel.shape[0] != fresh.shape[0]:
         return None
-    step = _STORAGE_ROUNDINGS * storage_step(storage_of(mel)) if dtype != "float32" else 0.0
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(mel)) if dtype != "float32" else 0.0
     for shift in _SHIFTS_FRAMES:
         begin, other = max(0, -shift), max(0, shift)
         frames = min(mel.shape[1] - begin, fresh.shape[1] - other)

@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 import torchaudio
 from torch import Tensor
 
 from melcheck.fitting import Sound
 from melcheck.hypotheses import Change, filters_of
+from melcheck.inspection import as_tensor
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
 from melcheck.spectra import first_centre, frame_offset
@@ -48,18 +50,39 @@ _MIN_CORRELATION = 0.3
 _CHANNELS_DIM = 2
 
 
-def as_clip(waveform: Tensor) -> tuple[Tensor, Tensor | None]:
+def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
     """Return one clip as `[samples]`, float32, and its channels where it has several.
 
+    Args:
+        waveform: `[samples]` or `[channels, samples]`, a tensor or a NumPy array.
+
     Raises:
-        ValueError: It is not `[samples]` or `[channels, samples]`, or not floating point.
+        TypeError: It is no array of numbers.
+        ValueError: It is of another shape, not floating point, empty, or not finite throughout.
     """
-    if not waveform.is_floating_point() or waveform.dim() not in (1, _CHANNELS_DIM):
+    clip = as_tensor(waveform, "waveform")
+    problem = ""
+    if clip.dim() not in (1, _CHANNELS_DIM):
+        problem = " Pass one clip."
+    elif not clip.is_floating_point():
+        problem = " Convert it, and divide integer samples by their full scale."
+    elif not clip.numel():
+        problem = " It holds no samples."
+    elif clip.dim() == _CHANNELS_DIM and clip.shape[0] > clip.shape[1]:
+        problem = " That looks like [samples, channels]: pass waveform.T."
+    if problem:
         raise ValueError(
             "waveform must be floating point, [samples] or [channels, samples], got "
-            f"{waveform.dtype} of shape {list(waveform.shape)}."
+            f"{str(clip.dtype).removeprefix('torch.')} of shape {list(clip.shape)}.{problem}"
         )
-    clip = waveform.detach().cpu().float()
+    broken = ~torch.isfinite(clip)
+    if broken.any():
+        first = int(broken.nonzero()[:, -1].min())
+        raise ValueError(
+            f"waveform must be finite, got {int(broken.sum()):,} of {clip.numel():,} samples that "
+            f"are NaN or infinite, from sample {first:,} on. Find the first step that makes them."
+        )
+    clip = clip.float()
     if clip.dim() == 1:
         return clip, None
     return clip.mean(dim=0), clip if len(clip) > 1 else None

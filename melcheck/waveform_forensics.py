@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from melcheck.explanations import Explanation, explanation
+from melcheck.inspection import as_tensor
 from melcheck.sounds import RATES, resampled
 from melcheck.waveform_places import located
 from melcheck.waveform_spectra import arithmetic, bandwidth
@@ -69,6 +70,7 @@ def explain_waveform(
     Raises:
         ValueError: One of them is not a single waveform, or is empty.
     """
+    reference, estimate = as_tensor(reference, "reference"), as_tensor(estimate, "estimate")
     wanted = _single(reference, "reference")
     if estimate.dim() == 2 and 1 < len(estimate) < estimate.shape[-1]:
         return explanation("channels", f"{len(estimate)} channels where one is expected")

@@ -231,3 +231,9 @@ def test_silence_that_should_be_silent_needs_no_cause(length: int) -> None:
 def test_what_is_no_waveform_is_refused(reference: Tensor, estimate: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         explain(reference, estimate)
+
+
+def test_waveforms_may_be_numpy(speech: Tensor) -> None:
+    halved = explain_waveform(speech.numpy(), 0.5 * speech.numpy(), sample_rate=RATE)  # type: ignore[arg-type]
+    assert halved is not None
+    assert halved.code == "gain"
