@@ -7,6 +7,7 @@ and, by `melcheck.forensics.diagnose`, why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,24 +15,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from melcheck.callables import THEIR_ERRORS
+from melcheck.answers import Answer, ask, differs
 from melcheck.diagnosis import Diagnosis
 from melcheck.forensics import diagnose
-from melcheck.inspection import as_mel, storage_of, storage_step
+from melcheck.inspection import as_tensor
 from melcheck.probes import Probe, probes
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.sounds import as_clip
 
 __all__ = ["Handshake", "ProbeResult", "handshake"]
 
 Verdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
 
-# A cell differs beyond the rounding of another library.
-_DIFFERS_NATS = 1e-3
-# And beyond that of the type that it returns: float16 and bfloat16 resolve 0.004 and 0.03 nats at
-# -16, which no vocoder minds.
-_STORAGE_ROUNDINGS = 2.0
 # Below the floors in use, from 1e-5 down, a difference is one of the floor.
 _FLOOR_MAGNITUDE = 1.2e-5
+# Of a magnitude, relative to the loudest of its frame: transforms of float64, and librosa's, were
+# seen to differ by a quarter of it.
+_ROUNDING = 1e-7
 _EDGE_FRAMES = 2
 _MEL_DIM = 2
 _SPEECH = "speech"
@@ -49,6 +49,7 @@ class ProbeResult:
         where: Where it differs: "length", "floor", "edges", "bands 3-7", "everywhere".
         diagnosis: Of this probe; None where it failed, or where two others had agreed before.
         error: What the front end raised or returned instead, in one line; "" for nothing.
+        fix: What to do about that.
     """
 
     probe: str
@@ -58,6 +59,7 @@ class ProbeResult:
     where: tuple[str, ...]
     diagnosis: Diagnosis | None
     error: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,14 @@ class Handshake:
             if result.error:
                 lines.append(f"{result.probe}: {result.error}")
             elif result.where:
+                largest = result.max_abs_diff
                 lines.append(
                     f"{result.probe}: {result.frames} frames, {result.expected_frames} expected; "
-                    f"differs at {', '.join(result.where)}, by up to {result.max_abs_diff:.4g}"
+                    f"differs at {', '.join(result.where)}"
+                    + (f", by up to {largest:.4g}" if math.isfinite(largest) else "")
                 )
+        if self.verdict == "failed":
+            lines.append(f"do this: {self.cause()[1]}")
         if self.diagnosis is not None and self.verdict != "identical":
             lines.append(self.diagnosis.message())
         return "\n".join(lines)
@@ -100,8 +106,7 @@ class Handshake:
     def cause(self) -> tuple[str, str]:
         """Return the likely cause, and the fix; empty where nothing differs."""
         if self.verdict == "failed":
-            told = next(result.error for result in self.results if result.error)
-            return told, "Call it with that input and see."
+            return next((result.error, result.fix) for result in self.results if result.error)
         found = self.diagnosis
         if found is None or self.verdict == "identical":
             return "", ""
@@ -125,32 +130,47 @@ def handshake(
     frontend: Callable[[Tensor], Any],
     *,
     expected: MelRecipe = VOCOS,
-    speech: Sequence[Tensor] = (),
+    speech: Sequence[Any] = (),
 ) -> Handshake:
     """Run probe clips through a front end and compare its mels with the reference.
+
+    Each clip goes through it twice: a front end that gives another mel the second time fails, since
+    what a diagnosis named would be of that one call.
 
     Args:
         frontend: Takes a waveform `[1, samples]`, float32, at `expected.sample_rate`, and returns
             its mel: `[batch, n_mels, frames]`, `[n_mels, frames]` or with the last two axes
             swapped; a tensor or a NumPy array.
         expected: The recipe of the vocoder.
-        speech: More clips, `[samples]` or `[1, samples]`: real speech settles what noise cannot.
+        speech: More clips, `[samples]` or `[1, samples]`, tensors or NumPy arrays: real speech
+            settles what noise cannot.
 
     Returns:
         The verdict, where the mels differ, and the diagnosis.
+
+    Raises:
+        TypeError: The front end cannot be called, or speech is no array.
+        ValueError: A clip of speech that is not one channel, has NaN, or is too short for a mel.
     """
+    if not callable(frontend):
+        raise TypeError(
+            f"frontend must be callable, got {type(frontend).__name__}. Pass a function from "
+            "[1, samples] to a mel; melcheck.frontends.load_frontend makes one of "
+            '"package.module:attribute".'
+        )
     clips = list(probes(sample_rate=expected.sample_rate))
-    clips += [Probe(f"{_SPEECH} {index}", clip.reshape(-1)) for index, clip in enumerate(speech, 1)]
-    answers = [_ask(frontend, clip) for clip in clips]
+    clips += [_spoken(index, clip, expected) for index, clip in enumerate(speech, 1)]
+    answers = [ask(frontend, clip) for clip in clips]
     diagnoses, agreed = _diagnosed(clips, answers, expected)
     results, layouts = [], []
     for clip, answer, diagnosis in zip(clips, answers, diagnoses, strict=True):
         if answer.mel is None:
             frames = expected.frames(clip.waveform.shape[-1])
-            results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, answer.error))
+            told = (answer.error, answer.fix)
+            results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, *told))
             continue
-        told = diagnosis or agreed
-        swapped = told is not None and told.names("axes-transposed")
+        known = diagnosis or agreed
+        swapped = known is not None and known.names("axes-transposed")
         bands_last = swapped != (expected.axes == "frames_first")
         layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
         layouts.append(layout.replace("[", "[batch, ") if answer.dimensions > _MEL_DIM else layout)
@@ -169,40 +189,26 @@ def handshake(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Answer:
-    """What the front end gave for one clip.
-
-    Attributes:
-        mel: Of two dimensions, axes as they came; None where it gave none.
-        dimensions: That it came with.
-        error: What went wrong, in one line; "" for nothing.
-    """
-
-    mel: Tensor | None
-    dimensions: int
-    error: str = ""
-
-
-def _ask(frontend: Callable[[Tensor], Any], clip: Probe) -> _Answer:
-    waveform = clip.waveform[None].clone()
+def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
+    """Return a clip of speech as a probe; one that cannot be used is named by its number."""
+    name = f"{_SPEECH} {index}"
     try:
-        returned = frontend(waveform)
-    # Whatever the user's own code raises is the finding.
-    except THEIR_ERRORS as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
-        return _Answer(None, 0, f"{text}: {reason}")
-    try:
-        return _Answer(as_mel(returned), len(getattr(returned, "shape", ())))
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        text = f"the front end returned {type(returned).__name__}, no mel: {reason}"
-        return _Answer(None, 0, text)
+        if not as_tensor(clip, "waveform").dim():
+            raise ValueError("waveform must be [samples], got one number. Pass a list of clips.")
+        waveform, channels = as_clip(clip)
+        if channels is not None:
+            raise ValueError(
+                f"waveform must be [samples] or [1, samples], got {list(channels.shape)}. Mix the "
+                "channels down as your training does: clip.mean(dim=0)."
+            )
+        expected.frames(len(waveform))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return Probe(name, waveform)
 
 
 def _diagnosed(
-    clips: Sequence[Probe], answers: Sequence[_Answer], expected: MelRecipe
+    clips: Sequence[Probe], answers: Sequence[Answer], expected: MelRecipe
 ) -> tuple[list[Diagnosis | None], Diagnosis | None]:
     """Diagnose clips until two say the same of a mel that is not sound.
 
@@ -239,15 +245,14 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
         found.append("length")
     frames = min(mel.shape[1], reference.shape[1])
     reference, mel = reference[:, :frames], mel[:, :frames]
-    difference = (mel - reference).abs()
-    step = _STORAGE_ROUNDINGS * storage_step(storage_of(mel))
-    off = ~(difference <= _DIFFERS_NATS + step * reference.abs())
-    largest = float(difference.max())
+    low = _low(reference, expected) & _low(mel, expected)
+    off = differs(reference, mel) & (low | ~_rounded(reference, mel, expected))
+    largest = float((mel - reference).abs().max())
     # The logarithm of zero is no other floor: it makes a loss NaN.
     broken = ~torch.isfinite(mel)
     if broken.any():
         found.append(f"{int(broken.sum())} cells that are NaN or infinite")
-    at_floor = off & ~broken & _low(reference, expected) & _low(mel, expected)
+    at_floor = off & ~broken & low
     if at_floor.any():
         found.append("floor")
     off &= ~at_floor & ~broken
@@ -262,6 +267,18 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
     else:
         found.append("everywhere")
     return tuple(found), largest
+
+
+def _rounded(reference: Tensor, mel: Tensor, expected: MelRecipe) -> Tensor:
+    """Return which cells differ by the rounding of a transform: relative to each loudest bin."""
+    if expected.log_base is None:
+        return torch.zeros_like(mel, dtype=torch.bool)
+    unit = expected.log_scale / (math.log(10) if expected.log_base == "10" else 1.0)
+    one, other = (
+        ((each.double() * expected.std + expected.mean) / unit / expected.power).exp()
+        for each in (reference, mel)
+    )
+    return (other - one).abs() <= _ROUNDING * one.amax(dim=0)
 
 
 def _low(mel: Tensor, expected: MelRecipe) -> Tensor:

@@ -69,6 +69,7 @@ def test_the_lengths_part_the_ways_of_counting_frames() -> None:
         pytest.param(lambda waveform: log_mel(waveform[0]), id="no-batch"),
         pytest.param(lambda waveform: log_mel(waveform).numpy(), id="numpy"),
         pytest.param(lambda waveform: log_mel(-waveform), id="polarity"),
+        pytest.param(lambda waveform: log_mel(waveform.double()), id="float64"),
         pytest.param(lambda waveform: log_mel(waveform).half(), id="float16"),
         pytest.param(lambda waveform: log_mel(waveform).bfloat16(), id="bfloat16"),
     ],
@@ -161,6 +162,11 @@ def test_bands_that_alone_differ_are_given_by_number() -> None:
     assert all("bands 40-44" in result.where for result in handshake(front).results)
 
 
+def test_another_number_of_bands_is_told_without_a_difference() -> None:
+    lines = handshake(_front(n_mels=80)).message().splitlines()
+    assert lines[1].endswith("282 frames, 282 expected; differs at 80 bands for 100")
+
+
 # How much is diagnosed.
 
 
@@ -236,6 +242,102 @@ def test_what_is_no_mel_is_told() -> None:
     found = handshake(lambda waveform: {"mel": waveform})
     assert found.verdict == "failed"
     assert "returned dict" in found.results[0].error
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        pytest.param(lambda w: (log_mel(w), 24_000), "returned tuple of 2, no mel", id="tuple"),
+        pytest.param(lambda w: [log_mel(w)], "returned list of 1, no mel", id="list"),
+        pytest.param(lambda w: None, "returned None, no mel", id="none"),
+        pytest.param(lambda w: w, "no axis can be its bands", id="waveform"),
+        pytest.param(lambda w: log_mel(w)[:, :1], "no mel: one band", id="one-band"),
+        pytest.param(lambda w: log_mel(w).int(), "must be floating point, got int32", id="int"),
+        pytest.param(lambda w: log_mel(torch.cat([w, w])), "one by one", id="batch"),
+    ],
+)
+def test_what_is_no_mel_is_told_at_once_with_what_to_return(
+    diagnosed: list[int], returned: Front, said: str
+) -> None:
+    found = handshake(returned)
+    assert (found.verdict, diagnosed) == ("failed", [])
+    assert said in found.results[0].error
+    assert "do this: Return " in found.message()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda mel: mel + torch.rand(()), "apart", id="gain"),
+        pytest.param(lambda mel: torch.nn.functional.dropout(mel), "apart", id="dropout"),
+        pytest.param(
+            lambda mel: mel.index_fill(1, torch.randint(100, (1,)), torch.nan),
+            "NaN in other places",
+            id="nan",
+        ),
+        pytest.param(
+            lambda mel: mel[..., : 50 + int(torch.randperm(40)[0])], "then [100, ", id="crop"
+        ),
+    ],
+)
+def test_a_front_that_is_not_deterministic_fails_as_such(
+    diagnosed: list[int], change: Front, said: str
+) -> None:
+    torch.manual_seed(0)
+    found = handshake(lambda waveform: change(log_mel(waveform)))
+    assert (found.verdict, diagnosed) == ("failed", [])
+    assert "not deterministic" in found.results[0].error
+    assert said in found.results[0].error
+    cause, fix = found.cause()
+    assert "not deterministic" in cause
+    assert "evaluation mode" in fix
+
+
+def test_rounding_that_differs_from_call_to_call_is_no_other_mel() -> None:
+    torch.manual_seed(0)
+    found = handshake(lambda waveform: log_mel(waveform * (1 + 1e-5 * torch.rand(()))))
+    assert found.verdict == "identical"
+
+
+def test_what_cannot_be_called_is_no_front() -> None:
+    with pytest.raises(TypeError, match="frontend must be callable, got str"):
+        handshake("mytts.audio:mel")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("clip", "kind", "said"),
+    [
+        pytest.param(
+            torch.stack([probe(24_000)] * 2),
+            ValueError,
+            r"speech 2: waveform must be \[samples\] or \[1, samples\], got \[2, 24000\]",
+            id="stereo",
+        ),
+        pytest.param(
+            probe(24_000)[:400],
+            ValueError,
+            "speech 2: .* at least 513 samples, got 400",
+            id="short",
+        ),
+        pytest.param(
+            torch.full((24_000,), torch.nan), ValueError, "speech 2: .* must be finite", id="nan"
+        ),
+        pytest.param(None, TypeError, "speech 2: .* got None", id="none"),
+    ],
+)
+def test_speech_that_cannot_be_used_is_named(clip: Any, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        handshake(log_mel, speech=[probe(24_000), clip])
+
+
+def test_a_clip_that_is_no_list_of_clips_is_told_apart() -> None:
+    with pytest.raises(ValueError, match="Pass a list of clips"):
+        handshake(log_mel, speech=probe(24_000))  # type: ignore[arg-type]
+
+
+def test_speech_may_be_numpy() -> None:
+    found = handshake(log_mel, speech=[probe(24_000).numpy()[None]])
+    assert (found.verdict, len(found.results)) == ("identical", 5)
 
 
 def test_the_front_cannot_change_the_probe() -> None:
