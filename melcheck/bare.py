@@ -7,35 +7,25 @@ recipe: `melcheck.forensics.diagnose` does, with the audio.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from melcheck.contradictions import contradiction
 from melcheck.findings import Finding
 from melcheck.inspection import Prepared, as_mel, prepare
+from melcheck.orientation import USUAL_BANDS
 from melcheck.profiles import PROFILES
-from melcheck.recipes import MelRecipe
+from melcheck.value_marks import marks_of
 
 __all__ = ["Identity", "identify"]
 
-_USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
-_FLOORS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
-_LOGARITHMS = ((1.0, "ln", ""), (1 / math.log(10), "log10", "log-base"))
-_DECIBELS = (
-    (10 / math.log(10), "10 log10", "decibels"),
-    (20 / math.log(10), "20 log10", "decibels"),
-)
-_ATOM_TOLERANCE = 2e-3
-_LOUDEST_NATS = 12.0
-_SHORTEST_RANGE_NATS = 6.0
-_LINEAR_RATIO = 8.0
 _EMPTY_SHARE = 0.9
 _FALL_NATS = 3.0
 _FALL_BANDS = 8
-_DOUBLE_LOG_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +42,7 @@ class Identity:
         floor: The lowest value, where cells share it.
         clues: What was seen.
         profiles: Names of the profiles that it does not contradict.
+        contradictions: Why it is of none of the others, by their names.
     """
 
     rows: int
@@ -63,6 +54,7 @@ class Identity:
     floor: float | None
     clues: tuple[Finding, ...]
     profiles: tuple[str, ...]
+    contradictions: Mapping[str, str] = field(hash=False)
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -93,6 +85,7 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
         Shape, range, clues and the profiles that are not contradicted.
 
     Raises:
+        TypeError: It is no array.
         ValueError: It is not one mel, or holds no finite cell.
     """
     given = as_mel(candidate_mel)
@@ -101,7 +94,7 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
     clues = []
     rows, columns = given.shape
     mel = given
-    if rows not in _USUAL_BANDS and columns in _USUAL_BANDS:
+    if rows not in USUAL_BANDS and columns in USUAL_BANDS:
         mel = given.T.contiguous()
         clues.append(Finding("axes-transposed", f"[{rows}, {columns}] looks like [frames, n_mels]"))
     elif rows == columns:
@@ -114,8 +107,12 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
         text = f"{count} frames hold nothing but {prepared.padding_value:g}: padding in a log-mel?"
         clues.append(Finding("padded-frames", text))
     finite = mel[torch.isfinite(mel)]
-    unit = _unit(prepared, clues)
-    clues += _shape_of_spectrum(prepared, unit)
+    kept = mel[:, prepared.leading : mel.shape[1] - prepared.trailing]
+    values = kept[torch.isfinite(kept)]
+    values = values if len(values) else finite
+    marks = marks_of(prepared, values)
+    clues += [*marks.clues, *_shape_of_spectrum(prepared, marks.unit)]
+    against = _contradictions(prepared, values, sample_rate, marks.foreign)
     if prepared.storage:
         clues.append(Finding("", f"stored with the precision of {prepared.storage}"))
     if prepared.ceiling is not None:
@@ -129,49 +126,9 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
         maximum=float(finite.max()),
         floor=prepared.floor,
         clues=tuple(clues),
-        profiles=_profiles(prepared, mel.shape[0], sample_rate),
+        profiles=tuple(name for name, reason in against.items() if not reason),
+        contradictions={name: reason for name, reason in against.items() if reason},
     )
-
-
-def _unit(prepared: Prepared, clues: list[Finding]) -> float:
-    """Add clues on logarithm, floor and normalisation; return units per nat as far as known."""
-    mel, floor = prepared.mel, prepared.floor
-    values = mel[prepared.usable]
-    if not len(values):
-        clues.append(Finding("", "every cell that is left holds the same value: silence?"))
-        return 1.0
-    low, high = float(mel.min()), float(mel.max())
-    if low >= 0 and high > _LINEAR_RATIO * max(float(values.median()), 1e-12):
-        clues.append(Finding("no-log", "no cell is negative and few are large: no logarithm taken"))
-        return 1.0
-    lost = 1 - float(prepared.usable.float().mean())
-    if floor is not None and lost > _DOUBLE_LOG_SHARE and high < 3 and float(values.median()) > -3:
-        text = f"{lost:.0%} of the cells at the floor and none above {high:.2f}: logarithm twice"
-        clues.append(Finding("double-log", text))
-        return 1.0
-    if high - low > 40.0:
-        clues.append(Finding("decibels", f"a range of {high - low:.0f}: decibels, not nats"))
-        return 10 / math.log(10)
-    for scale, name, code in _LOGARITHMS if floor is not None else ():
-        value = _known_floor(floor / scale) if floor is not None else None
-        if value is not None and high / scale < _LOUDEST_NATS:
-            text = f"floor {floor:.4f} = {name}({value:g})"
-            clues.append(Finding(code, text))
-            return scale
-    if high - low < _SHORTEST_RANGE_NATS or (abs(high) < 2 and low > -6):
-        text = f"a range of {high - low:.2f}: normalised, or a decimal logarithm"
-        clues.append(Finding("normalisation", text))
-        return (high - low) / 18.0
-    if floor is not None:
-        clues.append(Finding("floor", f"floor {floor:.4f}: no usual one in ln or log10"))
-    return 1.0
-
-
-def _known_floor(nats: float) -> float | None:
-    for floor in _FLOORS:
-        if abs(nats - math.log(floor)) < _ATOM_TOLERANCE:
-            return floor
-    return None
 
 
 def _shape_of_spectrum(prepared: Prepared, unit: float) -> list[Finding]:
@@ -201,26 +158,15 @@ def _stays_down(reach: Tensor, edge: int) -> bool:
     return bool(len(above)) and float(above.max()) < float(reach[edge]) - 0.8 * _FALL_NATS
 
 
-def _profiles(prepared: Prepared, n_mels: int, sample_rate: int | None) -> tuple[str, ...]:
-    names = []
+def _contradictions(
+    prepared: Prepared, values: Tensor, sample_rate: int | None, foreign: str
+) -> dict[str, str]:
+    """Return for each profile why the mel cannot be its own; "" where nothing speaks against it."""
+    found = {}
     for name, entry in PROFILES.items():
         recipe = entry.recipe
-        if recipe.n_mels != n_mels or sample_rate not in (None, recipe.sample_rate):
-            continue
-        if _contradicts(prepared, recipe):
-            continue
-        names.append(name)
-    return tuple(names)
-
-
-def _contradicts(prepared: Prepared, recipe: MelRecipe) -> bool:
-    low, high = float(prepared.mel.min()), float(prepared.mel.max())
-    lowest = recipe.log_floor
-    tolerance = _ATOM_TOLERANCE * max(1.0, abs(lowest))
-    unit = recipe.log_scale / recipe.std / (math.log(10) if recipe.log_base == "10" else 1.0)
-    if low < lowest - tolerance or high > lowest + unit * recipe.power * 32:
-        return True
-    if recipe.dynamic_range is not None:
-        span = recipe.dynamic_range / recipe.std
-        return high - low > span * (1 + 1e-3)
-    return prepared.floor is not None and abs(prepared.floor - lowest) > tolerance
+        if sample_rate not in (None, recipe.sample_rate):
+            found[name] = f"{sample_rate} Hz where it has {recipe.sample_rate}"
+        else:
+            found[name] = contradiction(prepared, values, recipe) or foreign
+    return found

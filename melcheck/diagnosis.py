@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from melcheck.causes import cause
+
 __all__ = ["Diagnosis", "Evidence", "Kind", "NamedCause", "Nearest"]
 
 Kind = Literal["identical", "benign", "fault", "unknown"]
+
+_ANY_CONSTANT = "gain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,13 @@ class Diagnosis:
     @property
     def fix(self) -> str:
         """What to do, in one line; empty where there is nothing to do."""
-        return " ".join(dict.fromkeys(named.fix for named in self.causes))
+        told: dict[str, None] = dict.fromkeys(named.fix for named in self.causes)
+        for named in self.causes:
+            # A gain says no more than the constant that is named; other causes have another fix.
+            for code in named.alternatives:
+                if code != _ANY_CONSTANT:
+                    told[f"Or, if it is {code}: {cause(code).fix}"] = None
+        return " ".join(told)
 
     def names(self, code: str) -> bool:
         """Return whether a cause is among those named, alternatives included."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -10,10 +9,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from melcheck.contradictions import log_ceiling
 from melcheck.goldens import ENCODED_TOLERANCES, RECONSTRUCTED_TOLERANCES, mel_statistics
+from melcheck.inspection import STORAGE_ROUNDINGS, storage_of, storage_step
 from melcheck.loops import Run, refusing
 from melcheck.metrics import compare
-from melcheck.recipes import MelRecipe, filterbank
+from melcheck.recipes import MelRecipe
 from melcheck.sanity import judge
 
 __all__ = [
@@ -79,19 +80,11 @@ def range_gate(run: Run) -> str | None:
     """Look for cells below the floor, or above what full scale can reach."""
     recipe = run.expected.recipe
     slack = RANGE_SLACK + _storage_rounding(run.mel) * abs(recipe.log_floor)
-    low, high = recipe.log_floor - slack, _log_ceiling(recipe) + slack
+    low, high = recipe.log_floor - slack, log_ceiling(recipe) + slack
     lowest, highest = run.mel.min().item(), run.mel.max().item()
     if low <= lowest and highest <= high:
         return None
     return f"a mel lies in [{low:.2f}, {high:.2f}], this one in [{lowest:.2f}, {highest:.2f}]"
-
-
-@functools.lru_cache(maxsize=16)
-def _log_ceiling(recipe: MelRecipe) -> float:
-    # |sum w[n] x[n] e^(...)| <= sum w[n] for |x| <= 1, in every bin; a band adds its bins up.
-    # A window peaks at 1, so that its sum is at most win_length.
-    strongest_band = filterbank(recipe).sum(dim=0).max().item()
-    return recipe.normalised(recipe.logarithm(strongest_band * recipe.win_length**recipe.power))
 
 
 def extract_gate(run: Run) -> str | None:
@@ -114,10 +107,7 @@ def extract_gate(run: Run) -> str | None:
 def _storage_rounding(mel: Tensor) -> float:
     # A mel that any narrower type holds without loss was stored in it: half a unit in its last
     # place is not the front end's fault.
-    for dtype in (torch.bfloat16, torch.float16):
-        if torch.equal(mel.to(dtype).to(mel.dtype), mel):
-            return torch.finfo(dtype).eps / 2
-    return 0.0
+    return STORAGE_ROUNDINGS * storage_step(storage_of(mel))
 
 
 def golden_encoded_gate(run: Run) -> str | None:

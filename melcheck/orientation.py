@@ -16,9 +16,10 @@ from melcheck.inspection import Prepared, prepare
 from melcheck.recipes import MelRecipe
 from melcheck.sounds import base_sound, correlation_with
 
-__all__ = ["Layout", "logarithms", "orient"]
+__all__ = ["DOUBLE_LOG_SHARE", "USUAL_BANDS", "Layout", "logarithms", "orient"]
 
-_USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
+USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
+"""Numbers of bands in use."""
 # A mel that follows the audio this well is not lying on its side.
 _GOOD_CORRELATION = 0.78
 _CLEARLY_BETTER = 0.15
@@ -50,7 +51,7 @@ def orient(given: Tensor, waveform: Tensor, expected: MelRecipe) -> Layout:
         options = [upright, lying]
     elif rows == expected.n_mels:
         options = [upright]
-    elif columns == expected.n_mels or (rows not in _USUAL_BANDS and columns in _USUAL_BANDS):
+    elif columns == expected.n_mels or (rows not in USUAL_BANDS and columns in USUAL_BANDS):
         options = [lying]
     else:
         options = [upright]
@@ -83,7 +84,8 @@ def _follows(mel: Tensor, waveform: Tensor, expected: MelRecipe) -> float:
 
 
 _DOUBLE_LOG_MAX = 3.5
-_DOUBLE_LOG_SHARE = 0.3
+DOUBLE_LOG_SHARE = 0.3
+"""A second logarithm loses more of the cells than this."""
 
 
 def logarithms(prepared: Prepared) -> Iterator[tuple[Prepared, Finding | None]]:
@@ -102,7 +104,7 @@ def logarithms(prepared: Prepared) -> Iterator[tuple[Prepared, Finding | None]]:
         if float(values.max()) > 8 * float(values.median()):
             yield logged, Finding("no-log", "no cell is negative")
     lost = 1 - float(usable.float().mean())
-    if float(values.max()) < _DOUBLE_LOG_MAX and lost > _DOUBLE_LOG_SHARE:
+    if float(values.max()) < _DOUBLE_LOG_MAX and lost > DOUBLE_LOG_SHARE:
         once = replace(prepared, mel=mel.exp(), floor=None)
         yield once, Finding("double-log", f"{lost:.0%} of the cells say nothing")
     yield prepared, None

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from huggingface_hub import constants
 
 from melcheck import MelCheckConfig, MelPipeline, MelRecipe, log_mel
@@ -447,6 +448,69 @@ def test_diagnose_without_audio_tells_what_the_array_shows(
 ) -> None:
     out = told(0, "diagnose", "--mel", stored("a.npy", power=2.0))
     assert "floor -16.1181 = ln(1e-07)" in out
+
+
+STEREO = AUDIO / "guitar-stereo.flac"
+
+
+@pytest.mark.parametrize(
+    ("mix", "code", "fix"),
+    [
+        (lambda channels: channels[0], "channel-dropped", "Mix down with waveform.mean(dim=0)."),
+        (
+            lambda channels: channels.sum(dim=0),
+            "gain",
+            "Or, if it is stereo-sum: Mix down with waveform.mean(dim=0).",
+        ),
+    ],
+    ids=["left", "sum"],
+)
+def test_diagnose_names_a_wrong_mix_of_channels(
+    told: Run, tmp_path: Path, mix: Callable[[torch.Tensor], torch.Tensor], code: str, fix: str
+) -> None:
+    samples, rate = soundfile.read(STEREO, dtype="float32")
+    channels = torchaudio.functional.resample(torch.from_numpy(samples.T.copy()), rate, RATE)
+    np.save(tmp_path / "a.npy", log_mel(mix(channels)).numpy())
+    argv = ("diagnose", "--audio", STEREO, "--mel", tmp_path / "a.npy")
+    document = json.loads(told(1, *argv, "--json"))
+    assert [cause["code"] for cause in document["diagnosis"]["causes"]] == [code]
+    assert fix in " ".join(told(1, *argv).split())
+
+
+def test_diagnose_passes_the_mean_of_the_channels(told: Run, tmp_path: Path) -> None:
+    waveform = MelPipeline(MelCheckConfig(STEREO, RATE, None)).load_audio()[0]
+    np.save(tmp_path / "a.npy", log_mel(waveform).numpy())
+    out = told(0, "diagnose", "--audio", STEREO, "--mel", tmp_path / "a.npy")
+    assert "the mean of 2 channels" in " ".join(out.split())
+    assert "identical" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("zipvoice", "it may be zipvoice's"),
+        ("whisper", "it cannot be of whisper: 100 bands where it has 80"),
+    ],
+)
+def test_diagnose_without_audio_holds_a_mel_against_the_profile_that_is_named(
+    told: Run, stored: Callable[..., Path], name: str, says: str
+) -> None:
+    assert says in told(0, "diagnose", "--mel", stored("a.npy"), "--profile", name)
+
+
+def test_diagnose_leaves_out_profiles_of_another_rate(
+    told: Run, stored: Callable[..., Path]
+) -> None:
+    argv = ("diagnose", "--mel", stored("a.npy"), "--sample-rate")
+    assert "consistent with: vocos" in told(0, *argv, RATE)
+    assert "consistent with: no known profile" in told(0, *argv, 16_000)
+
+
+def test_diagnose_refuses_a_rate_beside_the_audio(
+    refused: Run, stored: Callable[..., Path]
+) -> None:
+    argv = ("diagnose", "--mel", stored("a.npy"), "--audio", CLIP, "--sample-rate", RATE)
+    assert "Leave out one of the two" in refused(2, *argv)
 
 
 def test_diagnose_names_both_files_that_cannot_be_read(refused: Run, tmp_path: Path) -> None:
