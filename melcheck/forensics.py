@@ -26,7 +26,14 @@ from melcheck.causes import PROFILE_PREFIX, cause
 from melcheck.diagnosis import Diagnosis, Evidence, NamedCause, Nearest
 from melcheck.findings import Finding
 from melcheck.fitting import Fit
-from melcheck.inspection import Prepared, as_mel, prepare, storage_of, storage_step
+from melcheck.inspection import (
+    STORAGE_ROUNDINGS,
+    Prepared,
+    as_mel,
+    prepare,
+    storage_of,
+    storage_step,
+)
 from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
 from melcheck.residue import BENIGN_FLOORS, altered, examine
@@ -41,8 +48,6 @@ _SAME_NATS = 1e-4
 _SAME_MAGNITUDE = 2e-6
 # and grows with the loudest cell, by the rounding of a float32 transform.
 _SAME_RELATIVE = 4e-7
-# Cells of a mel stored in short floats: one rounding more than needed.
-_STORAGE_ROUNDINGS = 2.0
 # Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
 _DITHER_MAGNITUDE = 4e-4
 
@@ -148,7 +153,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
         close = (given - reference).abs().max() <= _SAME_NATS
         return _plain("identical", (), reference, given) if close else None
     unit = _unit(expected)
-    step = _STORAGE_ROUNDINGS * storage_step(storage_of(given))
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(given))
     clipped = expected.floor_mode == "clip"
     lowest = float(given.min())
     low, high = (expected.normalised(expected.logarithm(floor)) for floor in BENIGN_FLOORS)

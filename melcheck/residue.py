@@ -15,7 +15,7 @@ from torch import Tensor
 from melcheck.findings import Finding
 from melcheck.fitting import Fit
 from melcheck.hypotheses import Change, filters_of
-from melcheck.inspection import Prepared, storage_step
+from melcheck.inspection import STORAGE_ROUNDINGS, Prepared, storage_step
 from melcheck.recipes import MelRecipe
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
@@ -261,7 +261,7 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     loudest = float((predicted / recipe.power).exp().max())
     rounding = _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
     noise = float(apart[entry.active].square().mean().sqrt()) + rounding
-    step = 2 * storage_step(prepared.storage) * prepared.mel.abs() / entry.slope
+    step = STORAGE_ROUNDINGS * storage_step(prepared.storage) * prepared.mel.abs() / entry.slope
     off = cells & (apart > _ALTERED_NOISE * noise)
     off &= (given - predicted).abs() > _ALTERED_NATS + step
     count = int(off.sum())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from melcheck.affine import AffineCause, explain_affine
 from melcheck.fitting import Fit
-from melcheck.inspection import Prepared
+from melcheck.inspection import FLOORS_IN_USE, Prepared
 
 __all__ = ["Choice", "decide", "same_mel"]
 
@@ -135,7 +135,6 @@ def _affine(prepared: Prepared, entry: Fit) -> tuple[AffineCause, ...]:
     )
 
 
-_KNOWN_FLOORS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 _FLOOR_NATS = 0.01
 
 
@@ -148,7 +147,7 @@ def _floor_moved(prepared: Prepared, entry: Fit) -> bool | None:
     scale = recipe.log_scale / (math.log(10) if recipe.log_base == "10" else 1.0)
     own = (prepared.floor * recipe.std + recipe.mean) / scale
     shift = (entry.offset * recipe.std + recipe.mean) / (entry.slope * recipe.std)
-    floors = [math.log(floor) for floor in (recipe.floor, *_KNOWN_FLOORS)]
+    floors = [math.log(floor) for floor in (recipe.floor, *FLOORS_IN_USE)]
     stayed = min(abs(own - floor) for floor in floors) < _FLOOR_NATS
     moved = min(abs(own - shift - floor) for floor in floors) < _FLOOR_NATS
     if stayed or abs(shift) < _FLOOR_NATS:

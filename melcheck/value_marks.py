@@ -14,14 +14,13 @@ from torch import Tensor
 from melcheck.contradictions import ATOM_TOLERANCE, SHORTEST_RANGE_NATS, log_ceiling
 from melcheck.findings import Finding
 from melcheck.fitting import quantile
-from melcheck.inspection import STORAGE_ROUNDINGS, Prepared, storage_step
+from melcheck.inspection import FLOORS_IN_USE, STORAGE_ROUNDINGS, Prepared, storage_step
 from melcheck.orientation import DOUBLE_LOG_SHARE
 from melcheck.profiles import PROFILES
 from melcheck.recipes import VOCOS
 
 __all__ = ["Marks", "marks_of"]
 
-_FLOORS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 _LOGARITHMS = ((1.0, "ln", ""), (1 / math.log(10), "log10", "log-base"))
 # Energies of full scale come to this; integers of 16 bits add twice the logarithm of 32768.
 _LOUDEST_NATS = 12.0
@@ -133,7 +132,7 @@ def _integers(nats: Tensor, bands: int) -> tuple[Finding, ...]:
 
 def _known_floor(nats: float, storage: str) -> float | None:
     rounding = STORAGE_ROUNDINGS * storage_step(storage) * abs(nats)
-    for floor in _FLOORS:
+    for floor in FLOORS_IN_USE:
         if abs(nats - math.log(floor)) < ATOM_TOLERANCE + rounding:
             return floor
     return None

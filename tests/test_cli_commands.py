@@ -120,8 +120,11 @@ def frontends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # check
 
 
-def test_check_passes_a_clip_and_leaves_its_pictures(told: Run, tmp_path: Path) -> None:
-    artifacts = tmp_path / "pictures"
+def test_check_passes_a_clip_and_leaves_its_pictures(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    artifacts = Path("pictures")
     out = told(0, "check", CLIP, "--vocoder", "embedded", "--artifacts", artifacts)
     assert "1 of 1 checks passed" in out
     assert max(map(len, out.splitlines())) <= 80
