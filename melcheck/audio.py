@@ -28,6 +28,7 @@ from melcheck.clips import one_line
 from melcheck.config import MelCheckConfig
 
 __all__ = [
+    "SAME_LENGTH_SECONDS",
     "AudioError",
     "DecodedAudio",
     "LoadedAudio",
@@ -41,6 +42,10 @@ __all__ = [
 # Samples that a lossy format may hold less than its header promises: encoder delay and padding
 # amount to at most a few frames of 1152 samples. WAV and FLAC are held to the sample.
 _LOSSY_SLACK_SAMPLES = 4 * 1152
+
+SAME_LENGTH_SECONDS = 0.01
+"""Resampling and the header of a lossy file may round a length by less than this."""
+
 _EXACT_SUFFIXES = frozenset({".wav", ".flac"})
 
 # torchaudio.functional.resample's defaults, from which the reach of its kernel follows.
@@ -100,6 +105,12 @@ class LoadedAudio:
     source_channels: int
     source_seconds: float
     decoder: str
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the file is longer than what was taken of it."""
+        taken = self.valid_samples / self.sample_rate
+        return self.source_seconds > taken + SAME_LENGTH_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

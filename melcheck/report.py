@@ -13,15 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from melcheck.audio import SAME_LENGTH_SECONDS
 from melcheck.pipeline import RoundTrip
 from melcheck.sanity import Thresholds, Verdict
+from melcheck.vocoders import VocoderInfo
 
-__all__ = ["CaseRow", "case_row", "legend", "table_text"]
+__all__ = ["CaseRow", "case_row", "legend", "provenance", "table_text"]
 
 Outcome = Literal["passed", "failed", "measured", "baseline", "known miss"]
 
-# Resampling and the header of a lossy file may round a length by less than this.
-_SAME_LENGTH_SECONDS = 0.01
 _STYLES = {"passed": "green", "failed": "bold red", "known miss": "yellow"}
 
 
@@ -73,7 +73,7 @@ class CaseRow:
 
     def is_part(self) -> bool:
         """Return whether the file is longer than what was checked."""
-        return self.source_seconds > self.checked_seconds + _SAME_LENGTH_SECONDS
+        return self.source_seconds > self.checked_seconds + SAME_LENGTH_SECONDS
 
     def to_json(self) -> str:
         """Return the row as one line of JSON; what is not finite stands there as a string."""
@@ -113,11 +113,8 @@ def case_row(
         artifacts: Folder with its pictures.
     """
     metrics = trip.metrics()[0]
-    info = trip.vocoder
-    size = f", {info.num_parameters / 1e6:.1f} M parameters" if info.num_parameters else ""
     audio = trip.audio
     checked = trip.valid_samples[0] / trip.recipe.sample_rate
-    weights = f", sha256 {info.weights_sha256[:12]}" if info.weights_sha256 else ""
     return CaseRow(
         clip=clip,
         vocoder=vocoder,
@@ -136,8 +133,15 @@ def case_row(
         decoder="" if audio is None else audio.decoder,
         detail="" if verdict is None else str(verdict),
         artifacts=artifacts,
-        provenance=f"{info.source}{size}{weights}",
+        provenance=provenance(trip.vocoder),
     )
+
+
+def provenance(info: VocoderInfo) -> str:
+    """Return where a vocoder comes from, how large it is and which weights it has."""
+    size = f", {info.num_parameters / 1e6:.1f} M parameters" if info.num_parameters else ""
+    weights = f", sha256 {info.weights_sha256[:12]}" if info.weights_sha256 else ""
+    return f"{info.source}{size}{weights}"
 
 
 def table_text(rows: Iterable[CaseRow], *, width: int, colour: bool = False) -> str:

@@ -82,6 +82,8 @@ class ScreenedClip:
             no end.
         verdict: That of plain arithmetic; None where the loop came to no end.
         plain: Whether plain arithmetic took it round.
+        part: Whether the file is longer than what was taken of it.
+        decoder: What decoded the file; "" where it could not be used.
         trip: What that produced of a clip that fails; None for one that passes.
         error: Why the loop came to no end; "" where it did.
     """
@@ -90,6 +92,8 @@ class ScreenedClip:
     metrics: MelMetrics | None = None
     verdict: Verdict | None = None
     plain: bool = True
+    part: bool = False
+    decoder: str = ""
     trip: RoundTrip | None = None
     error: str = ""
 
@@ -254,8 +258,7 @@ def _screened(
 ) -> Iterator[ScreenedClip]:
     for trip in check_many(files, fast):
         if trip.metrics is not None and _clearly_passes(trip, proof, thresholds):
-            verdict = judge(trip.metrics, thresholds)
-            yield ScreenedClip(path=trip.path, metrics=trip.metrics, verdict=verdict, plain=False)
+            yield dataclasses.replace(_judged(trip, thresholds), plain=False)
         else:
             yield from _plainly([trip.path], plain, thresholds)
 
@@ -272,7 +275,15 @@ def _judged(found: FileTrip, thresholds: Thresholds | None) -> ScreenedClip:
     verdict = judge(found.metrics, thresholds)
     # Of those that pass only figures are kept, so that many fit into memory.
     trip = None if verdict.passed else found.trip
-    return ScreenedClip(path=found.path, metrics=found.metrics, verdict=verdict, trip=trip)
+    audio = None if found.trip is None else found.trip.audio
+    return ScreenedClip(
+        path=found.path,
+        metrics=found.metrics,
+        verdict=verdict,
+        part=audio is not None and audio.is_part,
+        decoder="" if audio is None else audio.decoder,
+        trip=trip,
+    )
 
 
 def _deviation(plain: RoundTrip, fast: RoundTrip | None) -> float:

@@ -233,6 +233,8 @@ def test_a_quick_check_gives_verdicts_alone(
     assert "failed: drums-clicks with embedded: pearson" in answer
     assert "likely cause: only some places are wrong" in answer
     assert "in faster arithmetic (fp32)" in answer
+    assert "embedded: melcheck package, 0.7 M parameters, sha256" in answer
+    assert "only the start was checked of 11 clips" in answer
     assert answer.endswith("11 of 12 checks passed\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -61,6 +61,7 @@ def quick_answer(
         skipped: What was left out, in a sentence; "" for nothing.
     """
     from melcheck.pipeline import MelPipeline
+    from melcheck.report import provenance
     from melcheck.screening import screen
 
     lines: list[str] = []
@@ -76,10 +77,12 @@ def quick_answer(
             for clip, found in zip(clips, turns, strict=True):
                 cause = None if found.trip is None else _cause(found.trip, pipeline)
                 judged.append(_Judged(clip, dataclasses.replace(found, trip=None), cause))
+        told = provenance(vocoder.info)
         passed += sum(each.found.passed for each in judged)
-        lines += [*_table(label, judged, terminal), _how(judged, screening.proof), ""]
+        lines += [*_table(label, judged, terminal), _how(judged, screening.proof)]
+        lines += [f"{label}: {told}", *_read(judged), ""]
         failures += [_failure(label, each) for each in judged if not each.found.passed]
-        documents.append(_document(label, judged, screening.proof))
+        documents.append(_document(label, told, judged, screening.proof))
     lines += failures
     lines += [skipped] if skipped else []
     checks = len(clips) * len(vocoders)
@@ -140,14 +143,26 @@ def _how(judged: Sequence[_Judged], proof: Proof) -> str:
     )
 
 
+def _read(judged: Sequence[_Judged]) -> list[str]:
+    """Return what decoded the files, and of how many only the start was taken."""
+    lines = sorted({f"decoder: {each.found.decoder}" for each in judged if each.found.decoder})
+    parts = sum(each.found.part for each in judged)
+    if parts:
+        lines.append(f"only the start was checked of {parts} clips (--duration all takes all)")
+    return lines
+
+
 def _failure(label: str, judged: _Judged) -> str:
     told = "" if judged.cause is None else f"\n  likely cause: {judged.cause}"
     return f"failed: {judged.clip.name} with {label}: {judged.reason}{told}"
 
 
-def _document(label: str, judged: Sequence[_Judged], proof: Proof) -> dict[str, object]:
+def _document(
+    label: str, provenance: str, judged: Sequence[_Judged], proof: Proof
+) -> dict[str, object]:
     return {
         "vocoder": label,
+        "provenance": provenance,
         "proof": proof,
         "clips": [
             {
@@ -155,6 +170,7 @@ def _document(label: str, judged: Sequence[_Judged], proof: Proof) -> dict[str, 
                 "path": each.clip.path,
                 "passed": each.found.passed,
                 "plain": each.found.plain,
+                "part": each.found.part,
                 **{
                     name: None if each.found.metrics is None else getattr(each.found.metrics, name)
                     for name, *_ in _GATED
