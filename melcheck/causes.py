@@ -237,8 +237,44 @@ CAUSES = _table(
         "the waveform is silent",
         "The weights are not loaded, or the mel is far below the range they were trained on.",
     ),
+    (
+        "filtered",
+        "the waveform went through a filter",
+        "Leave equalisers, pre- or de-emphasis and reverberation out, or apply them to both.",
+    ),
+    (
+        "curve",
+        "every sample was bent by one curve: tanh, mu-law, a soft limiter",
+        "Undo the companding, or leave the limiter out and lower the level instead.",
+    ),
+    (
+        "noise",
+        "noise was added, as much where there is no sound",
+        "Leave the dither or the augmentation out.",
+    ),
+    # Of a round trip, where nothing more precise holds.
+    (
+        "vocoder",
+        "the mel is sound and the vocoder does not reproduce it",
+        "Check which weights were loaded, with which keys and precision, and for which mel.",
+    ),
+    (
+        "clip",
+        "this clip is hard to reconstruct from its mel",
+        "Look at the difference map; check the clip's level, noise and clipping.",
+    ),
+    (
+        "front-end",
+        "the front end makes another mel than the vocoder's",
+        "Give the front end the recipe of the vocoder, or take a vocoder of its recipe.",
+    ),
+    (
+        "unknown",
+        "no known cause explains the difference",
+        "Compare the two stage by stage: the mel, the decoded waveform, the saved file.",
+    ),
 )
-"""Every cause by its code; the codes of profiles are not among them."""
+"""Every cause by its code, those that name a stage alone included; profiles are not among them."""
 
 # What a recipe says of a cause, so that a fix can name its numbers.
 _ATTRIBUTES = {

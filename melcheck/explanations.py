@@ -29,11 +29,19 @@ class Explanation:
         return f"{self.title} ({self.evidence}). {self.fix}"
 
 
-def explanation(code: str, evidence: str) -> Explanation:
+def explanation(
+    code: str, evidence: str, *, title: str | None = None, fix: str | None = None
+) -> Explanation:
     """Return the cause of a code, with evidence.
+
+    Args:
+        code: As in `melcheck.causes`.
+        evidence: What was measured.
+        title: Where the cause's own is about a mel, or says less; None for the cause's own.
+        fix: Likewise.
 
     Raises:
         KeyError: No cause has this code.
     """
     known = cause(code)
-    return Explanation(code, known.title, evidence, known.fix)
+    return Explanation(code, title or known.title, evidence, fix or known.fix)

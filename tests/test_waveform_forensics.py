@@ -19,7 +19,10 @@ from melcheck.explanations import Explanation
 from melcheck.recipes import log_mel
 from melcheck.waveform_forensics import explain_waveform
 
-SPEECH = Path(__file__).parents[1] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
+AUDIO = Path(__file__).parents[1] / "fixtures" / "audio"
+SPEECH = AUDIO / "kokoro-kumo-en.wav"
+# Recorded at 16 kHz: there is nothing in its upper third.
+NARROW = AUDIO / "austen-0870.flac"
 RATE = 24_000
 BLOCK = 256
 
@@ -29,6 +32,11 @@ Damage = Callable[[Tensor], Tensor]
 @pytest.fixture(scope="module")
 def speech() -> Tensor:
     return load_audio(MelCheckConfig(SPEECH, target_sr=RATE, target_duration=3.0)).waveform[0]
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Tensor:
+    return load_audio(MelCheckConfig(NARROW, target_sr=RATE, target_duration=3.0)).waveform[0]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,58 @@ def jumping(speech: Tensor) -> Tensor:
     return speech + level * noise + 80 * level * (chunks % 2)
 
 
+def noise(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+
+
+def late(samples: float) -> Damage:
+    """Delay by any part of a sample: each frequency by its phase."""
+
+    def damage(speech: Tensor) -> Tensor:
+        length = 2 * len(speech)
+        turns = torch.fft.rfftfreq(length).double() * samples
+        spectrum = torch.fft.rfft(speech.double(), length) * torch.exp(-2j * torch.pi * turns)
+        return torch.fft.irfft(spectrum, length)[: len(speech)].float()
+
+    return damage
+
+
+def pre_emphasised(speech: Tensor) -> Tensor:
+    return speech - 0.97 * torch.nn.functional.pad(speech, (1, 0))[:-1]
+
+
+def equalised(speech: Tensor) -> Tensor:
+    return torchaudio.functional.equalizer_biquad(speech, RATE, 1_000.0, 6.0)
+
+
+def reverberant(speech: Tensor) -> Tensor:
+    """A room of which a filter of a sixteenth of the clip explains too little."""
+    taps = torch.arange(14_400)
+    room = 0.05 * noise(taps) * torch.exp(-taps / 3_000)
+    room[0] = 1
+    return torchaudio.functional.fftconvolve(speech, room)[: len(speech)]
+
+
+def faster(ratio: float) -> Damage:
+    return lambda speech: torch.nn.functional.interpolate(
+        speech[None, None], size=round(len(speech) / ratio), mode="linear"
+    )[0, 0]
+
+
+def louder_in_turns(speech: Tensor) -> Tensor:
+    return speech * (1 + 0.05 * (torch.arange(len(speech)) // 4_096 % 2))
+
+
+def clicking_at(*samples: int) -> Damage:
+    return lambda speech: speech.index_add(
+        0, torch.tensor(samples), torch.full((len(samples),), 0.5)
+    )
+
+
+def dropped(speech: Tensor) -> Tensor:
+    return speech.index_fill(0, torch.arange(30_000, 30_600), 0)
+
+
 def fewer_bits(model: Vocos) -> Vocos:
     for module in (model.backbone,):
         module.register_forward_hook(lambda _, __, features: features.bfloat16().float())
@@ -135,12 +195,96 @@ def other_weights(model: Vocos) -> Vocos:
         pytest.param("seams", "every", noisy_from(60, 120, 180, blocks=4), id="grid"),
         pytest.param("places", "error of", noisy_from(60, 80, 180, blocks=4), id="places"),
         pytest.param("seams", "jumps", jumping, id="jumps"),
+        pytest.param("int16-scale", "down twice", lambda w: w / 32_768, id="scaled-down-twice"),
+        pytest.param("shifted", "5000 samples", late(5_000), id="late-by-a-fifth-of-a-second"),
+        pytest.param("shifted", "0.50 samples", late(0.5), id="half-a-sample-late"),
+        pytest.param("shifted", "factor of -0.5", lambda w: -w.roll(99) / 2, id="late-and-quiet"),
+        pytest.param("time-flipped", "reversed", lambda w: w.flip(0), id="backwards"),
+        pytest.param("sample-rate", "1.0030", faster(1.003), id="faster"),
+        pytest.param("pre-emphasis", "0.970", pre_emphasised, id="pre-emphasised"),
+        pytest.param("filtered", "of the error", equalised, id="equalised"),
+        pytest.param("curve", "factor of 2.98", lambda w: (3 * w).tanh(), id="soft-limit"),
+        pytest.param("gain", "1 to 1.05, by place", louder_in_turns, id="gain-that-moves"),
+        pytest.param("noise", "0.05 throughout", lambda w: w + 0.05 * noise(w), id="noise"),
+        pytest.param("rounding", "8 bits", lambda w: (w * 128).round() / 128, id="8-bits"),
+        pytest.param("rounding", "a float16", lambda w: w.half().float(), id="float16"),
+        pytest.param("rounding", "a bfloat16", lambda w: w.bfloat16().float(), id="bfloat16"),
+        pytest.param("places", "from 1.25 s", clicking_at(30_000), id="click"),
+        pytest.param("places", "0.42, 0.83 s", clicking_at(10_000, 20_050), id="two-clicks"),
+        pytest.param("places", "from 1.25 s", dropped, id="dropout"),
     ],
 )
 def test_what_was_done_is_named(speech: Tensor, code: str, evidence: str, damage: Damage) -> None:
     found = named(speech, damage(speech))
     assert found.code == code, found
     assert evidence in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [
+        pytest.param("rounding", lambda w: (w * 128).round() / 128, id="8-bits"),
+        pytest.param("rounding", lambda w: w.half().float(), id="float16"),
+        pytest.param("rounding", lambda w: w + 1e-3 * w * noise(w), id="rounded"),
+        pytest.param("gain", louder_in_turns, id="gain-that-moves"),
+        pytest.param("curve", torch.tanh, id="soft-limit"),
+        pytest.param("filtered", equalised, id="equalised"),
+    ],
+)
+def test_bands_without_sound_are_not_said_to_be_lost(
+    narrow: Tensor, code: str, damage: Damage
+) -> None:
+    found = named(narrow, damage(narrow))
+    assert found.code == code, found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda w: w.roll(25_000).flip(0), id="another-sound"),
+        pytest.param(reverberant, id="reverberant"),
+        pytest.param(faster(1.03), id="much-faster"),
+        pytest.param(lambda w: w * (1 + 0.3 * noise(w)), id="noise-that-follows-the-sound"),
+        pytest.param(lambda w: w + 0.3 * w.roll(30_000), id="an-echo-long-after"),
+    ],
+)
+def test_what_no_known_cause_explains_is_unknown(speech: Tensor, damage: Damage) -> None:
+    found = named(speech, damage(speech))
+    assert found.code == "unknown", found
+    assert "of the level" in found.evidence
+
+
+@pytest.mark.parametrize("samples", [1, 10, 300, 5_000])
+def test_of_a_few_samples_no_more_is_said_than_the_error(speech: Tensor, samples: int) -> None:
+    clip = speech[20_000 : 20_000 + samples]
+    found = named(clip, 0.5 * clip + 0.1 * noise(clip))
+    assert found.code == "unknown", found
+
+
+@pytest.mark.parametrize("length", [24_000, 23_000])
+def test_a_sound_where_silence_is_expected_is_unknown(speech: Tensor, length: int) -> None:
+    found = named(torch.zeros(24_000), speech[20_000 : 20_000 + length])
+    assert found.code == "unknown", found
+    assert "where it should be silent" in found.evidence
+
+
+def test_a_constant_where_silence_is_expected_is_an_offset() -> None:
+    found = named(torch.zeros(24_000), torch.full((24_000,), 0.01))
+    assert (found.code, "+0.01" in found.evidence) == ("dc-offset", True)
+
+
+def test_a_mirror_image_of_itself_is_not_said_to_run_backwards(speech: Tensor) -> None:
+    mirrored = torch.cat([speech, speech.flip(0)])
+    assert named(mirrored, mirrored.bfloat16().float()).code == "rounding"
+
+
+def test_another_length_is_said_of_the_waveform(speech: Tensor) -> None:
+    assert "the waveform is longer or shorter" in str(named(speech, speech[:71_900]))
+
+
+def test_a_reference_that_is_broken_itself_is_refused(speech: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"reference must be finite, got 2 NaN"):
+        explain(with_nan(speech), speech)
 
 
 @pytest.mark.parametrize(
