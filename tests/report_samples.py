@@ -36,7 +36,7 @@ SECONDS = 3.0
 FRAMES, BANDS = 282, 100
 DRAWN_CASES = 4
 
-CAUSE = Explanation("output-shifted", "the output is late", "it is <b>200</b> late", "Cut it off.")
+CAUSE = Explanation("shifted", "the output is late", "it is <b>200</b> late", "Cut it off.")
 ENVIRONMENT = Environment(
     command="pytest -m sanity",
     finished="2026-01-31T12:00:00Z",

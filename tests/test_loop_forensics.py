@@ -15,6 +15,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.causes import cause
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
 from melcheck.consistency import Consistency
@@ -101,6 +102,36 @@ def delayed(samples: int) -> Decode:
     return lambda vocoder, mel: vocoder.decode(mel).roll(samples, dims=-1)
 
 
+def cut_and_delayed(samples: int) -> Decode:
+    return lambda vocoder, mel: torch.nn.functional.pad(vocoder.decode(mel), (samples, -samples))
+
+
+def faster(vocoder: Vocoder, mel: Tensor) -> Tensor:
+    waveform = vocoder.decode(mel)
+    size = round(waveform.shape[-1] / 1.03)
+    shorter = torch.nn.functional.interpolate(waveform[None], size=size, mode="linear")[0]
+    return torch.nn.functional.pad(shorter, (0, waveform.shape[-1] - size))
+
+
+def square(vocoder: Vocoder, mel: Tensor) -> Tensor:
+    return (32_767 * vocoder.decode(mel)).clamp(-1, 1)
+
+
+def with_a_noisy_end(vocoder: Vocoder, mel: Tensor) -> Tensor:
+    waveform = vocoder.decode(mel).clone()
+    noise = torch.randn(9_600, generator=torch.Generator().manual_seed(0))
+    waveform[:, -9_600:] += 0.1 * noise
+    return waveform
+
+
+def with_gaps(vocoder: Vocoder, mel: Tensor) -> Tensor:
+    """Silence 5 ms at the edge of every 32nd frame."""
+    waveform = vocoder.decode(mel).clone()
+    for edge in range(32 * HOP, waveform.shape[-1], 32 * HOP):
+        waveform[:, edge - 60 : edge + 60] = 0
+    return waveform
+
+
 def with_one_nan(vocoder: VocosVocoder, mel: Tensor) -> Tensor:
     waveform = vocoder.decode(mel).clone()
     waveform[:, 1000] = torch.nan
@@ -126,17 +157,46 @@ def with_a_layer_reset(vocoder: VocosVocoder, mel: Tensor) -> Tensor:
     ("damage", "code"),
     [
         pytest.param(scaled(0.0), "silent-output", id="silence"),
-        pytest.param(scaled(1.5), "output-gain", id="gain-1.5"),
-        pytest.param(scaled(0.5), "output-gain", id="gain-0.5"),
-        pytest.param(delayed(HOP // 2), "output-shifted", id="half-a-frame-late"),
-        pytest.param(delayed(-HOP), "output-shifted", id="a-frame-early"),
-        pytest.param(delayed(3 * HOP // 2), "output-shifted", id="same-padding-in-the-head"),
+        pytest.param(scaled(1.5), "gain", id="gain-1.5"),
+        pytest.param(scaled(0.5), "gain", id="gain-0.5"),
+        pytest.param(delayed(HOP // 2), "shifted", id="half-a-frame-late"),
+        pytest.param(delayed(-HOP), "shifted", id="a-frame-early"),
+        pytest.param(delayed(3 * HOP // 2), "shifted", id="same-padding-in-the-head"),
+        pytest.param(cut_and_delayed(3_000), "shifted", id="late-by-an-eighth-of-a-second"),
+        pytest.param(square, "saturated", id="square-wave"),
+        pytest.param(scaled(32_768.0), "int16-scale", id="integers"),
+        pytest.param(scaled(1 / 32_768), "int16-scale", id="scaled-down-twice"),
+        pytest.param(faster, "vocoder", id="faster"),
         pytest.param(with_one_nan, "non-finite", id="nan"),
         pytest.param(with_a_layer_reset, "vocoder", id="layer-reset"),
     ],
 )
 def test_damage_is_named(vocoder: VocosVocoder, damage: Decode, code: str, clip: str) -> None:
     assert explain(vocoder, damage, clip).code == code
+
+
+# In the second clip frames of a healthy result stand out, too.
+@pytest.mark.parametrize("clip", ["austen-0870", "kokoro-kumo-en"])
+@pytest.mark.parametrize(
+    ("damage", "code", "evidence"),
+    [
+        pytest.param(with_a_noisy_end, "tail", "from 2.58 s", id="noisy-end"),
+        pytest.param(with_gaps, "seams", "every 32 frames", id="gaps"),
+    ],
+)
+def test_a_healthy_frame_that_stands_out_hides_no_pattern(
+    vocoder: VocosVocoder, damage: Decode, code: str, evidence: str, clip: str
+) -> None:
+    found = explain(vocoder, damage, clip)
+    assert found.code == code, found
+    assert evidence in found.evidence
+
+
+def test_an_output_that_is_wrong_everywhere_is_not_blamed_on_places(
+    vocoder: VocosVocoder,
+) -> None:
+    found = explain(vocoder, lambda vocoder, mel: vocoder.decode(mel).flip(-1), "kokoro-kumo-en")
+    assert found.code == "vocoder"
 
 
 # The 24 kHz clips have livelier frames, from which a seam does not stand out.
@@ -192,14 +252,35 @@ def test_a_file_of_half_the_rate_is_blamed_on_its_missing_bands(
     assert "sampled at 8,000 Hz" in found.evidence
 
 
-def test_the_delay_is_told_in_samples_and_direction(vocoder: VocosVocoder) -> None:
-    assert "384 samples late" in str(explain(vocoder, delayed(384), "austen-0870"))
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        pytest.param(384, "384 samples late", id="frames"),
+        pytest.param(3_000, "3000 samples late", id="many-frames"),
+        pytest.param(-2_000, "2000 samples early", id="early"),
+    ],
+)
+def test_the_delay_is_told_in_samples_and_direction(
+    vocoder: VocosVocoder, samples: int, said: str
+) -> None:
+    assert said in str(explain(vocoder, cut_and_delayed(samples), "austen-0870"))
 
 
 def test_the_gain_is_told_with_its_usual_cause(vocoder: VocosVocoder) -> None:
     found = str(explain(vocoder, scaled(1.5), "kokoro-kumo-en"))
     assert "dB too loud" in found
     assert "squared Hann windows" in found
+
+
+@pytest.mark.parametrize("factor", [1.5, 0.75, 2.0, 0.5, 3.0])
+def test_a_gain_comes_with_what_to_do(vocoder: VocosVocoder, factor: float) -> None:
+    found = explain(vocoder, scaled(factor), "kokoro-kumo-en")
+    assert found.fix.startswith(("Divide", "Average", "Invert", "Look")), found
+
+
+@pytest.mark.parametrize("code", ["vocoder", "clip", "front-end", "unknown"])
+def test_what_names_a_stage_alone_is_among_the_causes(code: str) -> None:
+    assert cause(code).fix
 
 
 @pytest.mark.parametrize("samples", [768, 2048, 5000])
