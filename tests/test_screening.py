@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,16 @@ def metrics_of(reference: Tensor, estimate: Tensor) -> MelMetrics:
 
 def maes(plain: list[FileTrip]) -> list[float]:
     return [each.metrics.mae for each in plain if each.metrics is not None]
+
+
+def louder(factor: float) -> Callable[..., OptimisedVocos]:
+    """Return an `optimise` whose sound is off by a factor."""
+
+    def damaged(vocoder: VocosVocoder, **kwargs: str) -> OptimisedVocos:
+        fast = optimise(vocoder, **kwargs)  # type: ignore[arg-type]
+        return dataclasses.replace(fast, head=lambda features: factor * fast.head(features))
+
+    return damaged
 
 
 @pytest.mark.parametrize("deviation", [1e-3, 3e-2, 0.3])
@@ -144,6 +155,27 @@ def test_what_lies_near_a_gate_is_computed_again(
     assert worst in plainly(values[worst] + 1e-3)
 
 
+def test_what_fails_is_what_plain_arithmetic_made(
+    files: list[Path],
+    pipeline: MelPipeline,
+    plain: list[FileTrip],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So little that it is allowed, and enough to be told by its level.
+    monkeypatch.setattr(screening, "optimise", louder(1.005))
+    thresholds = Thresholds(mae=sorted(maes(plain))[-4], snr_db=-20.0, pearson=-0.9)
+    result = screen(files, pipeline, thresholds=thresholds)
+    assert 0.004 < result.proof.deviation < result.proof.allowed
+    failed = [(a, b) for a, b in zip(result.clips, plain, strict=True) if not a.passed]
+    assert len(failed) >= 4
+    for each, expected in failed:
+        assert each.trip is not None
+        assert expected.trip is not None
+        level = each.trip.reconstructed_waveform.square().mean().sqrt()
+        wanted = expected.trip.reconstructed_waveform.square().mean().sqrt()
+        assert float(level / wanted) == pytest.approx(1, abs=1e-3)
+
+
 def test_a_file_that_cannot_be_used_says_so_in_its_place(
     files: list[Path], pipeline: MelPipeline, tmp_path: Path
 ) -> None:
@@ -172,11 +204,7 @@ def test_arithmetic_that_deviates_passes_no_verdict(
     plain: list[FileTrip],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def damaged(vocoder: VocosVocoder, **kwargs: str) -> OptimisedVocos:
-        fast = optimise(vocoder, **kwargs)  # type: ignore[arg-type]
-        return dataclasses.replace(fast, head=lambda features: 1.02 * fast.head(features))
-
-    monkeypatch.setattr(screening, "optimise", damaged)
+    monkeypatch.setattr(screening, "optimise", louder(1.02))
     result = screen(files, pipeline)
     assert "6 clips that were computed both ways differ by up to 0.02" in result.proof.refused
     judged = list(result.clips)
