@@ -167,7 +167,7 @@ CAUSES = _table(
     ("nan", "the mel holds NaN or infinite cells", "Find the first step that makes them."),
     (
         "altered",
-        "cells were changed after the mel was taken: masked, gated, clipped or replaced",
+        "most cells are right, and some are not: masked, gated, filtered or replaced",
         "Look for augmentation, a noise gate or an edit of single bands or frames.",
     ),
     (
@@ -232,6 +232,11 @@ CAUSES = _table(
         "Mix down with waveform.mean(dim=0).",
     ),
     ("non-finite", "samples are NaN or infinite", "Run in float32; check the weights for NaN."),
+    (
+        "silent-clip",
+        "there is no sound in the clip",
+        "Use a clip with sound in it; channels in antiphase cancel when they are mixed down.",
+    ),
     (
         "silent-output",
         "the waveform is silent",

@@ -63,7 +63,9 @@ class ClipCheck:
         """Why it failed, in words; "" where it passed."""
         if self.passed:
             return ""
-        return self.error or "; ".join(map(str, self.verdict.failures if self.verdict else ()))
+        if self.verdict is None:
+            return self.error
+        return "; ".join([*map(str, self.verdict.failures), *self.verdict.notes])
 
 
 def unreadable(

@@ -36,7 +36,7 @@ from melcheck.inspection import (
 )
 from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from melcheck.residue import BENIGN_FLOORS, altered, examine
+from melcheck.residue import BENIGN_FLOORS, altered, altered_cells, examine
 from melcheck.search import Look, closer_look, first_look
 from melcheck.selection import Choice, same_mel
 from melcheck.sounds import as_clip
@@ -60,6 +60,10 @@ _SILENT_PEAK = 1e-4
 _SAME_SLOPE = 1e-3
 _SAME_OFFSET_NATS = 5e-3
 _AT_ZERO_DB = 1e-3
+# Cells are those expected within this, and a mel is one with strange cells where at most so many of
+# its sounding ones are not: other recipes agree in one cell of a hundred.
+_DIGITS_NATS = 1e-3
+_MOSTLY_OFF = 0.5
 # Residuals within this factor of the smallest are as good, where nothing explains the mel.
 _AS_GOOD = 1.01
 # Mels nearer than this, or than this share of what they leave, are one to a reader.
@@ -240,6 +244,9 @@ def _verdict(
     notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
     if choice.named:
         return _explained(first + extra, prepared, choice, evidence, notes, expected)
+    strange = _mostly_expected(reference, given, expected)
+    if strange is not None and not first:
+        return Diagnosis("fault", (_named(strange, expected),), evidence, nearest, tuple(notes))
     if _like_noise(reference, given, expected):
         notes.append("It differs by no more than 16-bit samples would make it.")
         return Diagnosis("benign", (), evidence, nearest, tuple(notes))
@@ -339,6 +346,19 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
             continue
         found.append((entry, Nearest(codes, _text(entry), entry.residual)))
     return tuple(near for _, near in found[:3])
+
+
+def _mostly_expected(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
+    """Return which cells are strange where most of the others are those expected, to the digit."""
+    if reference.shape != given.shape:
+        return None
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
+    off = ~((given - reference).abs() <= _DIGITS_NATS * _unit(expected) + step)
+    # At the floor all recipes agree.
+    heard = reference > expected.log_floor + _DIGITS_NATS
+    if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
+        return None
+    return altered_cells(off)
 
 
 def _like_noise(reference: Tensor, given: Tensor, expected: MelRecipe) -> bool:

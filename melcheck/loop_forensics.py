@@ -15,7 +15,7 @@ from torch import Tensor
 
 from melcheck.explanations import Explanation, explanation
 from melcheck.loop_places import located
-from melcheck.metrics import mae
+from melcheck.metrics import floor_share, mae
 from melcheck.pipeline import RoundTrip
 from melcheck.waveform_levels import non_finite, saturated, silent
 
@@ -33,6 +33,8 @@ _REMAINING_SHARE = 0.6
 # one, more is left: 0.38 (one second) to 1.2 of an output at another speed, 1.2 to 1.8 of a delay
 # out of reach, 1.7 to 1.9 of a square wave, made quieter.
 _SOUND_NATS = 0.3
+# As the sanity gate has it.
+_SILENT_SHARE = 0.999
 
 # Samples beyond full scale by this factor are not loud, they are integers.
 _INTEGER_PEAK = 4.0
@@ -111,6 +113,7 @@ def explain_round_trip(
     waveform, decoded = trip.waveform[item], trip.reconstructed_waveform[item]
     error = float(mae(reference, estimate))
     checks: tuple[Callable[[], Explanation | None], ...] = (
+        lambda: _nothing(reference, trip.recipe.log_floor),
         lambda: _levels(waveform, decoded, encode, reference),
         lambda: _shift(trip, encode, item, reference, estimate),
         lambda: _gain(reference, estimate, trip.recipe.log_floor, error),
@@ -134,6 +137,13 @@ def _band_limited(trip: RoundTrip) -> Explanation | None:
         f"the file is sampled at {source:,} Hz, so that nothing lies above {source // 2:,} Hz; "
         f"the mel reaches {rate // 2:,} Hz",
     )
+
+
+def _nothing(reference: Tensor, log_floor: float) -> Explanation | None:
+    share = float(floor_share(reference, log_floor=log_floor))
+    if share < _SILENT_SHARE:
+        return None
+    return explanation("silent-clip", f"{share:.1%} of its mel is at the floor")
 
 
 def _levels(

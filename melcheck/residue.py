@@ -20,7 +20,7 @@ from melcheck.recipes import MelRecipe
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
 
-__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "altered", "examine", "top_bands"]
+__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "altered", "altered_cells", "examine", "top_bands"]
 
 BENIGN_FLOORS = (0.99e-9, 1.01e-5)
 """Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
@@ -50,6 +50,10 @@ _UNTOUCHED_NATS = 1e-4
 _ROUNDING_MAGNITUDE = 2e-6
 _ROUNDING_SHARE = 4e-7
 _ALTERED_SHARE = 1e-3
+# Of the cells at the floor, so many are louder in the audio where they were masked.
+_MASKED_SHARE = 0.1
+# No codec and no filter delays by more; 1105 to 2257 samples are those of MP3.
+_LONGEST_DELAY_SAMPLES = 4_096
 _ALTERED_CELLS = 16
 
 
@@ -85,6 +89,14 @@ def _place(prepared: Prepared, entry: Fit) -> list[Finding]:
             found.append(Finding("padding", f"padding={padding!r}"))
         return found + _count(prepared, placed, length)
     late = -(offset - first_centre(recipe))
+    if abs(late) > _LONGEST_DELAY_SAMPLES and frames != recipe.frames(length):
+        where = "before" if late > 0 else "into"
+        seconds = abs(late) / recipe.sample_rate
+        text = (
+            f"{frames} frames where the audio gives {recipe.frames(length)}; the first lies "
+            f"{seconds:.2f} s {where} it"
+        )
+        return [Finding("length", text)]
     word = "late" if late > 0 else "early"
     text = f"{abs(late)} samples ({abs(late) / recipe.hop_length:.2f} frames) {word}"
     return [Finding("frame-shift", text, benign=abs(late) <= _BENIGN_SHIFT_SAMPLES)]
@@ -166,6 +178,8 @@ def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
     if prepared.floor is not None:
         if _explains_floor(prepared, prepared.floor, prediction, edge, entry.slope):
             return []
+        if _is_mask(prepared, prepared.floor, choice, prediction, edge):
+            return []
         value = (prepared.floor - base) / entry.slope
         span = float(prepared.mel.max()) - prepared.floor
         for limit in (80.0, 8.0 / recipe.std):
@@ -196,6 +210,18 @@ def _explains_floor(
     if not at_floor.any():
         return False
     return bool(((prediction - prepared.mel)[at_floor].abs() <= _FLOOR_NATS * slope).all())
+
+
+def _is_mask(
+    prepared: Prepared, floor: float, choice: Choice, prediction: Tensor, edge: Tensor
+) -> bool:
+    """Return whether the lowest cells lie where the audio is louder, as no floor would have it."""
+    entry = choice.fit
+    at_floor = edge & (prepared.mel <= floor + _FLOOR_NATS * entry.slope)
+    # Below this, 16-bit samples may have made a cell quieter than it was.
+    quiet = entry.slope * (_quiet(entry.hypothesis.recipe) + _waveform_shift(choice)) + entry.offset
+    louder = prediction > max(floor + _VISIBLE_NATS * entry.slope, quiet)
+    return float(louder[at_floor].float().mean()) > _MASKED_SHARE
 
 
 def _quiet_cells(
@@ -264,9 +290,14 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     step = STORAGE_ROUNDINGS * storage_step(prepared.storage) * prepared.mel.abs() / entry.slope
     off = cells & (apart > _ALTERED_NOISE * noise)
     off &= (given - predicted).abs() > _ALTERED_NATS + step
-    count = int(off.sum())
-    if count <= max(_ALTERED_CELLS, _ALTERED_SHARE * off.numel()):
+    if int(off.sum()) <= max(_ALTERED_CELLS, _ALTERED_SHARE * off.numel()):
         return None
+    return altered_cells(off)
+
+
+def altered_cells(off: Tensor) -> Finding:
+    """Return a finding of cells `[n_mels, frames]` that are off: how many, and where."""
+    count = int(off.sum())
     rows, columns = off.nonzero().unbind(dim=1)
     text = (
         f"{count / off.numel():.1%} of the cells, in bands {int(rows.min())} to "

@@ -12,8 +12,9 @@ A verdict needs no more than to know on which side of the gates a clip lies, and
    near a threshold, are always those of plain arithmetic.
 
 What is not proven is that a clip which nobody computed plainly deviates no more than is allowed:
-that is three times the largest deviation of twenty, and the clips of the first step show it again
-in each run.
+that was measured on 120, and the clips of the first step show it again in each run. For a head that
+magnifies rounding, as that of the embedded vocoder does, it does not hold: all clips are computed
+plainly, side by side.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -38,19 +40,20 @@ from melcheck.vocoders import VocoderUnavailable, VocosVocoder
 
 __all__ = ["Proof", "ScreenedClip", "Screening", "at_worst", "screen"]
 
-# Root mean square of the difference to plain arithmetic, nats, both mels together: three times the
-# largest on the twelve fixture clips and eight readings of LJ Speech, which was 9.4e-3 for bf16 and
-# 2.1e-4 for fp32 with a trained Vocos of 2.8 M parameters, 2.6e-3 with the embedded vocoder. In
-# bf16 the latter is another sound (docs/parity.md), which would leave most clips in doubt.
-_ALLOWED: dict[Precision, float] = {"bf16": 2.8e-2, "fp32": 6.2e-4}
-_ALLOWED_CONSISTENT = 7.8e-3
+# Root mean square of the difference to plain arithmetic, nats, both mels together. The twelve
+# fixture clips and eight readings of LJ Speech, as they are, at -20 and -50 dB, overdriven by 6 dB
+# and resampled from 6 and 8 kHz, with a trained Vocos of 2.8 M parameters, differed by 9.4e-3 at
+# most as they are and by 2.6e-2 in all (bf16), by 2.1e-4 and 1.3e-3 (fp32). Half as much again is
+# allowed, in fp32 three times. Beyond it lies a constant in place of sound, 0.12, which no vocoder
+# brings back: it fails by 4 nats.
+_ALLOWED: dict[Precision, float] = {"bf16": 4e-2, "fp32": 4e-3}
 # One clip in so many is taken round both ways, and no fewer than a few.
 _PROOF_EVERY = 32
 _FEWEST_PROOFS = 4
 # The share of a mel's cells that may leave or reach its floor.
 _FLOOR_SHARE = 0.01
-# Below so many clips the proof costs more than it saves.
-_FEWEST_CLIPS = 8
+# In bf16 the proof of four clips saves nothing on eight, and a quarter of the time on these.
+_FEWEST_CLIPS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +65,12 @@ class Proof:
         clips: How many clips were taken round both ways.
         deviation: The largest root mean square by which their mels differ, nats; NaN without any.
         allowed: What it may be.
-        refused: Why all clips are computed plainly; "" where they are not.
     """
 
-    precision: Precision = "fp32"
+    precision: Precision
     clips: int = 0
     deviation: float = math.nan
-    allowed: float = 0.0
-    refused: str = ""
+    allowed: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,7 +81,8 @@ class ScreenedClip:
         path: The file.
         metrics: Of plain arithmetic where `plain`, else of the faster; None where the loop came to
             no end.
-        verdict: That of plain arithmetic; None where the loop came to no end.
+        verdict: That of plain arithmetic, as far as the module says; None where the loop came to no
+            end.
         plain: Whether plain arithmetic took it round.
         part: Whether the file is longer than what was taken of it.
         decoder: What decoded the file; "" where it could not be used.
@@ -108,12 +110,14 @@ class Screening:
     """What `screen` returns.
 
     Attributes:
-        proof: Whether, and on what evidence, faster arithmetic is used.
         clips: One for each file, in order, computed as they are taken.
+        proof: What was tried of faster arithmetic; None where nothing was.
+        refused: Why all clips are computed plainly; "" where they are not.
     """
 
-    proof: Proof
     clips: Iterator[ScreenedClip]
+    proof: Proof | None = None
+    refused: str = ""
 
 
 def screen(
@@ -134,18 +138,19 @@ def screen(
         `error`.
     """
     files = [Path(path) for path in paths]
-    fast, proof = _faster(pipeline, len(files))
-    if fast is None:
-        return Screening(proof=proof, clips=_plainly(files, pipeline, thresholds))
+    refused = _nothing_faster(pipeline, len(files))
+    if refused:
+        return Screening(clips=_plainly(files, pipeline, thresholds), refused=refused)
+    fast, proof = _faster(pipeline)
     step = min(_PROOF_EVERY, len(files) // _FEWEST_PROOFS)
-    proof, proven = _prove(files[::step], pipeline, fast, proof, thresholds)
+    proof, refused, proven = _prove(files[::step], pipeline, fast, proof, thresholds)
     rest = [path for index, path in enumerate(files) if index % step]
-    if proof.refused:
+    if refused:
         others = _plainly(rest, pipeline, thresholds)
     else:
         others = _screened(rest, pipeline, fast, proof, thresholds)
     clips = (next(others) if index % step else proven[index // step] for index in range(len(files)))
-    return Screening(proof=proof, clips=clips)
+    return Screening(clips=clips, proof=proof, refused=refused)
 
 
 def at_worst(metrics: MelMetrics, deviation: float) -> MelMetrics:
@@ -184,22 +189,27 @@ def at_worst(metrics: MelMetrics, deviation: float) -> MelMetrics:
     )
 
 
-def _faster(pipeline: MelPipeline, clips: int) -> tuple[MelPipeline | None, Proof]:
-    """Return the fast loop and what it may deviate; or None and why there is none."""
+def _nothing_faster(pipeline: MelPipeline, clips: int) -> str:
+    """Return why there is nothing faster that could be tried; "" where there is."""
     vocoder = pipeline.vocoder
-    if clips < _FEWEST_CLIPS:
-        return None, Proof(refused=f"fewer than {_FEWEST_CLIPS} clips are sooner done than proven")
     if not isinstance(vocoder, VocosVocoder):
-        return None, Proof(refused=f"{vocoder.info.name} is no Vocos, and has no faster form")
+        return f"{vocoder.info.name} is no Vocos, and has no faster form"
+    if is_consistent(vocoder):
+        # On clips of narrow band, rounding moved a mel by up to 0.05 nats.
+        return f"the head of {vocoder.info.name} magnifies the rounding of faster arithmetic"
     if pipeline.device.type != "cpu":
-        return None, Proof(refused=f"faster arithmetic was not measured on {pipeline.device}")
-    precision: Precision = "fp32"
-    allowed = _ALLOWED_CONSISTENT
-    if not is_consistent(vocoder):
-        precision = _lowest_precision(vocoder)
-        allowed = _ALLOWED[precision]
+        return f"faster arithmetic was not measured on {pipeline.device}"
+    if clips < _FEWEST_CLIPS:
+        return f"fewer than {_FEWEST_CLIPS} clips are sooner done than proven"
+    return ""
+
+
+def _faster(pipeline: MelPipeline) -> tuple[MelPipeline, Proof]:
+    """Return the fast loop, and what it may deviate."""
+    vocoder = cast("VocosVocoder", pipeline.vocoder)
+    precision = _lowest_precision(vocoder)
     fast = MelPipeline(pipeline.config, vocoder=optimise(vocoder, precision=precision))
-    return fast, Proof(precision=precision, allowed=allowed)
+    return fast, Proof(precision=precision, allowed=_ALLOWED[precision])
 
 
 def _lowest_precision(vocoder: VocosVocoder) -> Precision:
@@ -216,8 +226,8 @@ def _prove(
     fast: MelPipeline,
     proof: Proof,
     thresholds: Thresholds | None,
-) -> tuple[Proof, list[ScreenedClip]]:
-    """Take files round both ways; return what that proves, and their verdicts."""
+) -> tuple[Proof, str, list[ScreenedClip]]:
+    """Take files round both ways; return what that proves or why it does not, and verdicts."""
     trips = list(check_many(files, plain))
     deviations: list[float] = []
     clear = 0
@@ -239,8 +249,8 @@ def _prove(
             f"of {len(deviations)} clips {clear} pass so clearly that plain arithmetic is not "
             "needed"
         )
-    proof = dataclasses.replace(proof, clips=len(deviations), deviation=largest, refused=refused)
-    return proof, [_judged(trip, thresholds) for trip in trips]
+    proof = dataclasses.replace(proof, clips=len(deviations), deviation=largest)
+    return proof, refused, [_judged(trip, thresholds) for trip in trips]
 
 
 def _plainly(

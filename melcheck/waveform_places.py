@@ -61,7 +61,8 @@ def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     groups = _groups(damaged.tolist(), sound.tolist())
     times = ", ".join(f"{begin * _BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
     evidence = f"an error of up to {float(error[damaged].max()):.2%} of the level, from {times} s"
-    if len(groups) == 1 and not bool(sound[groups[0][1] :].any()):
+    late = groups[0][0] >= blocks / 2
+    if late and len(groups) == 1 and not bool(sound[groups[0][1] :].any()):
         return explanation("tail", evidence)
     middles = [0.0, *((first + last) / 2 for first, last in groups)]
     gaps = [after - before for before, after in itertools.pairwise(middles)]

@@ -57,6 +57,20 @@ def raised(frames: slice) -> Change:
     return change
 
 
+def masked(value: float) -> Change:
+    return filled(value, bands=slice(40, 60), frames=slice(100, 130))
+
+
+def lowest_band(mel: Tensor) -> Tensor:
+    return filled(float(mel.min()), bands=slice(1))(mel)
+
+
+def louder_band(mel: Tensor) -> Tensor:
+    mel = mel.clone()
+    mel[50] += 0.5
+    return mel
+
+
 def gated(mel: Tensor) -> Tensor:
     return torch.where(mel < mel.median(), VOCOS.log_floor, mel)
 
@@ -74,6 +88,10 @@ def lifted(mel: Tensor) -> Tensor:
         pytest.param(filled(5.0, bands=slice(99, None)), "99 to 99", id="a-band"),
         pytest.param(raised(slice(2)), "0 to 1", id="first-frames"),
         pytest.param(raised(slice(-2, None)), "280 to 281", id="last-frames"),
+        pytest.param(masked(-11.0), "bands 40 to 59 and frames 100 to 129", id="mask-of-minus-11"),
+        pytest.param(masked(0.0), "bands 40 to 59 and frames 100 to 129", id="mask-of-0"),
+        pytest.param(lowest_band, "bands 0 to 0", id="a-band-at-the-minimum"),
+        pytest.param(louder_band, "bands 50 to 50", id="a-louder-band"),
         pytest.param(gated, "of the cells", id="gate"),
         pytest.param(lifted, "of the cells", id="quiet-cells-lifted"),
     ],
@@ -128,7 +146,8 @@ def test_a_fix_names_what_was_expected(
     [
         pytest.param(slice(48_000), "length", id="first-two-seconds"),
         pytest.param(slice(60_000), "length", id="all-but-the-end"),
-        pytest.param(slice(12_000, None), "frame-shift", id="all-but-the-start"),
+        pytest.param(slice(12_000, None), "length", id="all-but-the-start"),
+        pytest.param(slice(12_000, 48_000), "length", id="the-middle"),
     ],
 )
 def test_the_mel_of_a_part_of_the_audio_is_one(speech: Tensor, part: slice, code: str) -> None:

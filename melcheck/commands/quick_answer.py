@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
     from melcheck.explanations import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
-    from melcheck.screening import Proof, ScreenedClip
+    from melcheck.screening import ScreenedClip, Screening
     from melcheck.vocoders import Vocoder
 
 __all__ = ["quick_answer"]
@@ -40,7 +40,7 @@ class _Judged:
     def reason(self) -> str:
         if self.found.verdict is None:
             return self.found.error
-        return "; ".join(map(str, self.found.verdict.failures))
+        return "; ".join([*map(str, self.found.verdict.failures), *self.found.verdict.notes])
 
 
 def quick_answer(
@@ -79,10 +79,10 @@ def quick_answer(
                 judged.append(_Judged(clip, dataclasses.replace(found, trip=None), cause))
         told = provenance(vocoder.info)
         passed += sum(each.found.passed for each in judged)
-        lines += [*_table(label, judged, terminal), _how(judged, screening.proof)]
+        lines += [*_table(label, judged, terminal), _how(judged, screening)]
         lines += [f"{label}: {told}", *_read(judged), ""]
         failures += [_failure(label, each) for each in judged if not each.found.passed]
-        documents.append(_document(label, told, judged, screening.proof))
+        documents.append(_document(label, told, judged, screening))
     lines += failures
     lines += [skipped] if skipped else []
     checks = len(clips) * len(vocoders)
@@ -132,10 +132,11 @@ def _table(label: str, judged: Sequence[_Judged], terminal: Terminal) -> list[st
     return [*lines, "", terminal.table(["metric", "median", "worst", "clip"], rows), ""]
 
 
-def _how(judged: Sequence[_Judged], proof: Proof) -> str:
+def _how(judged: Sequence[_Judged], screening: Screening) -> str:
     plain = sum(each.found.plain for each in judged)
-    if proof.refused:
-        return f"all in plain arithmetic: {proof.refused}"
+    proof = screening.proof
+    if proof is None or screening.refused:
+        return f"all in plain arithmetic: {screening.refused}"
     return (
         f"{len(judged) - plain} clips in faster arithmetic ({proof.precision}), which differed by "
         f"{proof.deviation:.1e} nats at most on {proof.clips} clips ({proof.allowed:.1e} allowed); "
@@ -148,7 +149,7 @@ def _read(judged: Sequence[_Judged]) -> list[str]:
     lines = sorted({f"decoder: {each.found.decoder}" for each in judged if each.found.decoder})
     parts = sum(each.found.part for each in judged)
     if parts:
-        lines.append(f"only the start was checked of {parts} clips (--duration all takes all)")
+        lines.append(f"clips of which only the start was checked: {parts} (--duration all)")
     return lines
 
 
@@ -158,12 +159,13 @@ def _failure(label: str, judged: _Judged) -> str:
 
 
 def _document(
-    label: str, provenance: str, judged: Sequence[_Judged], proof: Proof
+    label: str, provenance: str, judged: Sequence[_Judged], screening: Screening
 ) -> dict[str, object]:
     return {
         "vocoder": label,
         "provenance": provenance,
-        "proof": proof,
+        "proof": screening.proof,
+        "refused": screening.refused,
         "clips": [
             {
                 "clip": each.clip.name,
