@@ -98,7 +98,7 @@ def gating(vocoder: VocosVocoder, folder: Path, thresholds: Thresholds) -> Pair:
 
     def screened() -> None:
         screening = screen(paths, pipeline, thresholds=thresholds)
-        assert screening.proof.refused == ""
+        assert (screening.refused == "") == (vocoder.info.name != "embedded")
         assert all(clip.passed for clip in screening.clips)
 
     return screened, one_by_one(vocoder, paths, thresholds)
