@@ -64,6 +64,7 @@ _AT_ZERO_DB = 1e-3
 # its sounding ones are not: other recipes agree in one cell of a hundred.
 _DIGITS_NATS = 1e-3
 _MOSTLY_OFF = 0.5
+_MASK_SHARE = 0.9
 # Residuals within this factor of the smallest are as good, where nothing explains the mel.
 _AS_GOOD = 1.01
 # Mels nearer than this, or than this share of what they leave, are one to a reader.
@@ -244,7 +245,7 @@ def _verdict(
     notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
     if choice.named:
         return _explained(first + extra, prepared, choice, evidence, notes, expected)
-    strange = _mostly_expected(reference, given, expected)
+    strange = _mask(reference, given, expected)
     if strange is not None and not first:
         return Diagnosis("fault", (_named(strange, expected),), evidence, nearest, tuple(notes))
     if _like_noise(reference, given, expected):
@@ -348,8 +349,11 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
     return tuple(near for _, near in found[:3])
 
 
-def _mostly_expected(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
-    """Return which cells are strange where most of the others are those expected, to the digit."""
+def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
+    """Return which cells hold one value where most of the others are those expected.
+
+    What varies with the sound may be a filter of its own, which is no mask.
+    """
     if reference.shape != given.shape:
         return None
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
@@ -357,6 +361,11 @@ def _mostly_expected(reference: Tensor, given: Tensor, expected: MelRecipe) -> F
     # At the floor all recipes agree.
     heard = reference > expected.log_floor + _DIGITS_NATS
     if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
+        return None
+    if not off.any():
+        return None
+    usual = given[off].mode().values
+    if int((given[off] == usual).sum()) < _MASK_SHARE * int(off.sum()):
         return None
     return altered_cells(off)
 
