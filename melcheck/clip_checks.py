@@ -63,9 +63,7 @@ class ClipCheck:
         """Why it failed, in words; "" where it passed."""
         if self.passed:
             return ""
-        if self.verdict is None:
-            return self.error
-        return "; ".join([*map(str, self.verdict.failures), *self.verdict.notes])
+        return self.error if self.verdict is None else self.verdict.reason
 
 
 def unreadable(

@@ -35,7 +35,7 @@ from melcheck.vocoders import (
     full_float32,
 )
 
-__all__ = ["OptimisedVocos", "optimise"]
+__all__ = ["OptimisedVocos", "check_precision", "optimise"]
 
 _CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 # As in ISTFTHead.
@@ -120,7 +120,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
         )
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
-    _check_device(vocoder.device, precision)
+    check_precision(vocoder.device, precision)
     model = vocoder.model
     dtype = DTYPES[precision]
     with torch.inference_mode():
@@ -138,7 +138,12 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     )
 
 
-def _check_device(device: torch.device, precision: Precision) -> None:
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Do nothing where a device multiplies in a precision.
+
+    Raises:
+        VocoderUnavailable: It does not.
+    """
     if device.type != "cpu":
         return
     if precision not in _CPU_PRECISIONS:

@@ -30,6 +30,7 @@ from melcheck.inspection import (
     STORAGE_ROUNDINGS,
     Prepared,
     as_mel,
+    magnitude_rounding,
     prepare,
     storage_of,
     storage_step,
@@ -38,24 +39,20 @@ from melcheck.orientation import logarithms, orient
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
 from melcheck.residue import BENIGN_FLOORS, altered, altered_cells, examine
 from melcheck.search import Look, closer_look, first_look
-from melcheck.selection import Choice, same_mel
+from melcheck.selection import SAME_MEL_NATS, Choice, same_mel
 from melcheck.sounds import as_clip
+from melcheck.waveform_levels import SILENT_PEAK
 
 __all__ = ["diagnose"]
 
-# A cell is the same within rounding of the log-mel, or of the spectrum it was summed from.
+# A cell is the same within rounding of the log-mel, or of the magnitude.
 _SAME_NATS = 1e-4
-_SAME_MAGNITUDE = 2e-6
-# and grows with the loudest cell, by the rounding of a float32 transform.
-_SAME_RELATIVE = 4e-7
 # Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
 _DITHER_MAGNITUDE = 4e-4
 
 # What is left of an exact candidate, with room for the rounding of other libraries, nats.
 _EXACT_NATS = 3e-4
 
-# A waveform below this peak is digital silence, or its dither.
-_SILENT_PEAK = 1e-4
 # How near slope and offset must be to those expected.
 _SAME_SLOPE = 1e-3
 _SAME_OFFSET_NATS = 5e-3
@@ -67,8 +64,7 @@ _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
 # Residuals within this factor of the smallest are as good, where nothing explains the mel.
 _AS_GOOD = 1.01
-# Mels nearer than this, or than this share of what they leave, are one to a reader.
-_SAME_MEL_NATS = 1e-3
+# Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
 # What leaves more than this follows another sound.
@@ -104,7 +100,7 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     quick = _same(reference, given, expected)
     if quick is not None:
         return quick
-    if float(clip.abs().max()) < _SILENT_PEAK:
+    if float(clip.abs().max()) < SILENT_PEAK:
         note = f"The audio is silent (peak {float(clip.abs().max()):.1g}): it explains no mel."
         return _plain("unknown", (), reference, given, (note,))
     layout = orient(given, clip, expected)
@@ -167,7 +163,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     error = difference / unit - step * given.abs() / unit
     # d ln m = dm / m, so that an error of the magnitude weighs more where the mel is low.
     nats = (reference * expected.std + expected.mean) / (unit * expected.std)
-    rounding = _SAME_MAGNITUDE + _SAME_RELATIVE * nats.max().exp()
+    rounding = magnitude_rounding(float(nats.max().exp()))
     bound = torch.maximum(torch.tensor(_SAME_NATS), rounding * (-nats).exp())
     if not bool((error <= bound).all()):
         return None
@@ -336,7 +332,7 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
     found: list[tuple[Fit, Nearest]] = []
     smallest = min(entry.residual for entry in choice.fits)
     as_good = _AS_GOOD * smallest
-    close = min(max(_SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
+    close = min(max(SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
 
     def order(entry: Fit) -> tuple[float, int]:
         return max(entry.residual, as_good), len(entry.hypothesis.all_changes)

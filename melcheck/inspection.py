@@ -20,6 +20,7 @@ __all__ = [
     "as_mel",
     "as_tensor",
     "kind_of",
+    "magnitude_rounding",
     "prepare",
     "storage_of",
     "storage_step",
@@ -36,6 +37,9 @@ FLOORS_IN_USE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 
 STORAGE_ROUNDINGS = 2.0
 """Cells of a mel stored in short floats may be off by so many steps: one rounding more."""
+
+_ROUNDING_MAGNITUDE = 2e-6
+_ROUNDING_SHARE = 4e-7
 
 # A transform of 8192 has 4097 bins; an axis beyond that is time.
 _MOST_BANDS = 4097
@@ -105,6 +109,14 @@ def kind_of(value: object) -> str:
     if isinstance(value, Sized) and not isinstance(value, (str, bytes)):
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__
+
+
+def magnitude_rounding(loudest: float) -> float:
+    """Return by how much a magnitude is off by rounding alone, given the mel's loudest.
+
+    It grows with the loudest cell, by the rounding of a float32 transform.
+    """
+    return _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
 
 
 def as_mel(candidate: object, *, name: str = "candidate_mel") -> Tensor:

@@ -17,6 +17,7 @@ from melcheck.explanations import Explanation, explanation
 from melcheck.loop_places import located
 from melcheck.metrics import floor_share, mae
 from melcheck.pipeline import RoundTrip
+from melcheck.sanity import Thresholds
 from melcheck.waveform_levels import non_finite, saturated, silent
 
 __all__ = ["explain_round_trip"]
@@ -34,7 +35,7 @@ _REMAINING_SHARE = 0.6
 # out of reach, 1.7 to 1.9 of a square wave, made quieter.
 _SOUND_NATS = 0.3
 # As the sanity gate has it.
-_SILENT_SHARE = 0.999
+_SILENT_SHARE = Thresholds().reference_floor_share
 
 # Samples beyond full scale by this factor are not loud, they are integers.
 _INTEGER_PEAK = 4.0

@@ -14,17 +14,20 @@ import torch
 from torch import Tensor
 
 from melcheck.forensics import diagnose
-from melcheck.inspection import STORAGE_ROUNDINGS, prepare, storage_of, storage_step
+from melcheck.inspection import (
+    STORAGE_ROUNDINGS,
+    magnitude_rounding,
+    prepare,
+    storage_of,
+    storage_step,
+)
 from melcheck.mel_files import StoredMel
 from melcheck.recipes import MelRecipe, log_mel
 
 __all__ = ["Comparison", "FreshMel", "compare_stored", "fresh_mel"]
 
-# Rounding of another library or device, in nats; and in magnitudes, relative to the loudest cell,
-# which is what quiet cells lose in a float32 transform.
+# Rounding of another library or device; what quiet cells lose is judged in magnitudes.
 _SAME_NATS = 1e-3
-_SAME_MAGNITUDE = 2e-6
-_SAME_RELATIVE = 4e-7
 # No mel of audio is louder; what claims to be is no number of float64 after `exp`.
 _LOUDEST_NATS = 30.0
 # float16 and bfloat16 resolve 0.004 and 0.06 nats at -16.
@@ -231,7 +234,7 @@ def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | N
         there = fresh[:, other : other + frames].double()
         kept = sound[:, begin : begin + frames]
         # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
-        rounding = _SAME_MAGNITUDE + _SAME_RELATIVE * _magnitude(there.max())
+        rounding = magnitude_rounding(float(_magnitude(there.max())))
         apart = (_magnitude(here) - _magnitude(there)).abs()
         close = (here - there).abs() <= _SAME_NATS + step * there.abs()
         agree = close | (apart <= rounding) | ~kept

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from melcheck.fast import optimise
+from melcheck.fast import check_precision, optimise
 from melcheck.parity import Deviations, Variant
 from melcheck.precisions import PRECISIONS, Precision
 from melcheck.stage_tolerances import (
@@ -32,7 +32,7 @@ __all__ = ["VARIANTS"]
 
 def _without_bf16(vocoder: VocosVocoder) -> str:
     try:
-        optimise(vocoder, precision="bf16")
+        check_precision(vocoder.device, "bf16")
     except VocoderUnavailable as error:
         return str(error).splitlines()[0]
     return ""

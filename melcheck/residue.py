@@ -15,7 +15,7 @@ from torch import Tensor
 from melcheck.findings import Finding
 from melcheck.fitting import Fit
 from melcheck.hypotheses import Change, filters_of
-from melcheck.inspection import STORAGE_ROUNDINGS, Prepared, storage_step
+from melcheck.inspection import STORAGE_ROUNDINGS, Prepared, magnitude_rounding, storage_step
 from melcheck.recipes import MelRecipe
 from melcheck.selection import Choice
 from melcheck.spectra import first_centre
@@ -46,9 +46,6 @@ _ALTERED_NOISE = 24.0
 # What leaves more than this went through other arithmetic, such as a resampler's, which is not the
 # same at the ends and in the highest bands.
 _UNTOUCHED_NATS = 1e-4
-# As in `melcheck.forensics`: what rounding does to a magnitude, alone and for the loudest cell.
-_ROUNDING_MAGNITUDE = 2e-6
-_ROUNDING_SHARE = 4e-7
 _ALTERED_SHARE = 1e-3
 # Of the cells at the floor, so many are louder in the audio where they were masked.
 _MASKED_SHARE = 0.1
@@ -285,8 +282,7 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     sums = filters_of(recipe).sum(dim=0).clamp(min=1e-6)[:, None]
     apart = ((given / recipe.power).exp() - (predicted / recipe.power).exp()).abs() / sums
     loudest = float((predicted / recipe.power).exp().max())
-    rounding = _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
-    noise = float(apart[entry.active].square().mean().sqrt()) + rounding
+    noise = float(apart[entry.active].square().mean().sqrt()) + magnitude_rounding(loudest)
     step = STORAGE_ROUNDINGS * storage_step(prepared.storage) * prepared.mel.abs() / entry.slope
     off = cells & (apart > _ALTERED_NOISE * noise)
     off &= (given - predicted).abs() > _ALTERED_NATS + step

@@ -93,6 +93,11 @@ class Verdict:
         """Whether every metric reached its threshold."""
         return not self.failures
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, with what a reader should know; "" where it passed without a note."""
+        return "; ".join([*map(str, self.failures), *self.notes])
+
     def __str__(self) -> str:
         outcome = "passed" if self.passed else "failed: " + "; ".join(map(str, self.failures))
         return " | ".join((outcome, *self.notes))

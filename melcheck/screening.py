@@ -29,7 +29,7 @@ from typing import cast
 
 from torch import Tensor
 
-from melcheck.fast import optimise
+from melcheck.fast import check_precision, optimise
 from melcheck.many_clips import FileTrip, check_many
 from melcheck.metrics import MelMetrics
 from melcheck.parity import is_consistent
@@ -214,7 +214,7 @@ def _faster(pipeline: MelPipeline) -> tuple[MelPipeline, Proof]:
 
 def _lowest_precision(vocoder: VocosVocoder) -> Precision:
     try:
-        optimise(vocoder, precision="bf16")
+        check_precision(vocoder.device, "bf16")
     except VocoderUnavailable:
         return "fp32"
     return "bf16"
@@ -267,7 +267,7 @@ def _screened(
     thresholds: Thresholds | None,
 ) -> Iterator[ScreenedClip]:
     for trip in check_many(files, fast):
-        if trip.metrics is not None and _clearly_passes(trip, proof, thresholds):
+        if _clearly_passes(trip, proof, thresholds):
             yield dataclasses.replace(_judged(trip, thresholds), plain=False)
         else:
             yield from _plainly([trip.path], plain, thresholds)

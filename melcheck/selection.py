@@ -14,7 +14,7 @@ from melcheck.affine import AffineCause, explain_affine
 from melcheck.fitting import Fit
 from melcheck.inspection import FLOORS_IN_USE, Prepared
 
-__all__ = ["Choice", "decide", "same_mel"]
+__all__ = ["SAME_MEL_NATS", "Choice", "decide", "same_mel"]
 
 # Residuals within this factor, or this many nats, of the smallest are as good.
 _SAME_FACTOR = 2.5
@@ -27,8 +27,8 @@ _EXACT_SEPARATION_NATS = 1e-4
 _EXACT_FACTOR = 100.0
 # Nobody normalises by a deviation that does next to nothing; an offset alone is a gain.
 _NOBODYS_SLOPE = 0.02
-# Two hypotheses that predict mels nearer than this are one, nats.
-_SAME_MEL_NATS = 1e-3
+SAME_MEL_NATS = 1e-3
+"""Two hypotheses that predict mels nearer than this are one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +109,7 @@ def _runner_up(chosen: Fit, fits: list[Fit]) -> Fit | None:
     return None
 
 
-def same_mel(entry: Fit, other: Fit, *, nats: float = _SAME_MEL_NATS) -> bool:
+def same_mel(entry: Fit, other: Fit, *, nats: float = SAME_MEL_NATS) -> bool:
     """Return whether two hypotheses predict mels as near as this, but for their level."""
     difference = (entry.mel - other.mel)[other.active]
     return float((difference - difference.mean()).square().mean().sqrt()) <= nats

@@ -38,9 +38,8 @@ class _Judged:
 
     @property
     def reason(self) -> str:
-        if self.found.verdict is None:
-            return self.found.error
-        return "; ".join([*map(str, self.found.verdict.failures), *self.found.verdict.notes])
+        verdict = self.found.verdict
+        return self.found.error if verdict is None else verdict.reason
 
 
 def quick_answer(
