@@ -1,4 +1,4 @@
-"""Hooks of this repository only; what users get is in `melcheck.plugin`."""
+"""Hooks of this repository only; what users get is in `melcheck.pytest_plugin.plugin`."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class _KillMatrix:
         """Print the matrix, faults that one gate alone sees, and gates that see nothing alone."""
         if not self.cases:
             return
-        from melcheck.faults import FAULTS
-        from melcheck.gates import GATES
+        from tests.faults.catalogue import FAULTS
+        from tests.faults.gates import GATES
 
         write = terminalreporter.write_line
         terminalreporter.section("melcheck: which gate catches which fault")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from melcheck._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from melcheck.audio import AudioError as AudioError
-    from melcheck.bare import identify as identify
     from melcheck.config import MelCheckConfig as MelCheckConfig
-    from melcheck.forensics import diagnose as diagnose
-    from melcheck.handshakes import handshake as handshake
+    from melcheck.diagnosis.diagnose import diagnose as diagnose
+    from melcheck.diagnosis.handshake import handshake as handshake
+    from melcheck.diagnosis.identify import identify as identify
+    from melcheck.diagnosis.waveform import explain_waveform as explain_waveform
     from melcheck.metrics import MelMetrics as MelMetrics
     from melcheck.metrics import compare as compare
     from melcheck.pipeline import MelPipeline as MelPipeline
@@ -25,10 +28,9 @@ if TYPE_CHECKING:
     from melcheck.sanity import Thresholds as Thresholds
     from melcheck.sanity import Verdict as Verdict
     from melcheck.sanity import judge as judge
-    from melcheck.vocoders import VocoderError as VocoderError
-    from melcheck.vocoders import VocoderUnavailable as VocoderUnavailable
-    from melcheck.vocoders import load_vocoder as load_vocoder
-    from melcheck.waveform_forensics import explain_waveform as explain_waveform
+    from melcheck.vocoders.base import VocoderError as VocoderError
+    from melcheck.vocoders.base import VocoderUnavailable as VocoderUnavailable
+    from melcheck.vocoders.base import load_vocoder as load_vocoder
 
 _HOMES = {
     "AudioError": "audio",
@@ -40,41 +42,19 @@ _HOMES = {
     "Thresholds": "sanity",
     "VOCOS": "recipes",
     "Verdict": "sanity",
-    "VocoderError": "vocoders",
-    "VocoderUnavailable": "vocoders",
+    "VocoderError": "vocoders.weights",
+    "VocoderUnavailable": "vocoders.weights",
     "compare": "metrics",
-    "diagnose": "forensics",
-    "explain_waveform": "waveform_forensics",
-    "handshake": "handshakes",
-    "identify": "bare",
+    "diagnose": "diagnosis.diagnose",
+    "explain_waveform": "diagnosis.waveform",
+    "handshake": "diagnosis.handshake",
+    "identify": "diagnosis.identify",
     "judge": "sanity",
-    "load_vocoder": "vocoders",
+    "load_vocoder": "vocoders.base",
     "log_mel": "recipes",
 }
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "VOCOS",
-    "AudioError",
-    "MelCheckConfig",
-    "MelMetrics",
-    "MelPipeline",
-    "MelRecipe",
-    "RoundTrip",
-    "Thresholds",
-    "Verdict",
-    "VocoderError",
-    "VocoderUnavailable",
-    "compare",
-    "diagnose",
-    "explain_waveform",
-    "handshake",
-    "identify",
-    "judge",
-    "load_vocoder",
-    "log_mel",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from melcheck.cli import main
+from melcheck.cli.main import main
 
 __all__: list[str] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from melcheck.atomic import replacing
+from melcheck.files import replacing
 from melcheck.pipeline import RoundTrip
 from melcheck.plots import DifferencePicture, MelPicture
 from melcheck.recipes import MelRecipe

@@ -4,7 +4,7 @@
 lengths. What the results leave no doubt about is adapted, and said in `Frontend.notes`: which axis
 is time shows in what grows with the clip. All else is told in one `FrontendError`. Modules run in
 evaluation mode, and everything without gradients. Whether the mel is the right one is not asked
-here: that is for `melcheck.handshakes.handshake`.
+here: that is for `melcheck.diagnosis.handshake.handshake`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from melcheck.callables import (
+from melcheck.probe_clips import probe
+from melcheck.recipes import VOCOS, MelRecipe
+from melcheck.user_code import (
     THEIR_ERRORS,
     CallableError,
     Target,
@@ -27,11 +29,9 @@ from melcheck.callables import (
     first_line,
     float_tensor,
 )
-from melcheck.probes import probe
-from melcheck.recipes import VOCOS, MelRecipe
 
 if TYPE_CHECKING:
-    from melcheck.vocoders import Vocoder, VocoderInfo
+    from melcheck.vocoders.base import Vocoder, VocoderInfo
 
 __all__ = ["FedVocoder", "Frontend", "FrontendError", "adapt_frontend", "load_frontend"]
 
@@ -125,7 +125,7 @@ class Frontend:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FedVocoder:
-    """A vocoder whose mels come from a front end of the user's. See `melcheck.vocoders.Vocoder`."""
+    """A vocoder whose mels the user's front end extracts. See `melcheck.vocoders.base.Vocoder`."""
 
     frontend: Frontend
     vocoder: Vocoder

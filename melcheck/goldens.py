@@ -24,7 +24,7 @@ from melcheck.clips import Clip, sha256_file
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import floor_share
 from melcheck.recipes import MelRecipe
-from melcheck.vocoders import VocoderInfo
+from melcheck.vocoders.base import VocoderInfo
 
 __all__ = [
     "ENCODED_TOLERANCES",

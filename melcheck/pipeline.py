@@ -27,7 +27,7 @@ from melcheck.metrics import (
     multi_resolution_stft_distance,
 )
 from melcheck.recipes import MelRecipe
-from melcheck.vocoders import Vocoder, VocoderInfo, load_vocoder
+from melcheck.vocoders.base import Vocoder, VocoderInfo, load_vocoder
 
 __all__ = ["MelPipeline", "RoundTrip"]
 
@@ -103,7 +103,7 @@ class MelPipeline:
 
     Args:
         config: The audio file and how to read it.
-        vocoder: A name that `melcheck.vocoders.load_vocoder` knows ("embedded", "official",
+        vocoder: A name that `melcheck.vocoders.base.load_vocoder` knows ("embedded", "official",
             "griffin-lim", a directory, a hub id), or a vocoder that is already loaded.
         device: Where to run, for a vocoder given by name: "cpu", "cuda", "cuda:1".
 

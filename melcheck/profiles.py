@@ -5,7 +5,7 @@ only part of the way (F5-TTS and ZipVoice share the vocoder of `vocos`), the not
 
 Every number was read in the file that `source` names, at the release or the revision that it gives.
 Two were read at one remove: HiFi-GAN's configuration in the copy that Matcha-TTS releases, and the
-statistics of LJ Speech in the README of Matcha-TTS. `tests/test_profiles.py` holds `vocos`,
+statistics of LJ Speech in the README of Matcha-TTS. `tests/core/test_profiles.py` holds `vocos`,
 `librosa-default` and `torchaudio-default` to the libraries themselves, and those that use librosa's
 transform and filters to librosa.
 """

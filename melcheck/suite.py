@@ -24,7 +24,10 @@ import torch
 from melcheck.artifacts import save_artifacts
 from melcheck.clips import Clip, file_name, one_line
 from melcheck.config import MelCheckConfig
-from melcheck.explanations import Explanation
+from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.handshake import Handshake
+from melcheck.diagnosis.recipe_search.unexplained_cells import BENIGN_FLOORS
+from melcheck.diagnosis.stored_mels import FreshMel, compare_stored
 from melcheck.frontends import Frontend
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
@@ -33,16 +36,13 @@ from melcheck.goldens import (
     mel_statistics,
     provenance,
 )
-from melcheck.handshakes import Handshake
-from melcheck.mel_cache import FreshMel, compare_stored
 from melcheck.mel_files import StoredMel
 from melcheck.pipeline import MelPipeline, RoundTrip
-from melcheck.probes import probe
+from melcheck.probe_clips import probe
 from melcheck.recipes import VOCOS
-from melcheck.report import CaseRow
-from melcheck.residue import BENIGN_FLOORS
+from melcheck.report.table import CaseRow
 from melcheck.sanity import judge
-from melcheck.vocoders import Vocoder
+from melcheck.vocoders.base import Vocoder
 
 __all__ = [
     "test_a_batch_gives_what_its_items_give_alone",

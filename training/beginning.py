@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from vocos import Vocos
 
-from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from training.crops import Crops
 
 __all__ = ["begin"]

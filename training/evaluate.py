@@ -6,7 +6,7 @@ prints, in Markdown, one table per folder of audio: each vocoder's figures over 
 3 s of each), then the worst of the gates' three figures at peaks from -24 to -0.5 dBFS. `--speed`
 adds the decoding speed beside the official configuration with random weights, both in one run.
 
-PESQ and STOI come from `melcheck.perceptual`: 4.64 and 1 for identical sounds.
+PESQ and STOI come from `training.perceptual`: 4.64 and 1 for identical sounds.
 """
 
 # A script may print (T201).
@@ -34,9 +34,9 @@ from melcheck.audio import load_audio
 from melcheck.clips import find_clips
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
-from melcheck.perceptual import pesq_wb, stoi
 from melcheck.recipes import VOCOS
-from melcheck.vocoders import GriffinLimVocoder, Vocoder, load_vocoder
+from melcheck.vocoders.base import GriffinLimVocoder, Vocoder, load_vocoder
+from training.perceptual import pesq_wb, stoi
 
 __all__ = ["Figures", "decode_speed_ratio", "main", "measure", "open_vocoder"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 from vocos import Vocos
 
-from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from training.unrolled import consistent_spectrum, norm
 
 __all__ = ["Losses", "Objective"]

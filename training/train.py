@@ -35,8 +35,8 @@ from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.models import VocosBackbone
 
-from melcheck.consistent_head import ConsistentISTFTHead
 from melcheck.recipes import VOCOS
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from training.beginning import begin
 from training.crops import Crops
 from training.losses import Losses, Objective

@@ -1,7 +1,7 @@
 """The head's projections as a plain loop, through which a gradient passes.
 
-`melcheck.consistency` computes the same in place and without gradients, which is faster; a test
-holds the two together.
+`melcheck.vocoders.phase_retrieval` computes the same in place and without gradients, which is
+faster; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from melcheck.consistency import MOMENTUM, TINY, Consistency, Projections, mirrored
-from melcheck.overlap import analyse, synthesise
+from melcheck.vocoders.overlap_add import analyse, synthesise
+from melcheck.vocoders.phase_retrieval import MOMENTUM, TINY, Consistency, Projections, mirrored
 
 __all__ = ["consistent_spectrum"]
 

@@ -1,0 +1,1 @@
+"""Comparisons with peers; not in the wheel."""

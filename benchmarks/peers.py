@@ -1,0 +1,299 @@
+"""The same encode and decode by others, measured in turns with ours.
+
+`vocos` called as its README calls it, librosa (encode), ONNX Runtime (decode of the same weights,
+exported here) and Griffin-Lim (decode). Contenders take turns, call by call, so that what disturbs
+the machine disturbs all of them; the ratio is taken turn by turn. One that is absent is left out
+with the reason, and one whose result is not ours is never timed: see `TOLERANCES`.
+
+The exported graph ends at the complex spectrum; torch inverts the STFT, as it does in `vocos`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import statistics
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vocos.heads import ISTFTHead
+
+from melcheck._version import __version__
+from melcheck.benchmark.cases import MODES, Case, in_mode
+from melcheck.benchmark.machine_rates import seconds_of
+from melcheck.vocoders.base import VocosVocoder, load_vocoder
+
+__all__ = ["PEERS", "TOLERANCES", "PeerAbsentError", "PeerTimes", "measure_peers"]
+
+TOLERANCES = {"vocos": 1e-6, "librosa": 1e-4, "onnxruntime": 1e-4}
+"""How far a peer's result may be from ours: largest difference over largest value.
+
+Seen on the CPU: 0, 3e-6 and 3e-6, rounding; a wrong window, scale or padding is above 1e-2.
+Griffin-Lim computes something else, and is held to nothing.
+"""
+
+# The same edges by NumPy's names.
+_PAD_MODES: dict[str, Any] = {"reflect": "reflect", "constant": "constant", "replicate": "edge"}
+_TURNS = (3, 30)
+_MAX_MAGNITUDE = 1e2  # as in ISTFTHead
+_OPSET = 17
+
+Call = Callable[[Tensor], Tensor]
+
+
+class PeerAbsentError(RuntimeError):
+    """A peer that cannot run here, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTimes:
+    """One contender's calls.
+
+    Attributes:
+        case: What was computed; its mode is "peers/" and the contender's name.
+        vocoder: Name of the weights.
+        durations_seconds: Of each call.
+        speedup: Median over the turns of eager's time / its time: above 1, it is faster.
+        deviation: Its largest difference from eager over the largest value; None for Griffin-Lim.
+        device_name: "cpu", or the GPU's.
+    """
+
+    case: Case
+    vocoder: str
+    durations_seconds: tuple[float, ...]
+    speedup: float
+    deviation: float | None
+    device_name: str
+
+    def extra_info(self) -> dict[str, object]:
+        """Return all of it for pytest-benchmark's `extra_info`."""
+        median = statistics.median(self.durations_seconds)
+        return {
+            "vocoder": self.vocoder,
+            "stage": self.case.stage,
+            "device": self.case.device,
+            "device_name": self.device_name,
+            "batch": self.case.size.batch,
+            "seconds": self.case.size.seconds,
+            "precision": self.case.precision,
+            "mode": self.case.mode,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "melcheck": __version__,
+            "p50_seconds": median,
+            "x_real_time": self.case.size.audio_seconds / median,
+            "speedup_over_eager": self.speedup,
+            "deviation": self.deviation,
+        }
+
+
+def measure_peers(
+    vocoder: VocosVocoder, case: Case, inputs: list[Tensor], *, seconds: float = 1.0
+) -> tuple[list[PeerTimes], dict[str, str]]:
+    """Time every mode of ours and every peer in turns.
+
+    Args:
+        vocoder: On the case's device.
+        case: "encode" or "decode" in fp32; its mode does not matter.
+        inputs: From `melcheck.benchmark.measure.make_inputs`.
+        seconds: For about how long, within 3 to 30 turns.
+
+    Returns:
+        The contenders, "eager" first, and for each one that was left out the reason.
+    """
+    contenders: dict[str, Call] = {
+        mode: getattr(in_mode(vocoder, mode, case.precision), case.stage) for mode in MODES
+    }
+    absent: dict[str, str] = {}
+    deviations: dict[str, float | None] = dict.fromkeys(contenders, 0.0)
+    reference = contenders["eager"](inputs[0])
+    for name, stages in PEERS.items():
+        try:
+            if case.stage not in stages:
+                continue
+            call = stages[case.stage](vocoder)
+            deviations[name] = (
+                _deviation(reference, call(inputs[0])) if name in TOLERANCES else None
+            )
+            _hold(name, deviations[name])
+        except PeerAbsentError as error:
+            absent[name] = str(error)
+        else:
+            contenders[name] = call
+    once = sum(seconds_of(call, inputs[0]) for call in contenders.values())
+    turns = max(_TURNS[0], min(_TURNS[1], round(seconds / once)))
+    durations: dict[str, list[float]] = {name: [] for name in contenders}
+    names, count = list(contenders), 0
+    for turn in range(turns):
+        # Each goes first in its turn: who follows another finds other things in the cache.
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            count += 1
+            durations[name].append(seconds_of(contenders[name], inputs[count % len(inputs)]))
+    device = vocoder.device
+    times = [
+        PeerTimes(
+            case=Case(case.stage, case.device, case.size, case.precision, f"peers/{name}"),
+            vocoder=vocoder.info.name,
+            durations_seconds=tuple(taken),
+            speedup=statistics.median(
+                eager / own for eager, own in zip(durations["eager"], taken, strict=True)
+            ),
+            deviation=deviations[name],
+            device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        )
+        for name, taken in durations.items()
+    ]
+    return times, absent
+
+
+def _deviation(reference: Tensor, estimate: Tensor) -> float:
+    if reference.shape != estimate.shape:
+        return float("inf")
+    return float((reference - estimate).abs().max() / reference.abs().max())
+
+
+def _hold(name: str, deviation: float | None) -> None:
+    if deviation is not None and not deviation <= TOLERANCES[name]:
+        raise PeerAbsentError(
+            f"its result differs from ours by {deviation:.1e} of the largest value, where "
+            f"{TOLERANCES[name]:.0e} is allowed: not the same computation, so not timed"
+        )
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise PeerAbsentError(
+            f"the package {package} is not installed: pip install 'melcheck[peers]'"
+        )
+
+
+def _on_the_cpu(vocoder: VocosVocoder, name: str) -> None:
+    if vocoder.device.type != "cpu":
+        raise PeerAbsentError(f"{name} is compared on the CPU, and this run is on {vocoder.device}")
+
+
+def _vocos_encode(vocoder: VocosVocoder) -> Call:
+    extractor: Call = vocoder.model.feature_extractor
+    return extractor
+
+
+def _vocos_decode(vocoder: VocosVocoder) -> Call:
+    decode: Call = vocoder.model.decode
+    return decode
+
+
+def _librosa_encode(vocoder: VocosVocoder) -> Call:
+    _on_the_cpu(vocoder, "librosa")
+    _require("librosa")
+    import librosa
+    import numpy as np
+
+    recipe = vocoder.recipe
+    if recipe.padding != "center":
+        raise PeerAbsentError(f"librosa has no padding {recipe.padding!r}")
+
+    def encode(waveform: Tensor) -> Tensor:
+        mel: Any = librosa.feature.melspectrogram(
+            y=waveform.numpy(),
+            sr=recipe.sample_rate,
+            n_fft=recipe.n_fft,
+            win_length=recipe.win_length,
+            hop_length=recipe.hop_length,
+            n_mels=recipe.n_mels,
+            fmin=recipe.f_min,
+            fmax=recipe.f_max,
+            htk=recipe.mel_scale == "htk",
+            norm=recipe.norm,
+            power=recipe.power,
+            pad_mode=_PAD_MODES[recipe.pad_mode],
+        )
+        return torch.from_numpy(np.log(np.maximum(mel, recipe.floor)))
+
+    return encode
+
+
+class _UpToSpectrum(nn.Module):
+    """Backbone and head of a Vocos, up to the real and the imaginary part of the spectrum."""
+
+    def __init__(self, backbone: nn.Module, out: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.out = out
+
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        log_magnitude, phase = self.out(self.backbone(mel)).transpose(1, 2).chunk(2, dim=1)
+        magnitude = torch.clip(torch.exp(log_magnitude), max=_MAX_MAGNITUDE)
+        return magnitude * torch.cos(phase), magnitude * torch.sin(phase)
+
+
+def _onnx_decode(vocoder: VocosVocoder) -> Call:
+    _on_the_cpu(vocoder, "onnxruntime")
+    for package in ("onnx", "onnxruntime"):
+        _require(package)
+    model = vocoder.model
+    if type(model.head) is not ISTFTHead:
+        raise PeerAbsentError(
+            f"the head {type(model.head).__name__} takes STFTs within, and is not exported"
+        )
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        _exported(_UpToSpectrum(model.backbone, model.head.out), vocoder.recipe.n_mels),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+
+    @torch.inference_mode()
+    def decode(mel: Tensor) -> Tensor:
+        real, imaginary = session.run(None, {"mel": mel.numpy()})
+        spectrum = torch.complex(torch.from_numpy(real), torch.from_numpy(imaginary))
+        waveform: Tensor = model.head.istft(spectrum)
+        return waveform
+
+    return decode
+
+
+def _exported(module: nn.Module, n_mels: int) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter by tracing is deprecated for the one that needs onnxscript; both give this
+        # graph, and tracing needs one package less.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, n_mels, 32),),
+            file,  # type: ignore[arg-type]  # takes a file, too
+            input_names=["mel"],
+            output_names=["real", "imaginary"],
+            dynamic_axes={
+                "mel": {0: "batch", 2: "frames"},
+                "real": {0: "batch", 2: "frames"},
+                "imaginary": {0: "batch", 2: "frames"},
+            },
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+def _griffin_lim_decode(vocoder: VocosVocoder) -> Call:
+    griffin_lim = load_vocoder("griffin-lim", device=vocoder.device)
+    if griffin_lim.recipe != vocoder.recipe:
+        raise PeerAbsentError("Griffin-Lim is made for the mel of Vocos, and this is another")
+    return griffin_lim.decode
+
+
+PEERS: dict[str, dict[str, Callable[[VocosVocoder], Call]]] = {
+    "vocos": {"encode": _vocos_encode, "decode": _vocos_decode},
+    "librosa": {"encode": _librosa_encode},
+    "onnxruntime": {"decode": _onnx_decode},
+    "griffin-lim": {"decode": _griffin_lim_decode},
+}
+"""What makes each peer's function, by its name and the stage."""

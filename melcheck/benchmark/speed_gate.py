@@ -1,0 +1,239 @@
+"""Is one callable slower than another, by more than is allowed? A gate that holds on busy machines.
+
+No time of another day or another machine is asked for: both run now, in turns, and what counts is
+the ratio candidate / reference within a pair, since both halves of a pair meet the same machine.
+
+- The order within a pair is drawn anew for every two pairs (one each way): what the first of two
+  pays, and a machine that slows down, fall on both alike. Bursts of load then push the logarithm of
+  a ratio up or down by chance, so that those of successive pairs hardly correlate (-0.02 where the
+  times themselves drift; -0.1 beside a process that spins on the same core), and pairs may be
+  resampled one by one.
+- The clock is `own_time`, which is not moved by other processes. In wall time, beside that process,
+  the ratios spread 3.5 times as far, which asks for twelve times the pairs. Pairs of short calls
+  that another process interrupted are timed again: see `melcheck.benchmark.paired_timing`.
+- Location and interval of the ratios are those of `melcheck.benchmark.paired_ratios`.
+
+Pairs are added until the interval decides: fails ("slower") only when all of it lies above the
+allowed ratio, passes ("within") when all of it lies at or below. Who looks at an interval after
+each pair and stops when it pleases, finds in the end what is not there. So there are five looks at
+most, after `pairs`, 2, 4, 8, 16 times `pairs`, and each interval leaves out a fifth of what the
+confidence leaves (Bonferroni): with 0.99, all five hold the true ratio in 99 % of comparisons, by
+whatever rule one stops. Those are repeated confidence intervals. When the time budget is spent, the
+next look comes early and is the last. Without a decision then, the outcome is "undecided": it
+passes, and says so.
+
+Measured beside a process that spins on the same core, with 15 % more work injected and 1.10
+allowed: see `tests/benchmark/test_speed_gate.py`.
+
+References:
+    C. Jennison and B. Turnbull, "Interim analyses: the repeated confidence interval approach",
+    Journal of the Royal Statistical Society B 51, 1989,
+    https://doi.org/10.1111/j.2517-6161.1989.tb01433.x.
+    T. Kalibera and R. Jones, "Rigorous benchmarking in reasonable time", ISMM 2013,
+    https://doi.org/10.1145/2491894.2464160: intervals of ratios instead of single times.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from melcheck.benchmark.own_time import own_time, own_time_is_wall_time, waited_ns
+from melcheck.benchmark.paired_ratios import MIN_PAIRS, ratio_interval
+from melcheck.benchmark.paired_timing import PairTimer, no_garbage_collection
+
+__all__ = ["SpeedComparison", "compare_speed"]
+
+Outcome = Literal["within", "slower", "undecided"]
+
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedComparison:
+    """What `compare_speed` found.
+
+    Attributes:
+        outcome: "within" (all of the interval at or below the allowed ratio), "slower" (all of it
+            above), or "undecided", when the time budget or the pairs ran out before.
+        ratio: Time of the candidate in units of the reference's; 1.15 is 15 % slower.
+        low: Lower end of the interval of the ratio.
+        high: Upper end.
+        allowed_ratio: As given.
+        confidence: As given: how often the interval of every look holds the true ratio.
+        ratios: That of each pair, in the order in which they were timed.
+        candidate_seconds: Median of one call of the candidate, by the clock.
+        reference_seconds: Median of one call of the reference.
+        calls_per_sample: How many calls were timed at once.
+        clock: "own time", "wall time", or the name of the clock that was given.
+    """
+
+    outcome: Outcome
+    ratio: float
+    low: float
+    high: float
+    allowed_ratio: float
+    confidence: float
+    ratios: tuple[float, ...]
+    candidate_seconds: float
+    reference_seconds: float
+    calls_per_sample: int
+    clock: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate was not shown to be slower than is allowed."""
+        return self.outcome != "slower"
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were timed."""
+        return len(self.ratios)
+
+    def message(self) -> str:
+        """Return the outcome in words, and what to do about it."""
+        return f"{self}\n{_ADVICE[self.outcome]}"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.outcome}: the candidate takes {self.ratio:.3f} times as long as the reference "
+            f"({self.confidence:.0%} interval {self.low:.3f} to {self.high:.3f}, {self.pairs} pairs"
+            f", {1e3 * self.candidate_seconds:.3g} and {1e3 * self.reference_seconds:.3g} ms in "
+            f"{self.clock}); allowed is {self.allowed_ratio:g}"
+        )
+
+
+_ADVICE: dict[Outcome, str] = {
+    "within": "There is nothing to do.",
+    "slower": (
+        "All of the interval lies above what is allowed, so this is no noise. Profile both (python "
+        "-m cProfile, torch.profiler) for what the candidate does more, or raise allowed_ratio if "
+        "that is worth its time."
+    ),
+    "undecided": (
+        "That passes, but nothing was shown: the interval still holds what is allowed. Give it a "
+        "larger budget_seconds, a machine that is less busy, or torch.set_num_threads(1): threads "
+        "that wait for each other are what a busy machine disturbs most."
+    ),
+}
+
+
+def compare_speed(
+    candidate: Callable[..., object],
+    reference: Callable[..., object],
+    *,
+    allowed_ratio: float = 1.10,
+    confidence: float = 0.99,
+    pairs: int = 40,
+    budget_seconds: float = 30.0,
+    inputs: Callable[[], object] | None = None,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] | None = None,
+    seed: int = 0,
+) -> SpeedComparison:
+    """Time two callables in turns until it is clear whether the first is too slow.
+
+    Both run in this thread, with the garbage collector off while the clock runs. They should do the
+    same work: the first results are not compared.
+
+    Args:
+        candidate: What may be slower.
+        reference: What it is held against.
+        allowed_ratio: The candidate's time in units of the reference's that is still good; below 1
+            it has to be faster: 0.8 asks for four fifths of the time.
+        confidence: Of the interval, over all looks; see the module.
+        pairs: Pairs before the first look; the last comes after 16 times as many.
+        budget_seconds: Of the wall. At least 8 pairs are timed, however long they take.
+        inputs: Called before each pair, outside of the clock; what it returns is given to both
+            callables. None calls them without an argument.
+        device: Where they compute: the clock waits for a CUDA device's queue.
+        clock: Seconds, such as `time.perf_counter` or `time.process_time`; None is
+            `melcheck.benchmark.own_time.own_time`.
+        seed: Of the order within pairs and of the resampling.
+
+    Raises:
+        ValueError: A number out of its range, a device that cannot be waited for, or a clock that
+            stands still while the callables run.
+
+    Example:
+        >>> found = compare_speed(lambda: sum(range(20_000)), lambda: sum(range(10_000)))
+        >>> found.outcome, found.passed
+        ('slower', False)
+    """
+    _check(allowed_ratio, confidence, pairs, budget_seconds)
+    timer = PairTimer(
+        candidate,
+        reference,
+        inputs=inputs,
+        clock=clock or own_time,
+        interruptions=waited_ns if clock is None else _none_known,
+        device=device,
+        seed=seed,
+    )
+    of_one_look = 1 - (1 - confidence) / _LOOKS
+    looks = [pairs * 2**look for look in range(_LOOKS)]
+    times: list[tuple[float, float]] = []
+    end = time.monotonic() + budget_seconds
+    with no_garbage_collection():
+        timer.warm_up()
+        for look in looks:
+            spent = False
+            while len(times) < look and not spent:
+                times.append(timer.pair())
+                spent = time.monotonic() > end and len(times) >= MIN_PAIRS
+            ratios = [ours / theirs for ours, theirs in times]
+            ratio, low, high = ratio_interval(ratios, confidence=of_one_look, seed=seed)
+            outcome = _outcome(low, high, allowed_ratio)
+            if spent or outcome != "undecided":
+                break
+            gc.collect()
+    return SpeedComparison(
+        outcome=outcome,
+        ratio=ratio,
+        low=low,
+        high=high,
+        allowed_ratio=allowed_ratio,
+        confidence=confidence,
+        ratios=tuple(ratios),
+        candidate_seconds=statistics.median(ours for ours, _ in times),
+        reference_seconds=statistics.median(theirs for _, theirs in times),
+        calls_per_sample=timer.calls,
+        clock=_name(clock),
+    )
+
+
+def _outcome(low: float, high: float, allowed_ratio: float) -> Outcome:
+    if low > allowed_ratio:
+        return "slower"
+    return "within" if high <= allowed_ratio else "undecided"
+
+
+def _none_known() -> None:
+    """Return the same each time: who brings a clock is not asked for more."""
+
+
+def _name(clock: Callable[[], float] | None) -> str:
+    if clock is None:
+        return "wall time" if own_time_is_wall_time() else "own time"
+    return getattr(clock, "__name__", type(clock).__name__)
+
+
+def _check(allowed_ratio: float, confidence: float, pairs: int, budget_seconds: float) -> None:
+    if not 0 < allowed_ratio < math.inf:
+        raise ValueError(
+            f"allowed_ratio must be above 0, got {allowed_ratio}. 1.1 lets the candidate take a "
+            "tenth longer."
+        )
+    if not 0.5 <= confidence <= 0.995:
+        raise ValueError(f"confidence must be from 0.5 to 0.995, got {confidence}.")
+    if pairs < MIN_PAIRS:
+        raise ValueError(f"pairs must be at least {MIN_PAIRS}, got {pairs}.")
+    if not budget_seconds > 0:
+        raise ValueError(f"budget_seconds must be above 0, got {budget_seconds}.")

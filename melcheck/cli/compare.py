@@ -1,0 +1,146 @@
+"""Measure one mel against another: metrics, gate, and a map of where they differ.
+
+A is the original and B what became of it, [n_mels, frames] or [frames, n_mels],
+in .npy, .npz, .pt or .safetensors. Files are read without running code of
+theirs. The gate is that of `check`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melcheck.cli.arguments import add_array, add_profile, refuse, upright
+from melcheck.cli.output import Answer, Terminal, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from melcheck.metrics import MelMetrics
+    from melcheck.recipes import MelRecipe
+
+__all__ = ["add_options", "run"]
+
+_ROWS = (
+    # key, name, unit, better, digits
+    ("mae", "MAE", "nats", "lower", 4),
+    ("mse", "MSE", "nats2", "lower", 4),
+    ("max_abs_diff", "max", "nats", "lower", 3),
+    ("snr_db", "SNR", "dB", "higher", 2),
+    ("pearson", "corr", "", "higher", 5),
+    ("centred_snr_db", "cSNR (without the mean)", "dB", "higher", 2),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the two files and what to make of them."""
+    parser.add_argument("reference", metavar="A", type=Path, help="file of the original mel")
+    parser.add_argument("estimate", metavar="B", type=Path, help="file of the mel to measure")
+    parser.add_argument("--plot", metavar="PNG", type=Path, help="write the difference map there")
+    add_profile(parser)
+    add_array(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
+    """Read both mels, measure, judge, and draw where that is asked for."""
+    from melcheck.metrics import compare
+    from melcheck.profiles import profile
+    from melcheck.sanity import judge
+
+    recipe = profile(options.profile)
+    reference, estimate, notes = _read(options, recipe)
+    metrics = compare(reference[None], estimate[None], log_floor=recipe.log_floor)[0]
+    verdict = judge(metrics)
+    if options.plot is not None:
+        _plot(options.plot, reference, estimate, recipe)
+    text = [
+        f"A: {options.reference}, B: {options.estimate}, both {list(reference.shape)}",
+        *notes,
+        "",
+        _table(metrics, terminal),
+        "",
+        _worst(metrics, recipe),
+        str(verdict),
+        *([f"difference map: {options.plot}"] if options.plot else []),
+    ]
+    return Answer(
+        passed=verdict.passed,
+        text="\n".join(text),
+        data={
+            "reference": options.reference,
+            "estimate": options.estimate,
+            "profile": options.profile,
+            "shape": list(reference.shape),
+            "metrics": metrics,
+            "verdict": verdict,
+            "notes": notes,
+            "plot": options.plot,
+        },
+    )
+
+
+def _read(options: argparse.Namespace, recipe: MelRecipe) -> tuple[Tensor, Tensor, list[str]]:
+    from melcheck.mel_files import read_mel
+
+    mels, notes, problems = [], [], []
+    for path in (options.reference, options.estimate):
+        try:
+            mel = read_mel(path, array=options.array).mel
+            if not upright(path, list(mel.shape), recipe):
+                notes.append(f"{path} is [frames, n_mels]: its axes were swapped.")
+                mel = mel.T.contiguous()
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+        else:
+            mels.append(mel)
+    refuse(problems)
+    reference, estimate = mels
+    if reference.shape != estimate.shape:
+        raise UsageError(
+            f"{options.reference} and {options.estimate} must have one shape, got "
+            f"{list(reference.shape)} and {list(estimate.shape)}. They are of two clips, or of two "
+            "recipes: `melcheck diagnose --audio CLIP --mel FILE` tells which made each."
+        )
+    return reference, estimate, notes
+
+
+def _table(metrics: MelMetrics, terminal: Terminal) -> str:
+    rows = [
+        (name, f"{getattr(metrics, key):.{digits}f}", unit, better)
+        for key, name, unit, better, digits in _ROWS
+    ]
+    for name, share in (
+        ("A at the floor", metrics.reference_floor_share),
+        ("B at the floor", metrics.estimate_floor_share),
+    ):
+        rows.append((name, f"{100 * share:.1f}", "% of cells", ""))
+    return terminal.table(("metric", "value", "unit", "better"), rows)
+
+
+def _worst(metrics: MelMetrics, recipe: MelRecipe) -> str:
+    from melcheck.recipes import band_centres_hz
+
+    band = max(range(len(metrics.band_mae)), key=metrics.band_mae.__getitem__)
+    frame = max(range(len(metrics.frame_mae)), key=metrics.frame_mae.__getitem__)
+    return (
+        f"worst band: {band} ({band_centres_hz(recipe)[band]:,.0f} Hz), "
+        f"MAE {metrics.band_mae[band]:.3f}; worst frame: {frame} "
+        f"({frame / recipe.frames_per_second:.2f} s), MAE {metrics.frame_mae[frame]:.3f}"
+    )
+
+
+def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> None:
+    from melcheck.files import replacing
+    from melcheck.plots import DifferencePicture
+
+    picture = DifferencePicture(recipe, reference.shape[1])
+    picture.show(reference, estimate, title="A minus B")
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.png())
+    except OSError as error:
+        raise UsageError(
+            f"--plot {path}: the picture cannot be written ({error.strerror}). Name a file in a "
+            "folder that exists and can be written."
+        ) from None

@@ -1,0 +1,169 @@
+"""`melcheck ...` on the command line: options in, one answer and an exit code out.
+
+    0    passed
+    1    a gate failed
+    2    wrong usage, or input that cannot be read
+    3    the environment lacks something: weights, a device, a package, memory
+    70   a fault in melcheck itself
+    130  interrupted (Ctrl-C)
+    141  nobody reads the output any more (a closed pipe)
+
+With `--json` stdout holds one JSON object and nothing else, also after an error of codes 2, 3 and
+70: `melcheck` (version), `command`, `passed`, and what the command adds, or `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from melcheck._version import __version__
+from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
+
+__all__ = ["COMMANDS", "HELP", "main"]
+
+COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
+
+HELP = """\
+melcheck: will the mel that you train on survive the vocoder?
+
+  melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
+  melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
+  melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
+  melcheck diagnose --mel a.npy                  what does it tell by itself?
+  melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
+  melcheck bench                      how fast is it, and how near the limit?
+  melcheck fetch                      official weights (54 MB) into the cache
+  melcheck info                       versions, decoder, devices, weights
+
+`check` runs the small vocoder inside the package, and the official one where
+its weights are in the cache. --vocoder takes embedded, official, griffin-lim,
+a folder or a hub id; --frontend mytts.audio:mel puts your own mel function into
+the loop; --report r.html writes a page; pictures go to mel-artifacts/. --quick
+gives verdicts alone, sooner, on many clips.
+The gate, on log-mels: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB.
+
+melcheck COMMAND --help has all options. --json prints one JSON object instead.
+Exit code: 0 passed, 1 a gate failed, 2 wrong usage or unreadable input, 3 the
+environment lacks something (weights, a device).
+In a test suite: pytest -m sanity --mel-audio data/samples
+"""
+
+_FAILED, _USAGE, _MISSING, _FAULT, _INTERRUPTED, _CLOSED_PIPE = 1, 2, 3, 70, 130, 141
+_TRACEBACK = "MELCHECK_TRACEBACK"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `melcheck`; None takes those of the process.
+
+    Returns:
+        The exit code, as in the module's list.
+    """
+    terminal = Terminal()
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv), terminal)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except OSError as error:  # of writing the answer; a command's own have been told
+        # Python would complain again when it flushes stdout at its end.
+        _discard_stdout()
+        if isinstance(error, BrokenPipeError):
+            return _CLOSED_PIPE
+        terminal.note(f"melcheck: the output cannot be written: {error.strerror}.")
+        return _MISSING
+
+
+def _run(argv: list[str], terminal: Terminal) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        terminal.print(HELP.rstrip("\n"))
+        return 0
+    if not argv:
+        terminal.note(HELP.rstrip("\n"))
+        return _USAGE
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said what is wrong, or has printed help
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
+        return int(end.code or 0)
+    try:
+        answer = _answer(options, terminal)
+    # A `sys.exit(0)` in code that melcheck calls is no verdict.
+    except (Exception, SystemExit) as error:
+        code, message = _explain(error)
+        terminal.note(f"melcheck {options.command}: {message}")
+        if options.json:
+            failure = {"exit_code": code, "message": message}
+            terminal.print_json(_document(options.command, passed=False, error=failure))
+        return code
+    if options.json:
+        document = _document(options.command, passed=answer.passed, **answer.data)
+        terminal.print_json(document)
+    else:
+        terminal.print(answer.text)
+    return 0 if answer.passed else _FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("melcheck", usage="melcheck COMMAND ...", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"melcheck {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="melcheck"
+    )
+    for name in COMMANDS:
+        module = importlib.import_module(f"melcheck.cli.{name}")
+        command = commands.add_parser(
+            name,
+            description=module.__doc__,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_options(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _answer(options: argparse.Namespace, terminal: Terminal) -> Answer:
+    command = importlib.import_module(f"melcheck.cli.{options.command}")
+    answer: Answer = command.run(options, terminal)
+    return answer
+
+
+def _document(command: str, *, passed: bool, **more: object) -> dict[str, object]:
+    return {"melcheck": __version__, "command": command, "passed": passed, **more}
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the message of an error."""
+    reason = str(error).strip() or type(error).__name__
+    if isinstance(error, MissingError):
+        return _MISSING, reason
+    if isinstance(error, ImportError):
+        name = f" {error.name}" if error.name else ""
+        return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _MISSING, "out of memory. Check less at once, as with --duration 3."
+    if isinstance(error, VocoderUnavailable):
+        return _MISSING, reason
+    if isinstance(error, (ValueError, OSError, VocoderError)):
+        return _USAGE, reason
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(error)
+    return _FAULT, (
+        f"{type(error).__name__}: {reason}\n"
+        f"That is a fault in melcheck, not in your input: {_TRACEBACK}=1 shows where."
+    )
+
+
+def _discard_stdout() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

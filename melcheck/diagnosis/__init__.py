@@ -1,0 +1,1 @@
+"""Why is this mel or this waveform wrong? One module for each public question."""

@@ -1,0 +1,388 @@
+"""Which recipe made this mel of this waveform? Recompute under each hypothesis, fit, name it.
+
+`diagnose` answers with a verdict of four kinds:
+
+    identical   the candidate is the expected mel, up to rounding
+    benign      the same recipe; it differs only where no vocoder minds (storage, floor, last frame)
+    fault       one or more causes, named
+    unknown     no hypothesis explains it, or several do; the nearest three are given
+
+A cause is named only where a hypothesis leaves next to nothing unexplained and the next one leaves
+much more. Mels are `[n_mels, frames]` and waveforms `[samples]`, with or without one leading
+dimension of 1; `(waveform, candidate)` is the order everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.causes import PROFILE_PREFIX, cause
+from melcheck.diagnosis.findings import Finding
+from melcheck.diagnosis.recipe_search.audio_readings import as_clip
+from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
+from melcheck.diagnosis.recipe_search.fitting import Fit
+from melcheck.diagnosis.recipe_search.mel_axes import logarithms, orient
+from melcheck.diagnosis.recipe_search.mel_values import (
+    STORAGE_ROUNDINGS,
+    Prepared,
+    as_mel,
+    magnitude_rounding,
+    prepare,
+    storage_of,
+    storage_step,
+)
+from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause
+from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
+from melcheck.diagnosis.recipe_search.unexplained_cells import (
+    BENIGN_FLOORS,
+    altered,
+    altered_cells,
+    examine,
+)
+from melcheck.diagnosis.result import Diagnosis, Evidence, NamedCause, Nearest
+from melcheck.diagnosis.waveform_tests.direct import SILENT_PEAK
+from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
+
+__all__ = ["diagnose"]
+
+# A cell is the same within rounding of the log-mel, or of the magnitude.
+_SAME_NATS = 1e-4
+# Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
+_DITHER_MAGNITUDE = 4e-4
+
+# What is left of an exact candidate, with room for the rounding of other libraries, nats.
+_EXACT_NATS = 3e-4
+
+# How near slope and offset must be to those expected.
+_SAME_SLOPE = 1e-3
+_SAME_OFFSET_NATS = 5e-3
+_AT_ZERO_DB = 1e-3
+# Cells are those expected within this, and a mel is one with strange cells where at most so many of
+# its sounding ones are not: other recipes agree in one cell of a hundred.
+_DIGITS_NATS = 1e-3
+_MOSTLY_OFF = 0.5
+_MASK_SHARE = 0.9
+# Residuals within this factor of the smallest are as good, where nothing explains the mel.
+_AS_GOOD = 1.01
+# Mels nearer than this share of what they leave are one to a reader.
+_CLOSE_SHARE = 0.1
+_MOST_CLOSE_NATS = 0.02
+# What leaves more than this follows another sound.
+_ANOTHER_SOUND_NATS = 1.0
+
+_Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
+
+
+def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) -> Diagnosis:
+    """Say which recipe made a mel of a waveform.
+
+    Args:
+        waveform: `[samples]`, or `[channels, samples]` whose mean is meant, floating point, at
+            `expected.sample_rate`, full scale +-1: a tensor or a NumPy array.
+        candidate_mel: `[n_mels, frames]`, up to leading dimensions of 1: a tensor or a NumPy array,
+            with bands and frames as `expected.axes` says.
+        expected: The recipe that it should follow.
+
+    Returns:
+        The verdict, its causes and its evidence.
+
+    Raises:
+        TypeError: One of them is no array.
+        ValueError: Shapes or types that are no clip or no mel, a clip too short for a mel, or one
+            with NaN in it.
+    """
+    clip, channels = as_clip(waveform)
+    given = as_mel(candidate_mel)
+    if expected.axes == "frames_first":
+        given = given.T
+        expected = dataclasses.replace(expected, axes="bands_first")
+    reference = log_mel(clip, expected)
+    quick = _same(reference, given, expected)
+    if quick is not None:
+        return quick
+    if float(clip.abs().max()) < SILENT_PEAK:
+        note = f"The audio is silent (peak {float(clip.abs().max()):.1g}): it explains no mel."
+        return _plain("unknown", (), reference, given, (note,))
+    layout = orient(given, clip, expected)
+    mel, padded = _unpadded(layout.mel, reference.shape[-1])
+    if padded is not None and (quick := _same(reference, mel, expected)) is not None:
+        causes = (_named(padded, expected), *quick.causes)
+        return dataclasses.replace(quick, kind="benign", causes=causes)
+    prepared = prepare(mel)
+    first = list(layout.findings) if padded is None else [*layout.findings, padded]
+    if prepared.broken:
+        first.append(Finding("nan", _broken(given)))
+    if prepared.leading or prepared.trailing:
+        count = prepared.leading + prepared.trailing
+        text = f"{count} frames of {prepared.padding_value:g}"
+        first.append(Finding("padded-frames", text))
+    best: _Best = None
+    for undone, finding in logarithms(prepared):
+        look = first_look(undone, clip, expected)
+        if look is not None and (best is None or _better(look.choice, best[1])):
+            best = (look, look.choice, [] if finding is None else [finding])
+    if best is not None and not (best[1].named and best[1].fit.residual < _EXACT_NATS):
+        choice = closer_look(best[0], channels)
+        if _better(choice, best[1]):
+            best = (best[0], choice, best[2])
+    return _verdict(first, best, reference, layout.mel, expected)
+
+
+def _unpadded(mel: Tensor, frames: int) -> tuple[Tensor, Finding | None]:
+    """Cut off frames beyond the expected ones that hold the mel's lowest value and no other."""
+    beyond = mel[:, frames:]
+    if not beyond.numel() or not bool((beyond == mel.min()).all()):
+        return mel, None
+    text = f"{beyond.shape[-1]} frames of the floor, {float(mel.min()):.4g}"
+    return mel[:, :frames].contiguous(), Finding("padded-frames", text, benign=True)
+
+
+def _broken(given: Tensor) -> str:
+    """Return how many cells are NaN or infinite, and what that says."""
+    broken = int((~torch.isfinite(given)).sum())
+    text = f"{broken} cells, {broken / given.numel():.1%}"
+    if int(torch.isneginf(given).sum()) == broken:
+        return f"{text}, all -inf: the logarithm of 0, so clip first"
+    return text
+
+
+def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | None:
+    """Return the verdict on a candidate that is the expected mel but for rounding or the floor."""
+    if reference.shape != given.shape or not torch.isfinite(given).all():
+        return None
+    if expected.log_base is None or expected.dynamic_range is not None:
+        close = (given - reference).abs().max() <= _SAME_NATS
+        return _plain("identical", (), reference, given) if close else None
+    unit = _unit(expected)
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(given))
+    clipped = expected.floor_mode == "clip"
+    lowest = float(given.min())
+    low, high = (expected.normalised(expected.logarithm(floor)) for floor in BENIGN_FLOORS)
+    top = max(lowest, expected.log_floor) if clipped else expected.log_floor
+    difference = (given.clamp(min=top) - reference.clamp(min=top)).abs()
+    error = difference / unit - step * given.abs() / unit
+    # d ln m = dm / m, so that an error of the magnitude weighs more where the mel is low.
+    nats = (reference * expected.std + expected.mean) / (unit * expected.std)
+    rounding = magnitude_rounding(float(nats.max().exp()))
+    bound = torch.maximum(torch.tensor(_SAME_NATS), rounding * (-nats).exp())
+    if not bool((error <= bound).all()):
+        return None
+    causes = []
+    if abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest)):
+        if not clipped or not low <= lowest <= high:
+            return None
+        value = math.exp((lowest * expected.std + expected.mean) / (unit * expected.std))
+        atom = prepare(given).floor is not None
+        how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
+        text = f"{how}, {expected.floor:g} expected"
+        causes.append(_named(Finding("floor", text, benign=True), expected))
+    storage = storage_of(given)
+    notes = (f"It is stored with the precision of {storage}.",) if storage else ()
+    if causes or storage:
+        return _plain("benign", tuple(causes), reference, given, notes)
+    return _plain("identical", (), reference, given)
+
+
+def _plain(
+    kind: Any,
+    causes: tuple[NamedCause, ...],
+    reference: Tensor,
+    given: Tensor,
+    notes: tuple[str, ...] = (),
+) -> Diagnosis:
+    floor = prepare(given).floor
+    evidence = Evidence(
+        0.0, math.inf, "none", 1.0, 0.0, given.shape[-1], reference.shape[-1], floor
+    )
+    return Diagnosis(kind, causes, evidence, (), notes)
+
+
+def _named(
+    finding: Finding, expected: MelRecipe, alternatives: tuple[str, ...] = (), fix: str = ""
+) -> NamedCause:
+    known = cause(finding.code, expected)
+    return NamedCause(finding.code, known.title, finding.text, fix or known.fix, alternatives)
+
+
+def _better(choice: Choice, other: Choice) -> bool:
+    return (not choice.fit.explains, choice.fit.residual) < (
+        not other.fit.explains,
+        other.fit.residual,
+    )
+
+
+def _verdict(
+    first: list[Finding],
+    best: _Best,
+    reference: Tensor,
+    given: Tensor,
+    expected: MelRecipe,
+) -> Diagnosis:
+    """Put together what was found."""
+    frames = (given.shape[-1], reference.shape[-1])
+    if best is None:
+        evidence = Evidence(math.inf, math.inf, "none", math.nan, math.nan, *frames, None)
+        kind: Any = "fault" if first else "unknown"
+        named = tuple(_named(finding, expected) for finding in first)
+        return Diagnosis(kind, named, evidence, ())
+    look, choice, extra = best
+    prepared, entry = look.prepared, choice.fit
+    evidence = Evidence(
+        residual=entry.residual,
+        runner_up_residual=choice.runner_up.residual if choice.runner_up else math.inf,
+        runner_up=_text(choice.runner_up) if choice.runner_up else "none",
+        slope=entry.slope,
+        offset=entry.offset,
+        frames=frames[0],
+        expected_frames=frames[1],
+        floor=prepared.floor,
+    )
+    nearest = _nearest(choice)
+    notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
+    if choice.named:
+        return _explained(first + extra, prepared, choice, evidence, notes, expected)
+    strange = _mask(reference, given, expected)
+    if strange is not None and not first:
+        return Diagnosis("fault", (_named(strange, expected),), evidence, nearest, tuple(notes))
+    if _like_noise(reference, given, expected):
+        notes.append("It differs by no more than 16-bit samples would make it.")
+        return Diagnosis("benign", (), evidence, nearest, tuple(notes))
+    causes = tuple(_named(finding, expected) for finding in first)
+    telling = [finding.code for finding in first if not finding.benign]
+    if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
+        notes.append("Beyond that, no known recipe explains it.")
+        return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
+    if entry.residual > _ANOTHER_SOUND_NATS:
+        notes.append("It does not follow this audio: is it the mel of another file?")
+    return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
+
+
+def _explained(
+    first: list[Finding],
+    prepared: Prepared,
+    choice: Choice,
+    evidence: Evidence,
+    notes: list[str],
+    expected: MelRecipe,
+) -> Diagnosis:
+    rest = [*first, *examine(prepared, choice)]
+    if all(finding.benign for finding in rest) and _is_expected(choice):
+        strange = altered(prepared, choice)
+        rest += [] if strange is None else [strange]
+    named = [_named(finding, expected) for finding in first if not finding.benign]
+    for change in choice.fit.hypothesis.all_changes:
+        named.append(_named(Finding(change.code, str(change)), expected))
+    if named and choice.affine and _as_expected(choice, expected):
+        notes.append("Its logarithm and normalisation are the expected ones.")
+    else:
+        for affine in _about_maximum(choice.affine, prepared):
+            finding = Finding(affine.code, affine.text)
+            named.append(_named(finding, expected, affine.alternatives, affine.fix))
+    harmless = [finding for finding in rest if finding.benign]
+    named += [_named(finding, expected) for finding in rest[len(first) :] if not finding.benign]
+    if not named:
+        causes = tuple(_named(finding, expected) for finding in harmless)
+        if not causes:
+            notes.append(f"It differs by noise of {evidence.residual:.4f} nats.")
+        return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
+    for finding in harmless:
+        if finding.code == "floor" and any(c.code.startswith(PROFILE_PREFIX) for c in named):
+            continue
+        notes.append(f"Also, and harmless: {finding.text}.")
+    return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
+
+
+def _about_maximum(causes: tuple[AffineCause, ...], prepared: Prepared) -> tuple[AffineCause, ...]:
+    """Take the offset of decibels whose maximum is 0 for what it is, not for a gain."""
+    gain = any(cause.code == "gain" for cause in causes)
+    decibels = any(cause.code == "decibels" for cause in causes)
+    if not (gain and decibels) or abs(float(prepared.mel.max())) > _AT_ZERO_DB:
+        return causes
+    text = "0 dB is the clip's own maximum (ref=np.max)"
+    fix = "Refer to 1.0 (ref=1.0), the same for every clip."
+    own = AffineCause("normalisation", text, fix=fix)
+    return tuple(own if cause.code == "gain" else cause for cause in causes)
+
+
+def _is_expected(choice: Choice) -> bool:
+    return not choice.fit.hypothesis.all_changes and not choice.affine
+
+
+def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
+    """Return whether slope and offset are the expected recipe's, though a profile has others."""
+    profile = any(c.code.startswith(PROFILE_PREFIX) for c in choice.fit.hypothesis.all_changes)
+    slope, offset = _unit(expected), -expected.mean / expected.std
+    near = abs(choice.fit.slope / slope - 1) < _SAME_SLOPE
+    return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
+
+
+def _unit(recipe: MelRecipe) -> float:
+    """Return a recipe's units per nat."""
+    unit = recipe.log_scale / recipe.std
+    return unit / math.log(10) if recipe.log_base == "10" else unit
+
+
+def _text(entry: Fit) -> str:
+    changes = entry.hypothesis.all_changes
+    return ", ".join(str(change) for change in changes) or "the expected recipe"
+
+
+def _nearest(choice: Choice) -> tuple[Nearest, ...]:
+    """Return the best three that predict different mels; of those as good, the simplest first."""
+    found: list[tuple[Fit, Nearest]] = []
+    smallest = min(entry.residual for entry in choice.fits)
+    as_good = _AS_GOOD * smallest
+    close = min(max(SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
+
+    def order(entry: Fit) -> tuple[float, int]:
+        return max(entry.residual, as_good), len(entry.hypothesis.all_changes)
+
+    for entry in sorted(choice.fits, key=order):
+        codes = tuple(change.code for change in entry.hypothesis.all_changes)
+        if any(near.codes == codes or same_mel(entry, other, nats=close) for other, near in found):
+            continue
+        found.append((entry, Nearest(codes, _text(entry), entry.residual)))
+    return tuple(near for _, near in found[:3])
+
+
+def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
+    """Return which cells hold one value where most of the others are those expected.
+
+    What varies with the sound may be a filter of its own, which is no mask.
+    """
+    if reference.shape != given.shape:
+        return None
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
+    off = ~((given - reference).abs() <= _DIGITS_NATS * _unit(expected) + step)
+    # At the floor all recipes agree.
+    heard = reference > expected.log_floor + _DIGITS_NATS
+    if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
+        return None
+    if not off.any():
+        return None
+    usual = given[off].mode().values
+    if int((given[off] == usual).sum()) < _MASK_SHARE * int(off.sum()):
+        return None
+    return altered_cells(off)
+
+
+def _like_noise(reference: Tensor, given: Tensor, expected: MelRecipe) -> bool:
+    """Return whether a candidate differs by no more magnitude than 16-bit samples would cost.
+
+    Where the clip is quiet that noise is most of the quiet cells, so it is judged in magnitudes,
+    as the root mean square over each band, per unit of its filter.
+    """
+    if reference.shape != given.shape or not torch.isfinite(given).all():
+        return False
+    if (expected.log_base, expected.power, expected.log_scale) != ("e", 1.0, 1.0):
+        return False
+    magnitudes = [(mel * expected.std + expected.mean).double().exp() for mel in (given, reference)]
+    sums = filterbank(expected).sum(dim=0).clamp(min=1e-6)[:, None]
+    error = (magnitudes[0] - magnitudes[1]) / sums
+    by_band = error.square().mean(dim=1).sqrt()
+    return bool((by_band <= _DITHER_MAGNITUDE).all())

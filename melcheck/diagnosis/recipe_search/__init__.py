@@ -1,0 +1,1 @@
+"""The engine of `diagnose`: which recipe made this mel of this waveform."""

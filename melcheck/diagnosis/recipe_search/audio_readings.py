@@ -1,0 +1,295 @@
+"""The readings of the audio that a mel may have been made from: rates, hops, delays, profiles.
+
+How many frames a mel has says which hops and sampling rates are possible; a correlation in time
+says where its frames lie; only then is the audio resampled or delayed likewise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from melcheck.diagnosis.recipe_search.fitting import Sound
+from melcheck.diagnosis.recipe_search.mel_values import as_tensor
+from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
+from melcheck.profiles import PROFILES
+from melcheck.recipes import MelRecipe, band_centres_hz
+
+__all__ = [
+    "PASSBAND",
+    "RATES",
+    "as_clip",
+    "bands_below",
+    "base_sound",
+    "correlation_with",
+    "drifting",
+    "profile_sounds",
+    "resampled",
+    "sounds",
+]
+
+RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sampling rates in use, Hz."""
+
+_HOPS = (64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 256, 275, 300, 320, 384, 441, 480, 512)
+_MAX_LAG_FRAMES = 14
+_FRAME_SLACK = 2
+# A part is looked for in so much of a longer clip, 43 s at 256 samples of 24,000 a second.
+_MAX_PART_FRAMES = 4_000
+PASSBAND = 0.86
+"""Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
+_OFFSET_SNAP_SHARE = 0.12
+_MIN_CORRELATION = 0.3
+_CHANNELS_DIM = 2
+
+
+def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
+    """Return one clip as `[samples]`, float32, and its channels where it has several.
+
+    Args:
+        waveform: `[samples]` or `[channels, samples]`, a tensor or a NumPy array.
+
+    Raises:
+        TypeError: It is no array of numbers.
+        ValueError: It is of another shape, not floating point, empty, or not finite throughout.
+    """
+    clip = as_tensor(waveform, "waveform")
+    problem = ""
+    if clip.dim() not in (1, _CHANNELS_DIM):
+        problem = " Pass one clip."
+    elif not clip.is_floating_point():
+        problem = " Convert it, and divide integer samples by their full scale."
+    elif not clip.numel():
+        problem = " It holds no samples."
+    elif clip.dim() == _CHANNELS_DIM and clip.shape[0] > clip.shape[1]:
+        problem = " That looks like [samples, channels]: pass waveform.T."
+    if problem:
+        raise ValueError(
+            "waveform must be floating point, [samples] or [channels, samples], got "
+            f"{str(clip.dtype).removeprefix('torch.')} of shape {list(clip.shape)}.{problem}"
+        )
+    broken = ~torch.isfinite(clip)
+    if broken.any():
+        first = int(broken.nonzero()[:, -1].min())
+        raise ValueError(
+            f"waveform must be finite, got {int(broken.sum()):,} of {clip.numel():,} samples that "
+            f"are NaN or infinite, from sample {first:,} on. Find the first step that makes them."
+        )
+    clip = clip.float()
+    if clip.dim() == 1:
+        return clip, None
+    return clip.mean(dim=0), clip if len(clip) > 1 else None
+
+
+def base_sound(waveform: Tensor, n_mels: int, expected: MelRecipe) -> Sound:
+    """Return the audio as it is, with the candidate's number of bands."""
+    recipe, changes = expected, []
+    if n_mels != expected.n_mels:
+        changes.append(Change("n-mels", (("n_mels", n_mels),)))
+        recipe = dataclasses.replace(expected, n_mels=n_mels)
+    return Sound(tuple(changes), waveform, recipe, first_centre(expected), n_mels)
+
+
+def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+    """Return the readings whose frames fit the candidate's, best aligned first.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        waveform: `[samples]`, at the expected rate.
+        expected: The expected recipe.
+    """
+    n_mels, frames = candidate.shape
+    base = base_sound(waveform, n_mels, expected)
+    difference = frames - expected.frames(len(waveform))
+    readings = [base]
+    if abs(difference) > _FRAME_SLACK:
+        readings += _other_rates(base, frames)
+        readings += _other_hops(base, frames)
+    aligned = []
+    for reading in readings:
+        # Of a longer clip the mel may be any part; of a shorter one, the reverse.
+        apart = abs(difference) if reading is base else 0
+        offset, correlation = _align(candidate, reading, apart)
+        moved = dataclasses.replace(reading, offset=offset)
+        aligned.append((correlation, moved))
+    aligned.sort(key=lambda entry: -entry[0])
+    best = aligned[0][0]
+    likely = [sound for correlation, sound in aligned[:3] if correlation > best - 0.15]
+    # A longer window blurs the estimate: where it is less than a hop off, try the usual place too.
+    places = (base.offset, base.recipe.hop_length // 2, base.recipe.n_fft // 2)
+    usual = [
+        dataclasses.replace(sound, offset=place)
+        for sound in likely
+        for place in places
+        if 0 < abs(sound.offset - place) <= sound.recipe.hop_length
+    ]
+    return likely + usual
+
+
+def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+    """Return readings of a hop that is off by a sample or two: a frame more or less in the end.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        waveform: `[samples]`, at the expected rate.
+        expected: The expected recipe.
+    """
+    n_mels, frames = candidate.shape
+    if not 0 < abs(frames - expected.frames(len(waveform))) <= _FRAME_SLACK:
+        return []
+    return _hops_for(base_sound(waveform, n_mels, expected), frames)
+
+
+def correlation_with(candidate: Tensor, sound: Sound) -> float:
+    """Return how well a candidate follows a reading in time, at its best lag, -1 to 1."""
+    return _align(candidate, sound)[1]
+
+
+def _align(candidate: Tensor, sound: Sound, apart: int = 0) -> tuple[int, float]:
+    """Return where frame 0 lies, and the correlation there.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        sound: The reading.
+        apart: By how many frames candidate and reading differ in length.
+    """
+    lags = min(apart, _MAX_PART_FRAMES) + _MAX_LAG_FRAMES
+    bands = slice(0, sound.highest_band, 2)
+    filters = filters_of(sound.recipe)[:, bands]
+    estimate, correlation = frame_offset(
+        candidate[bands], sound.waveform, sound.recipe, filters, max_lag_frames=lags
+    )
+    recipe = sound.recipe
+    usual = {0, recipe.hop_length // 2, first_centre(recipe)}
+    usual |= {first_centre(dataclasses.replace(recipe, padding="none"))}
+    usual |= {lag * recipe.hop_length for lag in range(-lags, lags + 1)}
+    usual |= {lag * recipe.hop_length + recipe.hop_length // 2 for lag in range(-3, 3)}
+    nearest = min(usual, key=lambda offset: abs(offset - estimate))
+    if abs(nearest - estimate) <= _OFFSET_SNAP_SHARE * recipe.hop_length:
+        return nearest, correlation
+    return estimate, correlation
+
+
+def _other_rates(base: Sound, frames: int) -> list[Sound]:
+    recipe, found = base.recipe, []
+    for rate in RATES:
+        ratio = rate / recipe.sample_rate
+        if rate == recipe.sample_rate:
+            continue
+        samples = math.ceil(len(base.waveform) * ratio)
+        if samples < recipe.min_samples or abs(recipe.frames(samples) - frames) > _FRAME_SLACK:
+            continue
+        text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz, ratio {ratio:.4f}"
+        limit_hz = PASSBAND * min(1.0, 1 / ratio) * recipe.sample_rate / 2
+        found.append(
+            Sound(
+                (*base.changes, Change("sample-rate", text=text)),
+                resampled(base.waveform, recipe.sample_rate, rate),
+                recipe,
+                base.offset,
+                bands_below(recipe, limit_hz),
+            )
+        )
+    return found
+
+
+def _other_hops(base: Sound, frames: int) -> list[Sound]:
+    samples = len(base.waveform)
+
+    def gives(hop: int, padding: Any) -> bool:
+        recipe = dataclasses.replace(base.recipe, hop_length=hop, padding=padding)
+        enough = samples >= recipe.min_samples
+        return enough and abs(recipe.frames(samples) - frames) <= _FRAME_SLACK
+
+    paddings = {base.recipe.padding, "center", "none"}
+    usual = [hop for hop in _HOPS if any(gives(hop, padding) for padding in paddings)]
+    return _with_hops(base, usual) or _hops_for(base, frames)
+
+
+def _hops_for(base: Sound, frames: int) -> list[Sound]:
+    """Return readings of the first few hops that give just so many frames."""
+    if frames < 2:
+        return []
+    samples = len(base.waveform)
+    low, high = math.floor(samples / frames) + 1, math.floor(samples / (frames - 1))
+    return _with_hops(base, range(low, high + 1)[:3])
+
+
+def _with_hops(base: Sound, wanted: Iterable[int]) -> list[Sound]:
+    recipe = base.recipe
+    return [
+        dataclasses.replace(
+            base,
+            changes=(*base.changes, Change("hop-length", (("hop_length", hop),))),
+            recipe=dataclasses.replace(recipe, hop_length=hop),
+        )
+        for hop in wanted
+        if hop != recipe.hop_length
+    ]
+
+
+def profile_sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+    """Return a reading for each profile whose bands and frames fit: resampled, and as it is."""
+    n_mels, frames = candidate.shape
+    found = []
+    for entry in PROFILES.values():
+        recipe = entry.recipe
+        if recipe.n_mels != n_mels or _only_ends_differ(recipe, expected):
+            continue
+        rates = sorted({recipe.sample_rate, expected.sample_rate})
+        for rate in rates:
+            samples = math.ceil(len(waveform) * rate / expected.sample_rate)
+            if samples < recipe.min_samples or abs(recipe.frames(samples) - frames) > 1:
+                continue
+            changes: tuple[Change, ...] = (Change(f"profile:{entry.name}", text=entry.name),)
+            limit_hz = recipe.sample_rate / 2
+            if rate != recipe.sample_rate:
+                text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz"
+                changes = (*changes, Change("sample-rate", text=text))
+            elif rate != expected.sample_rate:
+                limit_hz = PASSBAND * min(rate, expected.sample_rate) / 2
+            found.append(
+                Sound(
+                    changes,
+                    resampled(waveform, expected.sample_rate, rate),
+                    recipe,
+                    first_centre(recipe),
+                    bands_below(recipe, limit_hz),
+                )
+            )
+    return found
+
+
+def _only_ends_differ(recipe: MelRecipe, expected: MelRecipe) -> bool:
+    same = dataclasses.replace(
+        recipe, floor=expected.floor, floor_mode=expected.floor_mode, tail=expected.tail
+    )
+    return same == expected
+
+
+def bands_below(recipe: MelRecipe, limit_hz: float) -> int:
+    """Return how many bands have their centres below a frequency, at least 8."""
+    # The other scale has its bands elsewhere; the lower count serves both.
+    counts = [
+        sum(
+            centre < limit_hz
+            for centre in band_centres_hz(dataclasses.replace(recipe, mel_scale=scale))
+        )
+        for scale in ("htk", "slaney")
+    ]
+    return max(8, min(counts))
+
+
+def resampled(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Return `[samples]` at another rate, as torchaudio resamples it."""
+    if source_rate == target_rate:
+        return waveform
+    found: Tensor = torchaudio.functional.resample(waveform, source_rate, target_rate)
+    return found

@@ -1,0 +1,103 @@
+"""The audio damaged in every way that a mel shows, to be tried as an explanation of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.recipe_search.audio_readings import PASSBAND, bands_below, resampled
+from melcheck.diagnosis.recipe_search.fitting import Sound
+from melcheck.diagnosis.recipe_search.recipe_changes import Change
+
+__all__ = ["at_level", "damaged_sounds", "levels"]
+
+_CLIP_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_DC_OFFSETS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+_WRAP_GAINS = (1.5, 2.0, 2.2, 3.0, 4.0)
+
+
+def at_level(sound: Sound, code: str, value: float) -> Sound:
+    """Return a reading clipped at a level, or with a constant added."""
+    waveform = sound.waveform
+    if code == "clipping":
+        altered, text = waveform.clamp(-value, value), f"at {value:.3g}"
+    else:
+        altered, text = waveform + value, f"of {value:+.3g}"
+    changes = (*sound.changes, Change(code, text=text))
+    return dataclasses.replace(sound, changes=changes, waveform=altered)
+
+
+def levels(sound: Sound, code: str) -> tuple[float, ...]:
+    """Return the levels to try of a kind of damage that has one, in order."""
+    if code == "clipping":
+        peak = float(sound.waveform.abs().max())
+        return tuple(share * peak for share in _CLIP_LEVELS)
+    return tuple(sorted(sign * offset for sign in (-1, 1) for offset in _DC_OFFSETS))
+
+
+def damaged_sounds(sound: Sound, channels: Tensor | None) -> list[Sound]:
+    """Return the audio with each kind of damage that a mel shows and that has no level.
+
+    Args:
+        sound: A reading of the audio.
+        channels: The audio before it was mixed down, where it has several channels.
+    """
+    waveform, rate = sound.waveform, sound.recipe.sample_rate
+    made: list[tuple[str, str, Tensor, int]] = []
+    everything = sound.highest_band
+
+    def add(code: str, text: str, altered: Tensor, highest_band: int = everything) -> None:
+        made.append((code, text, altered[: len(waveform)], highest_band))
+
+    if channels is not None:
+        for index, channel in enumerate(channels):
+            add("channel-dropped", f"channel {index} of {len(channels)} alone", channel)
+    for gain in _WRAP_GAINS:
+        scaled = gain * waveform
+        if float(scaled.abs().max()) > 1:
+            add("int16-wrap", f"after a gain of {gain:g}", (scaled + 1) % 2 - 1)
+    for lower in (8_000, 11_025, 12_000, 16_000, 22_050):
+        if lower < rate:
+            text = f"by {lower} Hz on the way, to {lower // 2} Hz"
+            there_and_back = resampled(resampled(waveform, rate, lower), lower, rate)
+            bands = bands_below(sound.recipe, PASSBAND * lower / 2)
+            add("band-limited", text, there_and_back, min(bands, everything))
+    halved = waveform[::2]
+    repeated = halved.repeat_interleave(2)
+    add(
+        "aliasing",
+        "every other sample dropped, then resampled",
+        resampled(halved, rate // 2, rate),
+    )
+    add("aliasing", "every other sample repeated", repeated)
+    add("aliasing", "every other sample interpolated", _linear(halved, len(waveform)))
+    filtered = resampled(waveform, rate, rate // 2)
+    add("aliasing", "samples repeated after a low-pass", filtered.repeat_interleave(2))
+    add("aliasing", "linear interpolation from half the rate", _linear(filtered, len(waveform)))
+    third = _linear(waveform, len(waveform) * 2 // 3)
+    add(
+        "aliasing",
+        "linear interpolation to 2/3 of the rate",
+        resampled(third, rate * 2 // 3, rate),
+    )
+    two_thirds = resampled(waveform, rate, rate * 2 // 3)
+    add("aliasing", "linear interpolation from 2/3 of the rate", _linear(two_thirds, len(waveform)))
+    return [
+        dataclasses.replace(
+            sound,
+            changes=(*sound.changes, Change(code, text=text)),
+            waveform=altered,
+            highest_band=highest_band,
+        )
+        for code, text, altered, highest_band in made
+        if len(altered) >= sound.recipe.n_fft
+    ]
+
+
+def _linear(waveform: Tensor, samples: int) -> Tensor:
+    stretched = torch.nn.functional.interpolate(
+        waveform[None, None], size=samples, mode="linear", align_corners=False
+    )
+    return stretched[0, 0]

@@ -1,0 +1,255 @@
+"""Fit one hypothesis to a candidate: what it is about, and how much it leaves unexplained.
+
+    candidate = slope * hypothesis + offset
+
+by least squares over the active cells; the residual (root mean square, divided by the slope, so in
+nats) is the evidence. Which hypotheses are worth this is for
+`melcheck.diagnosis.recipe_search.ranking` to say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
+from melcheck.recipes import MelRecipe
+
+__all__ = ["MIN_CELLS", "Fit", "Hypothesis", "Sound", "fit", "quantile", "refine"]
+
+# Cells are active where a bin's magnitude is this far above that of 16-bit dither (1.5e-5 times
+# the root of the window's energy, 19.6): there the noise of storage costs less than 0.02 nats.
+_DITHER_MAGNITUDE = 3e-4
+_ACTIVE_MAGNITUDE = 50 * _DITHER_MAGNITUDE
+
+# What the true recipe leaves of an exact candidate is 1e-6; the nearest wrong ones leave 0.0025 (a
+# symmetric window) and 0.0107 (an f_max off by 10 Hz).
+_EXACT_RESIDUAL = 2e-3
+# In audio so quiet that the noise of 16 bits would be more than this, nothing can be told apart.
+_MOST_ALLOWED = 0.1
+_MIN_ACTIVE_SHARE = 0.1
+MIN_CELLS = 60
+"""A fit of fewer cells says nothing."""
+
+_MIN_FRAMES = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """One reading of the audio: what was done to it, its frames, and which bands can be compared.
+
+    Attributes:
+        changes: What was done, against the audio as given.
+        waveform: `[samples]`.
+        recipe: The recipe that is varied, with the candidate's hop and number of bands.
+        offset: Where frame 0 is centred, in samples.
+        highest_band: Bands from here up cannot be compared.
+    """
+
+    changes: tuple[Change, ...]
+    waveform: Tensor
+    recipe: MelRecipe
+    offset: int
+    highest_band: int
+
+    def centres(self, frames: int) -> Tensor:
+        """Return the centre of each of the candidate's frames, in samples."""
+        return self.centres_of(torch.arange(frames))
+
+    def centres_of(self, frames: Tensor) -> Tensor:
+        """Return the centres of some frames, given by their numbers, in samples."""
+        return frames * self.recipe.hop_length + self.offset
+
+    def inner_frames(self, frames: int, n_fft: int) -> Tensor:
+        """Return which frames see no padding, neither of this audio nor of the candidate's own."""
+        centres, half = self.centres(frames), n_fft // 2
+        inside = (centres >= half) & (centres < len(self.waveform) - half)
+        edge = half // self.recipe.hop_length
+        # A mel of delayed or cut audio may end in a mirror image that this audio does not have.
+        moved = self.offset != first_centre(self.recipe)
+        if (moved or self._cut(frames)) and frames > _MIN_FRAMES + 2 * edge:
+            inside[:edge] = False
+            inside[frames - edge :] = False
+        return inside
+
+    def _cut(self, frames: int) -> bool:
+        samples = len(self.waveform)
+        return samples < self.recipe.min_samples or frames != self.recipe.frames(samples)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hypothesis:
+    """A reading of the audio and a recipe.
+
+    Attributes:
+        sound: The reading.
+        changes: How the recipe differs from the expected one.
+        recipe: The recipe.
+    """
+
+    sound: Sound
+    changes: tuple[Change, ...]
+    recipe: MelRecipe
+
+    @property
+    def all_changes(self) -> tuple[Change, ...]:
+        """What differs, the audio's part first."""
+        return (*self.sound.changes, *self.changes)
+
+    def log_mel(self, frames: int, *, pad_mode: str | None = None) -> Tensor:
+        """Return its natural log-mel, `[n_mels, frames]`, without floor or normalisation."""
+        return self.filtered(self.energies(frames, pad_mode=pad_mode))
+
+    def energies(self, frames: int, *, pad_mode: str | None = None) -> Tensor:
+        """Return the spectra that its bands are summed from, `[frames, n_fft // 2 + 1]`."""
+        recipe = self.recipe
+        if pad_mode is not None:
+            recipe = dataclasses.replace(recipe, pad_mode=pad_mode)  # type: ignore[arg-type]
+        return energies(self.sound.waveform, recipe, self.sound.centres(frames))
+
+    def filtered(self, energy: Tensor) -> Tensor:
+        """Return the natural log-mel of given spectra."""
+        return log_bands(energy, filters_of(self.recipe), self.recipe.power).T
+
+    @property
+    def spectrum(self) -> tuple[object, ...]:
+        """What its spectra depend on: two hypotheses that agree here have them in common."""
+        sound, recipe = self.sound, self.recipe
+        return (
+            id(sound.waveform),
+            sound.offset,
+            recipe.n_fft,
+            recipe.win_length,
+            recipe.hop_length,
+            recipe.window,
+            recipe.periodic,
+            recipe.pad_mode,
+            recipe.pre_emphasis,
+            recipe.magnitude_eps,
+        )
+
+    def moved(self, offset: int) -> Hypothesis:
+        """Return it with frame 0 centred elsewhere."""
+        return dataclasses.replace(self, sound=dataclasses.replace(self.sound, offset=offset))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """How well a hypothesis explains the candidate.
+
+    Attributes:
+        hypothesis: What was fitted.
+        mel: Its natural log-mel, `[n_mels, frames]`.
+        slope: Candidate's units per nat.
+        offset: In the candidate's unit.
+        residual: Root mean square of what the fit leaves, in nats of the hypothesis.
+        allowed: The residual up to which the hypothesis explains the candidate, nats.
+        loud_residual: The residual over the loudest quarter of the cells.
+        loud_allowed: The same bound for those.
+        active: Which cells were fitted, `[n_mels, frames]`.
+    """
+
+    hypothesis: Hypothesis
+    mel: Tensor
+    slope: float
+    offset: float
+    residual: float
+    allowed: float
+    loud_residual: float
+    loud_allowed: float
+    active: Tensor
+
+    @property
+    def explains(self) -> bool:
+        """Whether next to nothing is left, on the loudest cells as on all."""
+        return self.residual <= self.allowed and self.loud_residual <= self.loud_allowed
+
+
+def refine(
+    candidate: Tensor, usable: Tensor, hypotheses: Iterable[Hypothesis], *, step: float = 0.0
+) -> list[Fit]:
+    """Compute hypotheses in full and fit them; those that fit nothing are left out.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        usable: Cells that say something.
+        hypotheses: What is fitted.
+        step: The relative rounding error of how the candidate is stored.
+    """
+    spectra: dict[tuple[object, ...], Tensor] = {}
+    fits = []
+    for hypothesis in hypotheses:
+        key = hypothesis.spectrum
+        if key not in spectra:
+            spectra[key] = hypothesis.energies(candidate.shape[-1])
+        mel = hypothesis.filtered(spectra[key])
+        fits.append(fit(candidate, usable, hypothesis, mel, step=step))
+    return [entry for entry in fits if math.isfinite(entry.residual)]
+
+
+def fit(
+    candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, mel: Tensor, *, step: float = 0.0
+) -> Fit:
+    """Fit slope and offset by least squares over the active cells that see no padding.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        usable: Cells that say something.
+        hypothesis: What is fitted.
+        mel: Its natural log-mel.
+        step: The relative rounding error of how the candidate is stored.
+    """
+    recipe, sound = hypothesis.recipe, hypothesis.sound
+    allowed = usable & sound.inner_frames(candidate.shape[-1], recipe.n_fft)
+    allowed[sound.highest_band :] = False
+    level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
+    active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
+    if int(active.sum()) < max(MIN_CELLS, _MIN_ACTIVE_SHARE * int(allowed.sum())):
+        if not allowed.any():
+            return _no_fit(hypothesis, mel, allowed)
+        active = allowed & (level >= quantile(level[allowed], 1 - _MIN_ACTIVE_SHARE))
+    x, y = mel[active].double(), candidate[active].double()
+    x_mean, y_mean = x.mean(), y.mean()
+    variance = float((x - x_mean).square().sum())
+    slope = float(((x - x_mean) * (y - y_mean)).sum()) / variance if variance > 0 else math.nan
+    if not slope > 0 or len(x) < MIN_CELLS // 4:
+        return _no_fit(hypothesis, mel, active)
+    offset = float(y_mean - slope * x_mean)
+    errors = (y - slope * x - offset) / slope
+    # What storage can cost each cell: dither of 16 bits on the waveform, rounding of the mel.
+    levels = level[active].double()
+    noise = recipe.power * _DITHER_MAGNITUDE * (-levels).exp()
+    rounding = step * y / slope
+    bounds = noise.square() + rounding.square()
+    loud = levels >= quantile(levels, 0.75)
+    return Fit(
+        hypothesis=hypothesis,
+        mel=mel,
+        slope=slope,
+        offset=offset,
+        residual=float(errors.square().mean().sqrt()),
+        allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds.mean().sqrt())),
+        loud_residual=float(errors[loud].square().mean().sqrt()),
+        loud_allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds[loud].mean().sqrt())),
+        active=active,
+    )
+
+
+def _no_fit(hypothesis: Hypothesis, mel: Tensor, active: Tensor) -> Fit:
+    return Fit(hypothesis, mel, math.nan, math.nan, math.inf, 0.0, math.inf, 0.0, active)
+
+
+def _filter_sums(recipe: MelRecipe) -> Tensor:
+    return filters_of(recipe).sum(dim=0).clamp(min=1e-6)
+
+
+def quantile(values: Tensor, share: float) -> float:
+    """Return the value below which a share of `[values]` lies, 0 <= share <= 1."""
+    position = min(len(values), 1 + math.floor(share * len(values)))
+    return float(values.kthvalue(position).values)

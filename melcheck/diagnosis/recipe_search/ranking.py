@@ -1,0 +1,261 @@
+"""Rank all hypotheses about a reading of the audio on few cells, so that a few need be fitted.
+
+The rank is 1 - correlation^2 between the candidate and each hypothesis, over the louder cells of
+some frames: free of slope and offset, so that one pass serves whatever logarithm, level or
+normalisation came after. Where a hypothesis is right, any few hundred cells say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, Hypothesis, Sound, quantile
+from melcheck.diagnosis.recipe_search.recipe_changes import (
+    Change,
+    changed,
+    filter_bank,
+    filters_of,
+    spectrum_changes,
+)
+from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
+
+__all__ = ["Cells", "best", "louder_cells", "rank", "rank_pairs", "residuals"]
+
+_FRAMES = 16
+_BANDS = 34
+_QUIET_SHARE = 0.2
+_PROMISING_SPECTRA = 3
+_PROMISING_FIRST = 6
+_RANKED = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Some louder cells of a candidate.
+
+    Attributes:
+        frames: Which frames, `[few]`, in order.
+        mask: Which cells of every `band_step`-th band there, `[few, bands]`.
+        values: Their values less the mean, `[cells]`.
+        band_step: See `mask`.
+        highest_band: Bands from here up are left out.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    values: Tensor
+    band_step: int
+    highest_band: int
+
+
+def louder_cells(
+    candidate: Tensor, usable: Tensor, sound: Sound, *, bands: int = _BANDS
+) -> Cells | None:
+    """Choose the cells to compare; None where too few say anything.
+
+    Args:
+        candidate: `[n_mels, frames]`.
+        usable: Cells that say something, the same shape: neither at a floor nor broken.
+        sound: Says which frames see no padding, and which bands can be compared.
+        bands: About how many bands.
+    """
+    frames = _loud_frames(candidate, usable, sound)
+    band_step = max(1, math.ceil(sound.highest_band / bands))
+    kept = slice(0, sound.highest_band, band_step)
+    cells = candidate[kept, frames].T
+    mask = usable[kept, frames].T
+    if mask.any():
+        mask = mask & (cells > quantile(cells[mask], _QUIET_SHARE))
+    if int(mask.sum()) < MIN_CELLS:
+        return None
+    values = cells[mask].float()
+    values = values - values.mean()
+    if not float(values.square().sum()) > 0:
+        return None
+    return Cells(frames, mask, values, band_step, sound.highest_band)
+
+
+def rank(cells: Cells, sound: Sound, *, wide: bool = True) -> list[tuple[float, Hypothesis]]:
+    """Rank hypotheses about one reading of the audio, best first.
+
+    Args:
+        cells: Of the candidate.
+        sound: The reading.
+        wide: Whether to vary everything, or only the filters' scale and norm, and the power.
+
+    Returns:
+        Each hypothesis with 1 - correlation^2, 0 for a perfect one.
+    """
+    scores = _scores(cells, sound, [()], every_range=wide)
+    if wide:
+        narrow, promising = _each_spectrum(cells, sound)
+        spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
+        scores += _scores(cells, sound, spectra, every_range=True)
+        scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
+    return _best(sound, scores, _RANKED)
+
+
+def best(cells: Cells, sound: Sound) -> tuple[float, Hypothesis]:
+    """Return the first that `rank` would with `wide=False`."""
+    [found] = _best(sound, _scores(cells, sound, [()], every_range=False), 1)
+    return found
+
+
+def rank_pairs(cells: Cells, sound: Sound) -> list[tuple[float, Hypothesis]]:
+    """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
+    narrow, promising = _each_spectrum(cells, sound)
+    ordered = [narrow[index].spectrum for index in promising]
+    pairs = _two_spectra(ordered[:_PROMISING_FIRST], ordered)
+    scores = _scores(cells, sound, ordered[_PROMISING_SPECTRA:], every_range=True)
+    scores += _scores(cells, sound, pairs, every_range=False)
+    return _best(sound, scores, _RANKED)
+
+
+def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+    """Return what a fit leaves at each of several places of the frames, nats.
+
+    For a least-squares fit of y on x with correlation rho, what is left of y is
+    std(y) sqrt(1 - rho^2), and the slope is rho std(y) / std(x); in units of x that is
+
+        std(x) sqrt(1 - rho^2) / rho
+
+    Args:
+        cells: Of the candidate.
+        hypothesis: What is fitted.
+        moves: `[places]`, samples by which its frames are moved.
+
+    Returns:
+        `[places]`, float64; infinite where the correlation is not positive.
+    """
+    x = _logs(cells, hypothesis, moves).double()
+    x = x - x.mean(dim=1, keepdim=True)
+    left = _distances(x, cells.values.double())
+    spread = x.square().mean(dim=1).sqrt()
+    found: Tensor = torch.where(left < 1, spread * (left / (1 - left)).sqrt(), torch.inf)
+    return found
+
+
+def _logs(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+    """Return a hypothesis's own cells, `[places, cells]`."""
+    sound, recipe = hypothesis.sound, hypothesis.recipe
+    places = (sound.centres_of(cells.frames) + moves[:, None]).flatten()
+    filters = filters_of(recipe)[:, : cells.highest_band : cells.band_step]
+    mel = log_bands(energies(sound.waveform, recipe, places), filters, recipe.power)
+    return mel.view(len(moves), *cells.mask.shape)[:, cells.mask]
+
+
+def _distances(centred: Tensor, values: Tensor) -> Tensor:
+    """Return 1 - correlation^2 of each row of `[..., cells]`, 1 where they disagree."""
+    spread = (centred.square().sum(dim=-1) * values.square().sum()).sqrt()
+    correlation = (centred @ values) / spread.clamp(min=1e-9)
+    return 1 - correlation.clamp(0.0, 1.0).square()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """The distance of every hypothesis about one spectrum.
+
+    Attributes:
+        spectrum: What differs about it.
+        filters: What differs about the filters, for each hypothesis.
+        powers: The changes of the power.
+        distances: `[powers, hypotheses]`.
+    """
+
+    spectrum: tuple[Change, ...]
+    filters: tuple[tuple[Change, ...], ...]
+    powers: tuple[tuple[Change, ...], ...]
+    distances: Tensor
+
+
+def _scores(
+    cells: Cells, sound: Sound, spectra: Sequence[tuple[Change, ...]], *, every_range: bool
+) -> list[_Scores]:
+    """Score every change of the filters under each of some spectra, those of one length at once."""
+    centres = sound.centres_of(cells.frames)
+    by_length: dict[tuple[int, float], list[tuple[Change, ...]]] = defaultdict(list)
+    for spectrum in spectra:
+        recipe = changed(sound.recipe, spectrum)
+        by_length[recipe.n_fft, recipe.power].append(spectrum)
+    found = []
+    for (n_fft, own), group in by_length.items():
+        recipes = [changed(sound.recipe, spectrum) for spectrum in group]
+        energy = energies_of(sound.waveform, recipes, centres)
+        bank = filter_bank(sound.recipe, n_fft, cells.band_step, cells.highest_band, every_range)
+        powers = sorted({1.0, 2.0, own})
+        distances = []
+        for power in powers:
+            logs = log_bands(energy, bank.filters, power)
+            logs = logs.view(*energy.shape[:2], len(bank.changes), bank.bands).transpose(1, 2)
+            logs = logs[:, :, cells.mask]  # [spectra, hypotheses, cells]
+            distances.append(_distances(logs - logs.mean(dim=-1, keepdim=True), cells.values))
+        named = tuple(
+            (Change("power", (("power", power),)),) if power != own else () for power in powers
+        )
+        for index, spectrum in enumerate(group):
+            of_one = torch.stack([each[index] for each in distances])
+            found.append(_Scores(spectrum, bank.changes, named, of_one))
+    return found
+
+
+def _each_spectrum(cells: Cells, sound: Sound) -> tuple[list[_Scores], list[int]]:
+    """Score each change of the spectrum; return the scores, and which of them are best."""
+    narrow = _scores(cells, sound, spectrum_changes(sound.recipe)[1:], every_range=False)
+    return narrow, sorted(range(len(narrow)), key=lambda i: float(narrow[i].distances.min()))
+
+
+def _best(sound: Sound, scores: list[_Scores], most: int) -> list[tuple[float, Hypothesis]]:
+    """Return the best hypotheses, the simpler one first where two are as near."""
+    distances = torch.cat([score.distances.flatten() for score in scores])
+    values, places = distances.topk(min(most, len(distances)), largest=False)
+    ends = list(itertools.accumulate(score.distances.numel() for score in scores))
+    found = []
+    for value, place in zip(values.tolist(), places.tolist(), strict=True):
+        which = next(index for index, end in enumerate(ends) if place < end)
+        score = scores[which]
+        local = place - (ends[which] - score.distances.numel())
+        power, filters = divmod(local, len(score.filters))
+        changes = (*score.spectrum, *score.filters[filters], *score.powers[power])
+        found.append((value, changes))
+    found.sort(key=lambda entry: (entry[0], len(entry[1])))
+    return [
+        (value, Hypothesis(sound, changes, changed(sound.recipe, changes)))
+        for value, changes in found
+    ]
+
+
+def _two_spectra(
+    first: list[tuple[Change, ...]], second: list[tuple[Change, ...]]
+) -> list[tuple[Change, ...]]:
+    """Return the pairs of changes of the spectrum that do not touch the same number."""
+    found: dict[frozenset[Change], tuple[Change, ...]] = {}
+    for one, other in itertools.product(first, second):
+        names = [name for change in (*one, *other) for name, _ in change.numbers]
+        numbers = {name: value for change in (*one, *other) for name, value in change.numbers}
+        # A shorter transform brings its own window, so that no pair has one that is too long.
+        if len(names) == len(numbers):
+            found.setdefault(frozenset((*one, *other)), (*one, *other))
+    return list(found.values())
+
+
+def _loud_frames(candidate: Tensor, usable: Tensor, sound: Sound) -> Tensor:
+    """Return some of the louder frames that see no padding, in order."""
+    centres = sound.centres(candidate.shape[-1])
+    # Room for a transform of twice the length.
+    inner = sound.inner_frames(candidate.shape[-1], 2 * sound.recipe.n_fft)
+    inside = inner & usable.any(dim=0)
+    if int(inside.sum()) < _FRAMES // 2:
+        inside = (centres >= 0) & (centres < len(sound.waveform)) & usable.any(dim=0)
+    frames = inside.nonzero()[:, 0]
+    loudness = candidate[:, frames].mean(dim=0)
+    louder = frames[loudness.argsort(descending=True)[: max(1, math.ceil(0.6 * len(frames)))]]
+    louder = louder.sort().values
+    step = max(1, len(louder) // _FRAMES)
+    return louder[::step][:_FRAMES]

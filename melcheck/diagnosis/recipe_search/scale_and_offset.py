@@ -1,0 +1,193 @@
+"""What a slope and an offset between two log-mels mean: a table of exact constants.
+
+Where candidate = slope * hypothesis + offset holds exactly, with the hypothesis in nats, three
+things can have made it, in this order: a factor g on the waveform (power * ln g), the logarithm
+(1 / ln 10, 20 / ln 10, ...) and a normalisation x -> (x - mean) / std, once or twice:
+
+    slope  = logarithm / std
+    offset = (logarithm * power * ln g - mean) / std
+
+The explanation with the fewest causes is taken; a factor or a normalisation of no known project is
+still named for what it is, with its numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from melcheck.diagnosis.recipe_search.spectra import window_of
+from melcheck.recipes import MelRecipe
+
+__all__ = ["AffineCause", "explain_affine"]
+
+_LN10 = math.log(10)
+
+# How the logarithm was scaled, against the natural one.
+_LOGARITHMS = (
+    (1.0, "", "natural logarithm"),
+    (1 / _LN10, "log-base", "log10"),
+    (10 / _LN10, "decibels", "10 log10"),
+    (20 / _LN10, "decibels", "20 log10"),
+    (1 / math.log(2), "log-base", "log2"),
+)
+
+# (mean, std, in which logarithm, whose): Matcha-TTS, configs/data/ljspeech.yaml; GPT-SoVITS,
+# module/mel_processing.py, [-12, 2] to [-1, 1]; ZipVoice, feat_scale; Whisper, whisper/audio.py.
+_NORMALISATIONS = (
+    (-5.536622, 2.116101, "Matcha-TTS, LJ Speech: mean -5.5366, std 2.1161"),
+    (-5.0, 7.0, "[-12, 2] to [-1, 1]"),
+    (0.0, 10.0, "feat_scale 0.1, as ZipVoice"),
+    (-4.0, 4.0, "(x + 4) / 4, as Whisper"),
+)
+
+_LEFT_OUT = "the recipe's mean and standard deviation were not applied"
+
+# Gains with a name: (factor on the waveform, code, what it is).
+_GAINS = (
+    (32_768.0, "int16-scale", "int16 samples, not divided by 32768"),
+    (32_767.0, "int16-scale", "int16 samples, not divided by 32767"),
+    (1 / 32_768.0, "int16-scale", "divided by 32768 twice"),
+    (1 / 32_767.0, "int16-scale", "divided by 32767 twice"),
+    (8_388_608.0, "int16-scale", "24-bit samples, not scaled to +-1"),
+    (2_147_483_648.0, "int16-scale", "32-bit samples, not scaled to +-1"),
+    (65_536.0, "int16-scale", "32-bit samples, divided by 32768"),
+    (1 / 65_536.0, "int16-scale", "int16 samples, divided by 2^31"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AffineCause:
+    """One cause of a slope or an offset.
+
+    Attributes:
+        code: The cause, as in `melcheck.diagnosis.causes`.
+        text: Its numbers, in words.
+        alternatives: Codes of causes that would look the same.
+        shift_nats: What it adds before the logarithm's scale, power * ln(factor).
+        fix: What to do about just this, in one line; "" where the cause's own fix will do.
+    """
+
+    code: str
+    text: str
+    alternatives: tuple[str, ...] = ()
+    shift_nats: float = 0.0
+    fix: str = ""
+
+
+def explain_affine(
+    slope: float,
+    offset: float,
+    *,
+    recipe: MelRecipe,
+    slope_tolerance: float,
+    offset_tolerance: float,
+    floor_moved: bool | None,
+) -> tuple[AffineCause, ...]:
+    """Explain candidate = slope * hypothesis + offset, relative to what a recipe expects.
+
+    Args:
+        slope: Of the candidate against the natural log-mel of `recipe`'s filters.
+        offset: The same, in the candidate's unit.
+        recipe: The hypothesis; its logarithm and normalisation are expected and cost nothing.
+        slope_tolerance: Relative.
+        offset_tolerance: In nats of the hypothesis.
+        floor_moved: Whether the candidate's floor moved along with the offset, as one added after
+            the logarithm would move it; None where no cell is at the floor.
+
+    Returns:
+        The causes, none where slope and offset are those of the recipe.
+    """
+    # Undo the recipe's own normalisation and logarithm: what is left is the deviation.
+    expected_scale = recipe.log_scale / (1.0 if recipe.log_base != "10" else _LN10)
+    slope_left = slope * recipe.std
+    offset_left = offset * recipe.std + recipe.mean
+    options: list[tuple[int, int, tuple[AffineCause, ...]]] = []
+    for logarithm, normalisation in itertools.product(
+        _logarithms(expected_scale, recipe), _normalisations(recipe)
+    ):
+        scale, code, log_text = logarithm
+        mean, std, norm_text = normalisation
+        if abs(slope_left * std / scale - 1) > slope_tolerance:
+            continue
+        causes: list[AffineCause] = []
+        if code:
+            fix = _logarithm_fix(recipe, expected_scale / scale)
+            causes.append(AffineCause(code, log_text, fix=fix))
+        if norm_text:
+            fix = _normalisation_fix(recipe) if norm_text == _LEFT_OUT else ""
+            causes.append(AffineCause("normalisation", norm_text, fix=fix))
+        shift_nats = (offset_left * std + mean) / scale
+        gain = _gain(shift_nats, recipe, offset_tolerance)
+        if gain is not None and floor_moved and not norm_text:
+            # The floor moved with it, so this was added to the log-mel, not done to the waveform.
+            gain = AffineCause("normalisation", f"{offset:+.4f} added after the logarithm")
+        if gain is not None:
+            causes.append(gain)
+        cost = sum(2 if "unnamed" in cause.text else 1 for cause in causes)
+        options.append((cost, len(options), tuple(causes)))
+    if options:
+        return min(options)[2]
+    text = f"unnamed statistics: mean {-offset_left / slope_left:+.4f}, std {1 / slope_left:.4f}"
+    return (AffineCause("normalisation", text),)
+
+
+def _logarithms(expected_scale: float, recipe: MelRecipe) -> list[tuple[float, str, str]]:
+    own = (expected_scale, "", "")
+    others = [
+        (scale, code or "log-base", text)
+        for scale, code, text in _LOGARITHMS
+        if abs(scale / expected_scale - 1) > 1e-6 and recipe.log_base is not None
+    ]
+    return [own, *others]
+
+
+def _logarithm_fix(recipe: MelRecipe, factor: float) -> str:
+    name = {"e": "torch.log", "10": "torch.log10"}[recipe.log_base or "e"]
+    scaled = "" if recipe.log_scale == 1 else f"{recipe.log_scale:g} * "
+    return f"Take {scaled}{name} of the mel, or multiply this mel by {factor:.4f}."
+
+
+def _normalisation_fix(recipe: MelRecipe) -> str:
+    sign = "+" if recipe.mean < 0 else "-"
+    return f"Take (x {sign} {abs(recipe.mean):g}) / {recipe.std:g} of the log-mel."
+
+
+def _normalisations(recipe: MelRecipe) -> list[tuple[float, float, str]]:
+    found = [(0.0, 1.0, "")]
+    if (recipe.mean, recipe.std) != (0.0, 1.0):
+        # It undoes what the recipe does.
+        found.append((-recipe.mean / recipe.std, 1 / recipe.std, _LEFT_OUT))
+    for mean, std, text in _NORMALISATIONS:
+        found.append((mean, std, text))
+        # ((x - m) / s - m) / s = (x - m (1 + s)) / s^2
+        found.append((mean * (1 + std), std * std, f"{text}; applied twice"))
+    return found
+
+
+def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> AffineCause | None:
+    shift = shift_nats / recipe.power
+    tolerance = tolerance / recipe.power
+    if abs(shift) <= tolerance:
+        return None
+    for factor, code, text in _GAINS:
+        if abs(shift - math.log(factor)) <= tolerance:
+            return AffineCause(code, text, ("gain",), shift_nats)
+    decibels = 20 * shift / _LN10
+    level = f"factor {math.exp(shift):.4g} on the waveform ({decibels:+.2f} dB)"
+    if abs(shift - math.log(2)) <= tolerance:
+        return AffineCause("gain", f"{level}, or two channels added", ("stereo-sum",), shift_nats)
+    for divisor, name in _stft_norms(recipe):
+        if abs(shift + math.log(divisor)) <= tolerance:
+            text = f"STFT divided by {divisor:.4g} (normalized={name!r}), or a {level}"
+            return AffineCause("stft-normalized", text, ("gain",), shift_nats)
+    return AffineCause("gain", level, (), shift_nats)
+
+
+def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
+    energy = float(window_of(recipe).square().sum())
+    return (
+        (math.sqrt(energy), "window"),
+        (math.sqrt(recipe.n_fft), "frame_length"),
+    )

@@ -1,0 +1,279 @@
+"""The loop stage by stage, and the first stage in which two loops part.
+
+Stages are a mapping from names to functions, in the order in which they run; each takes what the
+one before returned. A stage is replaced as in any mapping: `{**stages, "resample": mine}`.
+
+    load        file -> `[channels, samples]` at the file's rate
+    mix         -> `[1, samples]`
+    resample    -> `[1, samples]` at the recipe's rate, cut to length
+    encode      -> `[1, n_mels, frames]`
+    backbone    -> `[1, frames, channels]`          }  `decode` for a vocoder that
+    head        -> `[1, samples]`                   }  shows no stages of its own
+    re-encode   -> `[1, n_mels, frames]`
+
+A deviation that enters early goes through everything that follows, so the first stage beyond its
+own tolerance is where to look. Each is also given the reference's input: there it can only round,
+and may deviate by far less. So an error is told from the rounding of what came before, and a stage
+that errs from one that magnifies what came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from melcheck.audio import DecodedAudio, decode_audio, mix, resample
+from melcheck.config import MelCheckConfig
+from melcheck.diagnosis.deviations import mel_deviation, relative_deviation
+from melcheck.diagnosis.stage_tolerances import STAGE_TOLERANCES, StageTolerance
+from melcheck.recipes import MelRecipe
+from melcheck.vocoders.base import Vocoder
+
+__all__ = [
+    "Bisection",
+    "StageDeviation",
+    "StagedVocoder",
+    "Stages",
+    "audio_stages",
+    "bisect_stages",
+    "loop_stages",
+    "run_stages",
+    "vocoder_stages",
+]
+
+Stages = Mapping[str, Callable[[Any], Any]]
+"""What runs, by name, in order."""
+
+
+@runtime_checkable
+class StagedVocoder(Vocoder, Protocol):
+    """A vocoder that shows the two halves of `decode`; `sound(features(mel))` is `decode(mel)`."""
+
+    def features(self, mel: Tensor) -> Tensor:
+        """Return what the backbone makes of a log-mel.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, channels]`
+        """
+        ...
+
+    def sound(self, features: Tensor) -> Tensor:
+        """Return what the head makes of features.
+
+        Shape:
+            `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageDeviation:
+    """How far one stage of the candidate is from the reference's.
+
+    Attributes:
+        stage: Its name.
+        cumulative: With what the candidate's own earlier stages gave it.
+        isolated: With what the reference's earlier stages gave it.
+        tolerance: The largest of each that is accepted.
+        error: What the stage raised, if it did; both deviations are infinite then.
+    """
+
+    stage: str
+    cumulative: float
+    isolated: float
+    tolerance: StageTolerance
+    error: str = ""
+
+    @property
+    def errs(self) -> bool:
+        """Whether it is beyond its tolerance on the reference's input; NaN is."""
+        return not self.isolated <= self.tolerance.own
+
+    @property
+    def diverges(self) -> bool:
+        """Whether it is beyond either of its tolerances; NaN is."""
+        return self.errs or not self.cumulative <= self.tolerance.carried
+
+    def __str__(self) -> str:
+        """Say which stage, by how much, and whether it is its own doing."""
+        told = (
+            f"{self.stage} deviates by {self.cumulative:.2g} (tolerance "
+            f"{self.tolerance.carried:.2g}), by {self.isolated:.2g} alone on the reference's input "
+            f"(tolerance {self.tolerance.own:.2g})"
+        )
+        if self.error:
+            return f"{told}: {self.error}"
+        if self.diverges and not self.errs:
+            return f"{told}: it magnifies what came in"
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Bisection:
+    """What a comparison stage by stage found.
+
+    Attributes:
+        stages: Each stage that ran, in order; none after one that raised.
+    """
+
+    stages: tuple[StageDeviation, ...]
+
+    @property
+    def first(self) -> StageDeviation | None:
+        """The first stage beyond its tolerance; None where all agree."""
+        return next((stage for stage in self.stages if stage.diverges), None)
+
+    def __str__(self) -> str:
+        """Name the first stage that diverges, or say that none does."""
+        if self.first is None:
+            return f"no stage diverges: {', '.join(stage.stage for stage in self.stages)} agree"
+        return f"first to diverge: {self.first}"
+
+
+def audio_stages(config: MelCheckConfig, *, with_soundfile: bool = False) -> Stages:
+    """Return load, mix and resample, as `melcheck.audio.load_audio` runs them, but for padding.
+
+    Args:
+        config: How the file is read; its path is replaced by the one that the stages are given.
+        with_soundfile: Whether soundfile decodes, even where TorchCodec would.
+    """
+
+    def load(path: Any) -> DecodedAudio:
+        moved = MelCheckConfig(path, config.target_sr, config.target_duration)
+        return decode_audio(moved, with_soundfile=with_soundfile)
+
+    return {"load": load, "mix": mix, "resample": lambda audio: resample(audio, config)}
+
+
+def vocoder_stages(vocoder: Vocoder) -> Stages:
+    """Return encode, backbone, head and re-encode; `decode` for the two where they are not shown.
+
+    What comes from `resample` is put on the vocoder's device.
+    """
+
+    def encode(given: DecodedAudio | Tensor) -> Tensor:
+        waveform = given.samples if isinstance(given, DecodedAudio) else given
+        return vocoder.encode(waveform.to(vocoder.device))
+
+    decode: Stages = {"decode": vocoder.decode}
+    if isinstance(vocoder, StagedVocoder):
+        decode = {"backbone": vocoder.features, "head": vocoder.sound}
+    return {"encode": encode, **decode, "re-encode": vocoder.encode}
+
+
+def loop_stages(config: MelCheckConfig, vocoder: Vocoder) -> Stages:
+    """Return all stages, from the file to the second mel."""
+    return {**audio_stages(config), **vocoder_stages(vocoder)}
+
+
+def run_stages(stages: Stages, given: Any) -> dict[str, Any]:
+    """Run stages one after the other on what the first one takes, and keep what each returns."""
+    kept = {}
+    for name, stage in stages.items():
+        given = kept[name] = stage(given)
+    return kept
+
+
+def bisect_stages(
+    reference: Stages,
+    candidate: Stages,
+    given: Any,
+    *,
+    recipe: MelRecipe,
+    tolerances: Mapping[str, StageTolerance] = STAGE_TOLERANCES,
+) -> Bisection:
+    """Find the first stage of a candidate that leaves the reference.
+
+    Args:
+        reference: What is right.
+        candidate: What is measured. Where one of the two shows backbone and head and the other
+            does not, they are compared at their waveforms.
+        given: What the first stage takes: a path for `load`, `[1, samples]` for `encode`.
+        recipe: Of the mels; its floor says which cells count.
+        tolerances: For each stage.
+
+    Raises:
+        ValueError: Other stages in one than in the other, none, or one without tolerance.
+    """
+    steps = _steps(reference, candidate)
+    missing = [name for name in steps if name not in tolerances]
+    if missing:
+        raise ValueError(f"tolerances must cover every stage, got none for {missing}.")
+    expected = own = given
+    found: list[StageDeviation] = []
+    for name, (right, tried) in steps.items():
+        before, expected = expected, right(expected)
+        try:
+            own, alone = tried(own), tried(before)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            infinite = float("inf")
+            found.append(StageDeviation(name, infinite, infinite, tolerances[name], reason))
+            break
+        found.append(
+            StageDeviation(
+                name,
+                _deviation(name, expected, own, recipe.log_floor),
+                _deviation(name, expected, alone, recipe.log_floor),
+                tolerances[name],
+            )
+        )
+    return Bisection(tuple(found))
+
+
+_Step = Callable[[Any], Any]
+
+
+def _steps(reference: Stages, candidate: Stages) -> dict[str, tuple[_Step, _Step]]:
+    """Return the functions of both for each stage that both show.
+
+    A backbone and a head beside a `decode` are one `decode` together.
+    """
+    inner = {"backbone", "head"}
+    if ("decode" in reference) != ("decode" in candidate):
+        reference, candidate = (
+            _whole(stages) if inner <= set(stages) else stages for stages in (reference, candidate)
+        )
+    if not reference or list(reference) != list(candidate):
+        raise ValueError(
+            f"candidate must have the stages of the reference, {', '.join(reference) or 'none'}, "
+            f"got {', '.join(candidate) or 'none'}. Begin both at the same one."
+        )
+    return {name: (reference[name], candidate[name]) for name in reference}
+
+
+def _whole(stages: Stages) -> Stages:
+    backbone, head = stages["backbone"], stages["head"]
+    merged: dict[str, _Step] = {}
+    for name, stage in stages.items():
+        if name == "head":
+            merged["decode"] = lambda mel: head(backbone(mel))
+        elif name != "backbone":
+            merged[name] = stage
+    return merged
+
+
+def _deviation(name: str, expected: Any, found: Any, log_floor: float) -> float:
+    if isinstance(expected, DecodedAudio) and isinstance(found, DecodedAudio):
+        if expected.sample_rate != found.sample_rate:
+            return float("inf")
+        expected, found = expected.samples, found.samples
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return float("inf")
+    if name in ("encode", "re-encode"):
+        return mel_deviation(expected, found, log_floor=log_floor).max_nats
+    if name in ("backbone", "head", "decode"):
+        return relative_deviation(expected, found)
+    return _largest(expected, found)
+
+
+def _largest(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    difference = (expected.detach().cpu().double() - found.detach().cpu().double()).abs()
+    largest: float = torch.nan_to_num(difference, nan=float("inf")).max().item()
+    return largest

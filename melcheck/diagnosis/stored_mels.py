@@ -1,0 +1,270 @@
+"""Is a stored mel still the mel of its audio, and if not, what became of it?
+
+`compare_stored` holds it against the one that the front end makes now, and names swapped axes, a
+shift, a part of the clip, NaN, a normalisation and other audio; and by
+`melcheck.diagnosis.diagnose.diagnose`, another recipe. Mels are `[n_mels, frames]` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.diagnose import diagnose
+from melcheck.diagnosis.recipe_search.mel_values import (
+    STORAGE_ROUNDINGS,
+    magnitude_rounding,
+    prepare,
+    storage_of,
+    storage_step,
+)
+from melcheck.mel_files import StoredMel
+from melcheck.recipes import MelRecipe, log_mel
+
+__all__ = ["Comparison", "FreshMel", "compare_stored", "fresh_mel"]
+
+# Rounding of another library or device; what quiet cells lose is judged in magnitudes.
+_SAME_NATS = 1e-3
+# No mel of audio is louder; what claims to be is no number of float64 after `exp`.
+_LOUDEST_NATS = 30.0
+# float16 and bfloat16 resolve 0.004 and 0.06 nats at -16.
+_SAME_FLOOR = 0.1
+
+_SHIFTS_FRAMES = tuple(sorted(range(-16, 17), key=abs))
+_FEWEST_FRAMES = 8
+# Share of the common cells that must agree for a shift or a cut to be named. The edges of a cut
+# clip, where padding begins, do not.
+_AGREEING_SHARE = 0.95
+
+# How a mel and that of its clip correlate, band by band. Measured on the twelve fixtures: other
+# recipes of the same clip have 0.63 and more; two clips have less than 0.35, but for percussion
+# and other sounds that are mostly silence, up to 0.6.
+_OTHER_AUDIO = 0.3
+_SAME_AUDIO = 0.6
+# A fit that explains all but this share of the variance is no coincidence.
+_AFFINE_REST = 1e-4
+
+_EXTRACT_AGAIN = "Delete it and extract again."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreshMel:
+    """What the front end makes of a clip now.
+
+    Attributes:
+        waveform: The clip, `[samples]`.
+        mel: `[n_mels, frames]`.
+        recipe: What the mel follows, up to what no vocoder minds; None where that is not known.
+    """
+
+    waveform: Tensor
+    mel: Tensor
+    recipe: MelRecipe | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What became of one stored mel.
+
+    Attributes:
+        fresh: Whether it is the mel that the front end makes now. code: "fresh", or a cause: one of
+        `melcheck.diagnosis.causes`, "other-audio", "part" or "unknown". text: The finding in a
+        sentence, with the fix where there is something to fix. note: Whether a fresh mel differs in
+        a way that should be known.
+    """
+
+    fresh: bool
+    code: str
+    text: str
+    note: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def fresh_mel(
+    waveform: Tensor, extract: Callable[[Tensor], Tensor] | None, expected: MelRecipe
+) -> FreshMel:
+    """Return the mel of a clip as a front end makes it now.
+
+    Args:
+        waveform: `[samples]`.
+        extract: `[batch, samples]` -> `[batch, n_mels, frames]`; None extracts by the recipe.
+        expected: The recipe of the vocoder.
+
+    Raises:
+        ValueError: What the front end raises, or a clip too short for a mel.
+    """
+    reference = log_mel(waveform, expected)
+    if extract is None:
+        return FreshMel(waveform, reference, expected)
+    mel = extract(waveform[None])[0].cpu()
+    if reference.shape == mel.shape and torch.equal(reference, mel):
+        return FreshMel(waveform, mel, expected)
+    found = diagnose(waveform, mel, expected=expected)
+    return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
+
+
+def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
+    """Say whether a stored mel is the fresh one, and if not, what became of it.
+
+    Args:
+        stored: As `melcheck.mel_files.read_mel` gives it, with `finite=False`.
+        clip: What the front end makes of the whole clip now.
+    """
+    fresh = clip.mel
+    mel, causes = stored.mel, []
+    if stored.broken:
+        share = stored.broken / mel.numel()
+        text = f"nan: {stored.broken} cells ({share:.1%}) are NaN or infinite"
+        if stored.broken == mel.numel():
+            return Comparison(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
+        causes.append(("nan", text))
+        mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
+    sound = torch.isfinite(stored.mel)
+    upright = _upright(mel, fresh)
+    if upright is not mel:
+        rows, columns = mel.shape
+        causes.append(
+            ("axes-transposed", f"axes-transposed: [{rows}, {columns}] is [frames, n_mels]")
+        )
+        mel, sound = upright, sound.T
+    where = _alignment(mel, sound, fresh, stored.dtype)
+    if where is not None:
+        shift = where
+        if shift:
+            side = "early" if shift > 0 else "late"
+            causes.append(("frame-shift", f"frame-shift: {abs(shift)} frames {side}"))
+        missing = fresh.shape[1] - mel.shape[1]
+        if missing and abs(missing) != abs(shift):
+            causes.append(
+                ("length", f"length: {mel.shape[1]} frames, {fresh.shape[1]} in the clip")
+            )
+        was, now = prepare(mel).floor, prepare(fresh).floor
+        moved = was is not None and now is not None and abs(was - now) > _SAME_FLOOR
+        if not causes and moved:
+            text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
+            return Comparison(True, "fresh", text, note=True)
+        if not causes:
+            note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
+            return Comparison(True, "fresh", f"fresh{note}")
+        told = "; ".join(text for _, text in causes)
+        return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+    causes.append(_other(stored, mel, clip))
+    if causes[0][0] == "fresh":
+        return Comparison(True, *causes[0], note=True)
+    told = "; ".join(text for _, text in causes)
+    return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+
+
+def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
+    """Return the code and the text of a mel that is no piece of the fresh one."""
+    fresh = clip.mel
+    follows = _follows(mel, fresh)
+    correlation = f"it correlates with the clip's mel by {follows:.2f}"
+    if follows >= _OTHER_AUDIO:
+        if clip.recipe is not None:
+            found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
+            if found.kind in ("identical", "benign"):
+                return "fresh", f"fresh but for what no vocoder minds: {found}"
+            if found.kind == "fault" and found.codes:
+                return found.codes[0], f"stale: {found}"
+        normalised = _normalisation(mel, fresh)
+        if normalised is not None:
+            return "normalisation", normalised
+    if follows >= _SAME_AUDIO:
+        return "unknown", f"stale: made by another recipe, which has no name here ({correlation})"
+    return "other-audio", (
+        f"other-audio: {correlation}, so it was made from another file, or the clip has changed"
+    )
+
+
+def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
+    """Return the statistics of a mel that is the fresh one, shifted and scaled; None otherwise."""
+    if mel.shape != fresh.shape:
+        return None
+    one, other = mel.double().flatten(), fresh.double().flatten()
+    slope = float(
+        ((other - other.mean()) @ (one - one.mean())) / (other - other.mean()).square().sum()
+    )
+    rest = one - one.mean() - slope * (other - other.mean())
+    if not slope > 0 or float(rest.square().sum()) > _AFFINE_REST * float(one.var() * len(one)):
+        return None
+    std = 1 / slope
+    mean = round(float(other.mean()) - std * float(one.mean()), 4) + 0.0  # no -0
+    return f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
+
+
+def _upright(mel: Tensor, fresh: Tensor) -> Tensor:
+    """Return a mel with its bands first; the same object where they already are."""
+    bands = fresh.shape[0]
+    if mel.shape[0] != bands and mel.shape[1] == bands:
+        return mel.T.contiguous()
+    if mel.shape[0] == mel.shape[1] == bands:
+        turned = mel.T.contiguous()
+        if _typical_difference(turned, fresh) < _typical_difference(mel, fresh):
+            return turned
+    return mel
+
+
+def _typical_difference(mel: Tensor, fresh: Tensor) -> float:
+    if mel.shape[0] != fresh.shape[0]:
+        return float("inf")
+    frames = min(mel.shape[1], fresh.shape[1])
+    return float((mel[:, :frames] - fresh[:, :frames]).abs().median())
+
+
+def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | None:
+    """Return by how many frames a mel is early, where it is the fresh one but for that.
+
+    Without a shift and a cut every cell must agree, but for those that are not `sound`.
+    """
+    if mel.shape[0] != fresh.shape[0]:
+        return None
+    step = STORAGE_ROUNDINGS * storage_step(storage_of(mel)) if dtype != "float32" else 0.0
+    for shift in _SHIFTS_FRAMES:
+        begin, other = max(0, -shift), max(0, shift)
+        frames = min(mel.shape[1] - begin, fresh.shape[1] - other)
+        if frames < _FEWEST_FRAMES:
+            continue
+        here = mel[:, begin : begin + frames].double()
+        there = fresh[:, other : other + frames].double()
+        kept = sound[:, begin : begin + frames]
+        # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
+        rounding = magnitude_rounding(float(_magnitude(there.max())))
+        apart = (_magnitude(here) - _magnitude(there)).abs()
+        close = (here - there).abs() <= _SAME_NATS + step * there.abs()
+        agree = close | (apart <= rounding) | ~kept
+        whole = not shift and mel.shape == fresh.shape
+        share = float(agree.double().mean())
+        if share == 1.0 or (not whole and share >= _AGREEING_SHARE):
+            return shift
+    return None
+
+
+def _magnitude(mel: Tensor) -> Tensor:
+    return mel.clamp(max=_LOUDEST_NATS).exp()
+
+
+def _follows(mel: Tensor, fresh: Tensor) -> float:
+    """Return how two mels correlate, each band less its mean: side by side, and stretched."""
+    one, other = mel.double(), fresh.double()
+    if float(one.min()) >= 0 and float(one.max()) > 0:
+        one = one.clamp(min=float(one[one > 0].min())).log()
+    stretched = torch.nn.functional.interpolate(
+        one[None, None], size=other.shape, mode="bilinear", align_corners=False
+    )[0, 0]
+    pairs = [(stretched, other)]
+    if one.shape[0] == other.shape[0]:
+        frames = min(one.shape[1], other.shape[1])
+        pairs.append((one[:, :frames], other[:, :frames]))
+    return max(_correlation(*pair) for pair in pairs)
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    one, other = (each - each.mean(dim=1, keepdim=True) for each in (one, other))
+    scale = float(one.norm() * other.norm())
+    return float((one * other).sum()) / scale if scale else 0.0

@@ -1,0 +1,248 @@
+"""What was done to a waveform on the way to a file or through a vocoder, given what it should be.
+
+A mel cannot show all of it: a header with another rate, samples that wrapped around, a seam. As in
+`melcheck.diagnosis.diagnose`, each explanation is recomputed from the reference and named only
+where next to nothing of the estimate is left over; other weights, which nobody can recompute, only
+where the error answers to the sound. What shows neither is "unknown". `(reference, estimate)` is
+the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.explanations import Explanation, explanation
+from melcheck.diagnosis.recipe_search.audio_readings import RATES, resampled
+from melcheck.diagnosis.recipe_search.mel_values import as_tensor
+from melcheck.diagnosis.waveform_tests.direct import (
+    AT_PEAK,
+    EXPLAINED,
+    SAME_GAIN,
+    SILENT_PEAK,
+    left,
+    non_finite,
+    rounded,
+    saturated,
+    silent,
+)
+from melcheck.diagnosis.waveform_tests.fits import fitted
+from melcheck.diagnosis.waveform_tests.other_weights import answer
+from melcheck.diagnosis.waveform_tests.waveform_places import located
+from melcheck.diagnosis.waveform_tests.waveform_spectra import bandwidth
+from melcheck.diagnosis.waveform_tests.waveform_times import backwards, drift, lag
+
+__all__ = ["explain_waveform"]
+
+# A sample of a 16-bit file is off by half a step, one step more with dither.
+_SAME_SAMPLES = 2 / 32_768
+# No amplifier's factor, 72 dB: integers of 16 bits have 32,768, or its inverse where they were
+# scaled down twice.
+_INTEGER_GAIN = 4_000
+
+# A square wave has nearly all samples at the peak, a clipped one these few.
+_CLIPPED_SAMPLES = 3
+
+# A gain is read where the reference is neither noise nor near full scale.
+_QUIET_SHARE = 0.05
+_LOUD_SHARE = 0.35
+
+# A factor or a rate is read from at least so many samples.
+_FEWEST_SAMPLES = 256
+
+_RATE_CORRELATION = 0.98
+# Resamplers round the last sample up, down or away.
+_RATE_SLACK_SAMPLES = 2
+
+
+def explain_waveform(
+    reference: Tensor,
+    estimate: Tensor,
+    *,
+    sample_rate: int,
+    estimate_rate: int | None = None,
+    channels: Tensor | None = None,
+) -> Explanation | None:
+    """Name what made one waveform of another.
+
+    Args:
+        reference: What it should be: the file as written, or a healthy vocoder's output;
+            `[samples]` or `[1, samples]`, floating point.
+        estimate: What it is, likewise.
+        sample_rate: Hz of the reference.
+        estimate_rate: Hz that the estimate's file claims; None for the same.
+        channels: `[channels, samples]` that the reference is the mean of, where it was stereo.
+
+    Returns:
+        The cause, "unknown" where none is shown; None where both are the same up to the rounding of
+        16-bit samples.
+
+    Raises:
+        ValueError: One of them is not a single waveform, or is empty; or the reference, which is
+            what it should be, holds NaN or infinite samples.
+    """
+    reference, estimate = as_tensor(reference, "reference"), as_tensor(estimate, "estimate")
+    wanted = _single(reference, "reference")
+    if not bool(torch.isfinite(wanted).all()):
+        broken = int((~torch.isfinite(wanted)).sum())
+        raise ValueError(
+            f"reference must be finite, got {broken:,} NaN or infinite samples of {len(wanted):,}. "
+            "Give the healthy waveform first and the one in question second."
+        )
+    if estimate.dim() == 2 and 1 < len(estimate) < estimate.shape[-1]:
+        return explanation("channels", f"{len(estimate)} channels where one is expected")
+    given = _single(estimate, "estimate")
+    claimed = estimate_rate or sample_rate
+    checks: list[Callable[[], Explanation | None]] = [
+        lambda: non_finite(given),
+        lambda: _rate(wanted, given, sample_rate, claimed),
+    ]
+    same_length = len(wanted) == len(given)
+    if same_length:
+        if claimed == sample_rate and float((given - wanted).abs().max()) <= _SAME_SAMPLES:
+            return None
+        checks.append(lambda: _mixed(given, channels))
+    checks.append(lambda: saturated(given))
+    if same_length:
+        checks.append(lambda: _limits(wanted, given))
+        checks.append(lambda: _level(wanted, given))
+    # Behind the level: samples that were scaled down twice are next to silent, too.
+    checks.append(lambda: silent(wanted, given))
+    checks.append(lambda: _nothing(wanted, given))
+    if same_length:
+        checks.append(lambda: _even_gain(wanted, given))
+        checks.append(lambda: backwards(wanted, given))
+    checks.append(lambda: lag(wanted, given, sample_rate))
+    checks.append(lambda: bandwidth(wanted, given, sample_rate))
+    checks.append(lambda: rounded(wanted, given))
+    if same_length:
+        checks.append(lambda: fitted(wanted, given))
+    checks.append(lambda: drift(wanted, given))
+    checks.append(lambda: located(wanted, given, sample_rate))
+    for check in checks:
+        found = check()
+        if found is not None:
+            return found
+    return answer(wanted, given, share=left(wanted, given))
+
+
+def _single(waveform: Tensor, name: str) -> Tensor:
+    flat = waveform.detach().cpu()
+    if flat.dim() == 2 and len(flat) == 1:
+        flat = flat[0]
+    if flat.dim() != 1 or not flat.is_floating_point() or not len(flat):
+        raise ValueError(
+            f"{name} must be one waveform [samples], floating point, got {waveform.dtype} of shape "
+            f"{list(waveform.shape)}. Pass the items of a batch one by one."
+        )
+    return flat.double()
+
+
+def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation | None:
+    if claimed != rate and len(wanted) == len(given):
+        text = f"the header says {claimed} Hz, the samples are of {rate} Hz"
+        return explanation("header-rate", text)
+    for other in RATES:
+        samples = math.ceil(len(wanted) * other / rate)
+        if other == rate or abs(samples - len(given)) > _RATE_SLACK_SAMPLES:
+            continue
+        back = resampled(given.float(), other, rate).double()
+        samples = min(len(back), len(wanted))
+        if samples < _FEWEST_SAMPLES:
+            continue
+        both = torch.stack([back[:samples], wanted[:samples]])
+        if float(torch.corrcoef(both)[0, 1]) > _RATE_CORRELATION:
+            if other == claimed:
+                text = f"{other} Hz, as its header says, where {rate} Hz are expected"
+            else:
+                text = f"{other} Hz samples taken for {claimed} Hz"
+            return explanation("sample-rate", text)
+    return None
+
+
+def _nothing(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Say what there is where the reference is silent: nothing can be explained from nothing."""
+    peak = float(given.abs().max())
+    if float(wanted.abs().max()) >= SILENT_PEAK:
+        return None
+    constant = float(given.mean())
+    if float((given - constant).abs().max()) <= _SAME_SAMPLES:
+        return explanation("dc-offset", f"a constant of {constant:+.4g} where it should be silent")
+    return explanation("unknown", f"a peak of {peak:.2g} where it should be silent")
+
+
+def _mixed(given: Tensor, channels: Tensor | None) -> Explanation | None:
+    if channels is None or channels.shape[-1] != len(given):
+        return None
+    for index, channel in enumerate(channels.double()):
+        if left(channel, given) < EXPLAINED:
+            return explanation("channel-dropped", f"channel {index} of {len(channels)} alone")
+    if left(channels.double().sum(dim=0), given) < EXPLAINED:
+        return explanation("stereo-sum", f"{len(channels)} channels added")
+    return None
+
+
+def _level(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Explain a factor, a constant or both: a line through all samples, by least squares."""
+    x, y = wanted - wanted.mean(), given - given.mean()
+    if len(x) < _FEWEST_SAMPLES or not float(x.square().sum()) > 0:
+        return None
+    gain = float(x @ y / x.square().sum())
+    if gain == 0 or left(gain * x, y) > EXPLAINED:
+        return None
+    offset = float(given.mean() - gain * wanted.mean())
+    if abs(offset) > _SAME_SAMPLES:
+        factor = f", after a factor of {gain:.4g}" if abs(gain - 1) > SAME_GAIN else ""
+        return explanation("dc-offset", f"a constant of {offset:+.4g}{factor}")
+    if abs(gain + 1) < SAME_GAIN:
+        return explanation("polarity", "every sample has the other sign")
+    return _gain_of(gain) if abs(gain - 1) > SAME_GAIN else None
+
+
+def _even_gain(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Explain a factor that holds everywhere but at the ends, as of an overlap not divided out."""
+    edge = len(wanted) // 10
+    x, y = wanted[edge:-edge], given[edge:-edge]
+    if len(x) < _FEWEST_SAMPLES or not float(x.square().sum()) > 0:
+        return None
+    gain = float(x @ y / x.square().sum())
+    even = abs(gain - 1) > SAME_GAIN and gain > 0 and left(gain * x, y) < EXPLAINED
+    return _gain_of(gain) if even else None
+
+
+def _gain_of(gain: float) -> Explanation:
+    text = f"a factor of {gain:.4g} ({20 * math.log10(abs(gain)):+.2f} dB)"
+    if not 1 / _INTEGER_GAIN < abs(gain) < _INTEGER_GAIN:
+        how = "integers, not scaled to +-1" if abs(gain) > 1 else "integers scaled down twice"
+        return explanation("int16-scale", f"{text}; {how}")
+    return explanation(
+        "gain", text, fix="Undo the level change, or leave loudness normalisation out."
+    )
+
+
+def _limits(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Explain samples beyond full scale: cut off, or wrapped around."""
+    size = wanted.abs()
+    peak = float(size.max())
+    middle = (size > _QUIET_SHARE * peak) & (size < _LOUD_SHARE * peak)
+    if int(middle.sum()) < _FEWEST_SAMPLES:
+        return None
+    gain = float((given[middle] / wanted[middle]).median())
+    scaled = gain * wanted
+    beyond = scaled.abs() > 1
+    unlimited = left(scaled, given)
+    # Full scale and its opposite are one place on a circle.
+    apart = torch.remainder(given - scaled + 1, 2) - 1
+    if beyond.any() and left(scaled, scaled + apart) < min(EXPLAINED, unlimited / 2):
+        return explanation(
+            "int16-wrap", f"{int(beyond.sum()):,} samples, after a gain of {gain:.3g}"
+        )
+    limit = float(given.abs().max())
+    cut = scaled.clamp(-limit, limit)
+    at_limit = int((given.abs() >= AT_PEAK * limit).sum())
+    if at_limit >= _CLIPPED_SAMPLES and left(cut, given) < min(EXPLAINED, unlimited / 2):
+        return explanation("clipping", f"{at_limit:,} samples at {limit:.3g}")
+    return None

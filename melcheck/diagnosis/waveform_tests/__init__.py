@@ -1,0 +1,1 @@
+"""The engine of `explain_waveform`: what was done to this waveform."""

@@ -1,0 +1,318 @@
+"""The fixtures that tests of a project ask for. Each is of one case: a clip, a vocoder, a device.
+
+Those that need no clip are in `melcheck.pytest_plugin.speed_fixtures`.
+
+    mel_clip         melcheck.clips.Clip          the audio file: its name, path and kind
+    mel_device       str                          "cpu", "cuda" or "cuda:1"
+    mel_vocoder      Vocoder                      the loaded vocoder
+    mel_frontend     melcheck.frontends.Frontend  the front end of --mel-frontend, or None
+    mel_config       melcheck.MelCheckConfig      how the clip is read
+    mel_pipeline     melcheck.MelPipeline         the loop, with the front end where there is one
+    mel_round_trip   melcheck.RoundTrip           the loop's result, made once for all its tests
+    mel_handshake    Handshake                    the front end against the vocoder's recipe
+    mel_stored       tuple[StoredMel, ...]        the clip's mels in --mel-cache
+    mel_fresh        FreshMel                     what the front end makes of the whole clip now
+    mel_golden       melcheck.goldens.Golden      the goldens of the run
+    mel_artifacts    pathlib.Path                 a folder for pictures and sound, which exists
+    mel_known_misses dict[tuple[str, str], dict[str, float]]   yours to override
+
+Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
+`mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
+trip, `mel_griffin_lim` makes Griffin-Lim's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from melcheck.pytest_plugin import report_collector
+from melcheck.pytest_plugin.annotations import PLACE_PROPERTY
+from melcheck.pytest_plugin.cases import absent, front_end_fault, handshake_of, round_trip_of
+from melcheck.pytest_plugin.notes import NOTE_PROPERTY
+from melcheck.pytest_plugin.stashes import plan_of
+from melcheck.pytest_plugin.terminal import ROW_PROPERTY
+
+if TYPE_CHECKING:
+    from melcheck.clips import Clip
+    from melcheck.config import MelCheckConfig
+    from melcheck.diagnosis.explanations import Explanation
+    from melcheck.diagnosis.handshake import Handshake
+    from melcheck.diagnosis.stored_mels import FreshMel
+    from melcheck.frontends import Frontend
+    from melcheck.goldens import Golden
+    from melcheck.mel_files import StoredMel
+    from melcheck.pipeline import MelPipeline, RoundTrip
+    from melcheck.report.table import CaseRow, Outcome
+    from melcheck.sanity import Verdict
+    from melcheck.vocoders.base import Vocoder
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def mel_clip(request: pytest.FixtureRequest) -> Clip:
+    """The clip of this case: its name, path and kind."""
+    clip: Clip = request.param
+    return clip
+
+
+@pytest.fixture
+def mel_device(request: pytest.FixtureRequest) -> str:
+    """The device of this case; skips, or fails where it is required, when there is none."""
+    import torch
+
+    device: str = request.param
+    if device != "cpu" and not torch.cuda.is_available():
+        absent(request, (device,), f"torch {torch.__version__} sees no CUDA device")
+    return device
+
+
+@pytest.fixture
+def mel_vocoder(request: pytest.FixtureRequest, mel_device: str) -> Vocoder:
+    """The loaded vocoder of this case; skips, or fails where it is required, when absent."""
+    from melcheck.vocoders.base import VocoderError, VocoderUnavailable
+
+    try:
+        return plan_of(request.config).vocoder(request.param, mel_device)
+    except VocoderError as error:
+        # Looked at after the block, so that the report shows no chain of exceptions.
+        missing, reason = isinstance(error, VocoderUnavailable), str(error)
+    if missing:
+        absent(request, (request.param, mel_device), reason)
+    pytest.fail(reason, pytrace=False)
+
+
+@pytest.fixture
+def mel_frontend(request: pytest.FixtureRequest) -> Frontend | None:
+    """The front end of `--mel-frontend`; None where the vocoder's own extractor is used."""
+    return plan_of(request.config).frontend
+
+
+@pytest.fixture
+def mel_config(
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder
+) -> MelCheckConfig:
+    """How the clip of this case is read."""
+    return plan_of(request.config).config(mel_clip, mel_vocoder.recipe)
+
+
+@pytest.fixture
+def mel_pipeline(
+    request: pytest.FixtureRequest, mel_config: MelCheckConfig, mel_vocoder: Vocoder
+) -> MelPipeline:
+    """The pipeline of this case; its mels are those of the front end, where there is one."""
+    from melcheck.pipeline import MelPipeline
+
+    return MelPipeline(mel_config, vocoder=plan_of(request.config).fed(mel_vocoder))
+
+
+@pytest.fixture
+def mel_round_trip(request: pytest.FixtureRequest, mel_pipeline: MelPipeline) -> RoundTrip:
+    """The round trip of this case, made once and shared by the tests that look at it."""
+    return round_trip_of(request.config, mel_pipeline)
+
+
+@pytest.fixture
+def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Handshake:
+    """The front end against the recipe of the vocoder, on probes and the run's first clip."""
+    return handshake_of(request.config, mel_vocoder)
+
+
+@pytest.fixture
+def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
+    """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
+    from melcheck.clips import one_line
+    from melcheck.mel_files import read_mel
+
+    plan = plan_of(request.config)
+    if plan.stored is None:
+        pytest.fail("no stored mels to look at. Name a folder with --mel-cache DIR.", pytrace=False)
+    paths = plan.stored.mels.get(mel_clip.name, ())
+    stem = one_line(Path(mel_clip.path.stem))
+    absence = f"{one_line(mel_clip.path)}: no mel called {stem} in the cache."
+    problem = "" if paths else absence
+    stored = []
+    for path in paths:
+        request.node.user_properties.append((PLACE_PROPERTY, str(path)))
+        try:
+            stored.append(read_mel(path, finite=False))
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    return tuple(stored)
+
+
+@pytest.fixture
+def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
+    """What the front end, or else the recipe of the vocoder, makes of the whole clip now."""
+    from melcheck.audio import load_audio
+    from melcheck.config import MelCheckConfig
+    from melcheck.diagnosis.stored_mels import fresh_mel
+
+    plan = plan_of(request.config)
+    config = MelCheckConfig(mel_clip.path, plan.recipe.sample_rate, None)
+    extract = None if plan.frontend is None else plan.frontend.encode
+    try:
+        audio = load_audio(config, min_samples=plan.recipe.min_samples)
+        return fresh_mel(audio.waveform[0], extract, plan.recipe)
+    except (ValueError, OSError) as error:
+        reason = str(error)
+    pytest.fail(reason, pytrace=False)
+
+
+@pytest.fixture
+def mel_artifacts(
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
+) -> Path:
+    """The folder of this case's pictures and sound, which exists."""
+    from melcheck.clips import file_name
+
+    plan = plan_of(request.config)
+    case = f"{mel_clip.name}-{plan.label(mel_round_trip.vocoder.name)}-{mel_round_trip.device}"
+    folder = plan.artifacts / file_name(case)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def mel_known_misses() -> dict[tuple[str, str], dict[str, float]]:
+    """Thresholds that clips are known to miss: {(clip, vocoder): {metric: value}}.
+
+    Override it in a conftest.py, with what was measured at the default duration and without a
+    front end of your own. Such a case is an expected failure as long as it misses just these, by
+    as much.
+    """
+    return {}
+
+
+@pytest.fixture
+def mel_record(
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
+) -> Callable[..., CaseRow]:
+    """A function that puts this case into the table at the end of the run."""
+
+    def record(
+        outcome: Outcome,
+        *,
+        verdict: Verdict | None = None,
+        cause: Explanation | None = None,
+        artifacts: Path | None = None,
+    ) -> CaseRow:
+        from melcheck.report.table import case_row
+
+        label = plan_of(request.config).label(mel_round_trip.vocoder.name)
+        row = case_row(
+            mel_clip.name,
+            label,
+            mel_round_trip,
+            outcome=report_collector.collect(
+                request.node,
+                mel_round_trip,
+                clip=mel_clip,
+                vocoder=label,
+                outcome=outcome,
+                verdict=verdict,
+                cause=cause,
+            ),
+            verdict=verdict,
+            artifacts="" if artifacts is None else str(artifacts),
+        )
+        request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
+        request.node.user_properties.extend(report_collector.case_properties(row))
+        return row
+
+    return record
+
+
+@pytest.fixture
+def mel_note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that puts a line into the notes at the end of the run."""
+
+    def note(text: str) -> None:
+        request.node.user_properties.append((NOTE_PROPERTY, text))
+
+    return note
+
+
+@pytest.fixture
+def mel_blame(request: pytest.FixtureRequest) -> Callable[[Path, int | None], None]:
+    """A function that says which file, and which line of it, a failure is about."""
+
+    def blame(path: Path, line: int | None = None) -> None:
+        place = f"{path}" if line is None else f"{path}:{line}"
+        request.node.user_properties.append((PLACE_PROPERTY, place))
+
+    return blame
+
+
+@pytest.fixture
+def mel_explain(
+    request: pytest.FixtureRequest, mel_pipeline: MelPipeline, mel_vocoder: Vocoder
+) -> Callable[..., Explanation]:
+    """A function that names the likely cause of a bad round trip: the front end's fault first."""
+
+    def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> Explanation:
+        from melcheck.diagnosis.round_trip import explain_round_trip
+
+        return front_end_fault(request.config, mel_vocoder) or explain_round_trip(
+            trip,
+            mel_pipeline.waveform2mel,
+            baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
+        )
+
+    return explain
+
+
+@pytest.fixture
+def mel_griffin_lim(
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder, mel_device: str
+) -> Callable[[], RoundTrip | None]:
+    """A function that makes Griffin-Lim's round trip of this clip and puts it into the table.
+
+    It returns None for a vocoder of another recipe than Griffin-Lim's, with which there is nothing
+    to compare.
+    """
+
+    def make() -> RoundTrip | None:
+        from melcheck.pipeline import MelPipeline
+        from melcheck.pytest_plugin.plan import BASELINE
+        from melcheck.report.table import case_row
+
+        plan = plan_of(request.config)
+        baseline = plan.vocoder(BASELINE, mel_device)
+        if baseline.recipe != mel_vocoder.recipe:
+            return None
+        config = plan.config(mel_clip, baseline.recipe)
+        trip = round_trip_of(request.config, MelPipeline(config, vocoder=plan.fed(baseline)))
+        if BASELINE not in plan.vocoders:
+            row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
+            report_collector.collect(
+                request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline"
+            )
+            request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
+        return trip
+
+    return make
+
+
+@pytest.fixture
+def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regression: Any) -> Golden:
+    """The goldens of this run's clips; skips where there is no folder for them."""
+    from melcheck.goldens import Golden
+
+    plan = plan_of(request.config)
+    if plan.goldens is None:
+        pytest.skip("clips of your own have no goldens yet: name a folder with --mel-goldens DIR")
+    return Golden(
+        plan.goldens,
+        data_regression,
+        num_regression,
+        complete=not plan.goldens_are_ours,
+        regenerating=request.config.getoption("force_regen")
+        or request.config.getoption("regen_all"),
+    )

@@ -1,0 +1,185 @@
+"""The pytest plugin: markers, the plan of a run, its cases, and what is said at its end.
+
+A test asks for `mel_round_trip` (or any of the fixtures in `melcheck.pytest_plugin.fixtures`) and
+is run once for each clip, vocoder and device of the plan. The plan comes from the options in
+`melcheck.pytest_plugin.options`, on the command line or as ini keys. What cannot be used ends the
+run before its first test, with pytest's usage error (exit code 4).
+
+Nothing heavy is imported until a plan is made.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from melcheck.pytest_plugin import reports as report_plugin
+from melcheck.pytest_plugin.annotations import PLACE_PROPERTY, Annotations
+from melcheck.pytest_plugin.notes import Notes
+from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
+from melcheck.pytest_plugin.stashes import PLAN, REFUSED, is_worker, plan_of
+from melcheck.pytest_plugin.terminal import CASE_PROPERTY, Summary, send_planned_cases
+
+if TYPE_CHECKING:
+    from melcheck.pytest_plugin.plan import Plan
+
+__all__ = ["pytest_plugins"]
+
+pytest_plugins = ["melcheck.pytest_plugin.fixtures", "melcheck.pytest_plugin.speed_fixtures"]
+
+_MARKERS = {
+    "sanity": "the gate: each clip of speech, and each of your own, survives the loop; your front "
+    "end and your stored mels are those of the vocoder",
+    "shapes": "tensors have the shapes that the recipe promises",
+    "golden": "statistics of the mels are those on record",
+    "artifacts": "pictures and files that a run leaves behind",
+    "mel_clips(which)": "only the clips that the thresholds apply to ('gated'), or the 'others'",
+    "mel_needs(option)": "only where this option was given: 'frontend' or 'cache'",
+    "cuda": "runs on a CUDA device",
+    "official": "runs the official weights, charactr/vocos-mel-24khz",
+}
+_PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
+# What a run leaves behind, and how long its benchmarks take, asks for no run.
+_NOT_ASKING = ("artifacts", "report", "baseline", "bench")
+_ASKING = tuple(option.name for option in OPTIONS if option.name not in _NOT_ASKING)
+_ARTIFACTS_INPUT = "melcheck_artifacts"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the `--mel-...` options and the `mel_...` ini keys."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and what speaks at the end."""
+    for name, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    summary = None if is_worker(config) else Summary()
+    if summary is not None:
+        config.pluginmanager.register(Annotations(config), "melcheck-annotations")
+        config.pluginmanager.register(summary, "melcheck-summary")
+        config.pluginmanager.register(Notes(config), "melcheck-notes")
+    report_plugin.register(config, lambda: config.stash.get(PLAN, None), summary)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make the plan, so that what cannot be used is said before anything runs."""
+    config = session.config
+    if not any(texts(config, name) for name in _ASKING):
+        return
+    overlooked = overlooked_configuration(config)
+    if overlooked is not None:
+        raise pytest.UsageError(
+            f"melcheck: {overlooked} was not read, since pytest looks for its configuration beside "
+            "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
+            f"for the other options, or add -c {overlooked}."
+        )
+    from melcheck.pytest_plugin.planning import make_plan
+
+    artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
+    try:
+        config.stash[PLAN] = make_plan(
+            config, check_clips=not is_worker(config), artifacts=artifacts
+        )
+    except (ValueError, TypeError, OSError) as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where pictures go: a temporary folder is the same for all."""
+    plan = node.config.stash.get(PLAN, None)
+    if plan is not None:
+        node.workerinput[_ARTIFACTS_INPUT] = str(plan.artifacts)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what will be checked."""
+    plan = config.stash.get(PLAN, None)
+    return [] if plan is None else [f"melcheck: {line}" for line in plan.described()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each clip, vocoder and device whose fixtures it uses."""
+    names = [name for name in _PARAMETRIZED if name in metafunc.fixturenames]
+    if not names:
+        return
+    stash = metafunc.config.stash
+    marker = metafunc.definition.get_closest_marker("mel_clips")
+    refused = ""
+    if PLAN not in stash:
+        refused = "no clips to check. Name some with --mel-audio PATH."
+    elif marker and marker.args not in (("gated",), ("others",)):
+        refused = f"the marker mel_clips takes 'gated' or 'others', got {marker.args}."
+    if refused:
+        # Raised once collection is over: here it would be shown as an error of that file.
+        stash[REFUSED] = refused
+        for name in names:
+            metafunc.parametrize(name, [None], indirect=True)
+        return
+    plan = plan_of(metafunc.config)
+    for name in names:
+        values = getattr(plan, _PARAMETRIZED[name])
+        if name == "mel_clip" and marker:
+            values = [clip for clip in values if clip.gated == (marker.args == ("gated",))]
+        params = [_param(plan, value) for value in values]
+        if not params:
+            reason = "the thresholds apply to every clip of this run"
+            params = [pytest.param(None, id="none", marks=pytest.mark.skip(reason))]
+        metafunc.parametrize(name, params, indirect=True)
+
+
+def _param(plan: Plan, value: Any) -> Any:
+    if not isinstance(value, str):
+        return pytest.param(value, id=value.name)
+    kind = value.split(":")[0]
+    marks = [getattr(pytest.mark, kind)] if kind in ("official", "cuda") else []
+    return pytest.param(value, id=plan.label(value), marks=marks)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for, and note on each test which case it is.
+
+    Noted so, none goes missing from the summary.
+    """
+    kept = [item for item in items if _asked_for(config, item)]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+    if REFUSED in config.stash and not is_worker(config):
+        raise pytest.UsageError(f"melcheck: {config.stash[REFUSED]}")
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        clip = params.get("mel_clip")
+        if clip is None:  # no test of a clip, or all clips of the run are gated
+            continue
+        item.user_properties.append((PLACE_PROPERTY, str(clip.path)))
+        if "mel_record" in getattr(item, "fixturenames", ()):
+            vocoder, device = params["mel_vocoder"], params["mel_device"]
+            case = [clip.name, plan_of(config).label(vocoder), device]
+            item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail what cannot run in a worker of pytest-xdist, which has no usage errors of its own."""
+    refused = item.config.stash.get(REFUSED, "")
+    if refused and set(_PARAMETRIZED) & set(getattr(item, "fixturenames", ())):
+        pytest.fail(f"melcheck: {refused}", pytrace=False)
+
+
+def _asked_for(config: pytest.Config, item: pytest.Item) -> bool:
+    needs = item.get_closest_marker("mel_needs")
+    if needs is None or PLAN not in config.stash:
+        return True
+    return all(plan_of(config).has(name) for name in needs.args)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tell pytest-xdist's controller which cases this worker has."""
+    if is_worker(session.config):
+        send_planned_cases(session)

@@ -1,0 +1,1 @@
+"""One run as HTML, Markdown, JSON, and a baseline for the next."""

@@ -1,0 +1,83 @@
+"""Writes a run's report in the format that its file's name asks for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melcheck.files import replacing
+from melcheck.report.json_format import report_json
+from melcheck.report.model import RunReport
+
+if TYPE_CHECKING:
+    from melcheck.report.media import CaseMedia
+    from melcheck.report.store import Key
+
+__all__ = ["REPORT_SUFFIXES", "append_job_summary", "check_report_path", "write_report"]
+
+REPORT_SUFFIXES = (".html", ".md", ".json")
+"""What a report's file may end in."""
+
+
+def check_report_path(path: Path) -> None:
+    """Refuse a path that no report can be written to, before the run that it is to report.
+
+    Raises:
+        ValueError: Another suffix than those of `REPORT_SUFFIXES`, or a folder.
+        OSError: The folder cannot be made or written.
+    """
+    if path.suffix not in REPORT_SUFFIXES:
+        raise ValueError(
+            f"a report must end in {', '.join(REPORT_SUFFIXES)}, got {str(path)!r}. The suffix "
+            "chooses the format."
+        )
+    if path.is_dir():
+        raise ValueError(f"a report must be a file, but {path} is a folder. Name a file in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def write_report(
+    report: RunReport, path: Path, media: Mapping[Key, CaseMedia] | None = None
+) -> None:
+    """Write a report whole, or leave what was there.
+
+    Args:
+        report: The run.
+        path: Ends in ".html", ".md" or ".json"; its folder is made where it does not exist.
+        media: Pictures and sound of the cases, for a page; see `melcheck.report.media`.
+
+    Raises:
+        ValueError: Another suffix.
+        OSError: The file cannot be written.
+    """
+    if path.suffix == ".json":
+        text = report_json(report)
+    elif path.suffix == ".md":
+        from melcheck.report.markdown import report_markdown
+
+        text = report_markdown(report)
+    elif path.suffix == ".html":
+        from melcheck.report.html import report_html
+
+        text = report_html(report, media)
+    else:
+        raise ValueError(f"a report must end in {', '.join(REPORT_SUFFIXES)}, got {str(path)!r}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def append_job_summary(report: RunReport, path: Path) -> None:
+    """Append the report as Markdown to the file that a CI job's summary is read from.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from melcheck.report.markdown import report_markdown
+
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{report_markdown(report)}\n")

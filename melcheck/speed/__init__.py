@@ -1,0 +1,1 @@
+"""The same figures sooner, or for longer audio."""

@@ -1,0 +1,195 @@
+"""The same vocoder, computed faster: same weights, same recipe, other arithmetic.
+
+`optimise(vocoder)` answers to the same calls as the `VocosVocoder` that it is made from, and may be
+given to `MelPipeline` in its place. Results differ by rounding in fp32, and by that of the named
+precision otherwise; `pytest -m parity` measures by how much. Verdicts are passed in plain eager
+mode unless a caller decides otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vocos import Vocos
+from vocos.feature_extractors import MelSpectrogramFeatures
+from vocos.heads import ISTFTHead
+from vocos.spectral_ops import ISTFT
+
+from melcheck.recipes import MelRecipe
+from melcheck.speed.fast_mel import FastMel
+from melcheck.speed.optimised_layers import FastBackbone, packed_linear
+from melcheck.speed.precisions import DTYPES, PRECISIONS, Precision, matmul_precision
+from melcheck.vocoders.base import (
+    VOCOS_MIN_FRAMES,
+    VocoderInfo,
+    VocoderUnavailable,
+    VocosVocoder,
+    check_mel,
+    check_waveform,
+    full_float32,
+)
+from melcheck.vocoders.overlap_add import overlap_add, synthesise
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
+
+__all__ = ["OptimisedVocos", "check_precision", "optimise"]
+
+_CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+# As in ISTFTHead.
+_MAX_MAGNITUDE = 1e2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OptimisedVocos:
+    """A Vocos as `optimise` arranges it. See `melcheck.vocoders.base.Vocoder`.
+
+    Attributes:
+        info: Of the vocoder that it was made from.
+        recipe: The same.
+        device: The same.
+        precision: In which the backbone's pointwise layers multiply.
+        model: The Vocos that it was made from.
+        to_mel: `[batch, samples]` -> `[batch, n_mels, frames]`.
+        backbone: `[batch, n_mels, frames]` -> `[batch, frames, features]`.
+        head: `[batch, frames, features]` -> `[batch, samples]`.
+    """
+
+    info: VocoderInfo
+    recipe: MelRecipe
+    device: torch.device
+    precision: Precision
+    model: Vocos
+    to_mel: Callable[[Tensor], Tensor]
+    backbone: Callable[[Tensor], Tensor]
+    head: Callable[..., Tensor]
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel of a waveform: see `Vocoder.encode`. No gradient passes through."""
+        check_waveform(waveform, self.recipe)
+        return self.to_mel(waveform)
+
+    @torch.inference_mode()
+    def decode(self, mel: Tensor) -> Tensor:
+        """Return the waveform of a log-mel: see `VocosVocoder.decode`."""
+        check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
+        return self.sound(self.features(mel))
+
+    def features(self, mel: Tensor) -> Tensor:
+        """Return what the backbone makes of a log-mel.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, features]`
+        """
+        with _multiplying(self.precision):
+            return self.backbone(mel)
+
+    @torch.inference_mode()
+    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Return what the head makes of features; `first_frame` as in `VocosVocoder.sound`.
+
+        Shape:
+            `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
+        """
+        with full_float32:
+            resumed = (first_frame,) if first_frame else ()
+            return self.head(features, *resumed)
+
+
+def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:
+    """Return the same vocoder, arranged to run faster.
+
+    Weights are packed, hence copied: after a change to `vocoder.model`, optimise it again.
+
+    Args:
+        vocoder: A loaded Vocos: "official", "embedded", a directory, a repository.
+        precision: In which the pointwise layers of the backbone multiply; all else is float32.
+            "tf32" and "fp16" are for CUDA, "bf16" for processors that have it, and CUDA.
+
+    Raises:
+        TypeError: Another kind of vocoder.
+        ValueError: No such precision.
+        VocoderUnavailable: The device does not multiply in that precision.
+    """
+    if not isinstance(vocoder, VocosVocoder):
+        raise TypeError(
+            f"vocoder must be a VocosVocoder, got {type(vocoder).__name__}. Griffin-Lim and code "
+            "of your own have no layers to arrange."
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
+    check_precision(vocoder.device, precision)
+    model = vocoder.model
+    dtype = DTYPES[precision]
+    with torch.inference_mode():
+        backbone = FastBackbone(model.backbone, dtype=dtype)
+        head = _head(model.head)
+    return OptimisedVocos(
+        info=vocoder.info,
+        recipe=vocoder.recipe,
+        device=vocoder.device,
+        precision=precision,
+        model=model,
+        to_mel=_to_mel(model.feature_extractor, vocoder.device),
+        backbone=backbone,
+        head=head,
+    )
+
+
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Do nothing where a device multiplies in a precision.
+
+    Raises:
+        VocoderUnavailable: It does not.
+    """
+    if device.type != "cpu":
+        return
+    if precision not in _CPU_PRECISIONS:
+        raise VocoderUnavailable(
+            f"precision must be 'fp32' or 'bf16' on {device}, got {precision!r}. It is for CUDA."
+        )
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise VocoderUnavailable(
+            "precision must be 'fp32' on this processor, got 'bf16', in which it cannot multiply "
+            "(lscpu shows no avx512_bf16 or amx_bf16)."
+        )
+
+
+def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable[[Tensor], Tensor]:
+    # Blocks are for a processor's cache. A GPU is quickest with few large operations.
+    return FastMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
+
+
+def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
+    # A consistent head is written for speed; one that pads "same", or whose hop does not divide its
+    # window, has another inverse. They run as they are.
+    istft: ISTFT = head.istft
+    usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
+    return _FastHead(head) if usual and not isinstance(head, ConsistentISTFTHead) else head
+
+
+class _FastHead:
+    """Computes what an `ISTFTHead` with centred frames computes, up to rounding.
+
+    Magnitude and phase become a complex number in one pass, and frames are added as whole arrays.
+    """
+
+    def __init__(self, head: ISTFTHead) -> None:
+        self.out = packed_linear(head.out.weight, head.out.bias, dtype=torch.float32)
+        self.window: Tensor = head.istft.window
+        self.hop_length = int(head.istft.hop_length)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        log_magnitude, phase = self.out(features).chunk(2, dim=-1)
+        magnitude = torch.exp(log_magnitude).clamp_(max=_MAX_MAGNITUDE)
+        edge = len(self.window) // 2
+        spectrum = torch.polar(magnitude, phase.contiguous())
+        sound = synthesise(spectrum, self.window, self.hop_length)[:, edge:-edge]
+        squares = self.window.square().expand(1, features.shape[1], len(self.window))
+        return sound / overlap_add(squares, self.hop_length)[:, edge:-edge]
+
+
+def _multiplying(precision: Precision) -> AbstractContextManager[None]:
+    return matmul_precision("tf32") if precision == "tf32" else full_float32

@@ -1,0 +1,195 @@
+"""A vocoder's two files, and what proves that they are the right ones.
+
+A vocoder is a `config.yaml` and a file of weights. Each is read once, into memory, and checked
+there: what is hashed is what is parsed later. The official model and the embedded one are pinned by
+sha256; any other carries the hashes that were computed. There is no switch that skips a check.
+
+Nothing here imports torch: the files are verified before torch sees a byte of them.
+
+References:
+    The official files: https://huggingface.co/charactr/vocos-mel-24khz, revision
+    0feb3fdd929bcd6649e0e7c5a688cf7dd012ef21 (MIT). The pointer format: Git LFS specification 1,
+    https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+__all__ = [
+    "CONFIG_FILE",
+    "EMBEDDED_SHA256",
+    "OFFICIAL_BYTES",
+    "OFFICIAL_REPO",
+    "OFFICIAL_REVISION",
+    "OFFICIAL_SHA256",
+    "WEIGHTS_FILES",
+    "ReadFile",
+    "VocoderError",
+    "VocoderFiles",
+    "VocoderUnavailable",
+    "embedded_files",
+    "local_files",
+    "read_file",
+]
+
+CONFIG_FILE: Final = "config.yaml"
+WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+"""Accepted names of the weights; where both exist the first is taken, as it cannot hold code."""
+
+OFFICIAL_REPO: Final = "charactr/vocos-mel-24khz"
+OFFICIAL_REVISION: Final = "0feb3fdd929bcd6649e0e7c5a688cf7dd012ef21"
+OFFICIAL_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        "config.yaml": "da9033922f969a47f0c160010226919e59f27761fd5066f3828d46de6650b0fc",
+        "pytorch_model.bin": "97ec976ad1fd67a33ab2682d29c0ac7df85234fae875aefcc5fb215681a91b2a",
+    }
+)
+"""The files of `OFFICIAL_REPO` at `OFFICIAL_REVISION`, by name."""
+
+EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        "config.yaml": "e1159ef1dba9b368db2645088c165e894daba76cd360a8549dfa1e70389da225",
+        "model.safetensors": "b4fb2f421721816b7a4eb8154f8a4a06c186043e34970c0bf2c3c12300d605f7",
+    }
+)
+"""The files of the small Vocos inside the package, by name."""
+
+OFFICIAL_BYTES: Mapping[str, int] = MappingProxyType(
+    {"config.yaml": 461, "pytorch_model.bin": 54_365_991}
+)
+_EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "embedded"
+
+# The official weights take 54 MB. Larger than this is not a Vocos, and would fill the memory.
+_MAX_BYTES = 2**30
+_LFS_POINTER = b"version https://git-lfs"
+_HTML_PAGE = (b"<!doctype html", b"<html")
+
+
+class VocoderError(RuntimeError):
+    """Something about the vocoder itself is wrong: its files, its configuration, its weights."""
+
+
+class VocoderUnavailable(VocoderError):  # noqa: N818 - a state of the machine, not a mistake
+    """What was asked for is not here and cannot be had now: a caller may skip, and say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file that was read once and passed its checks.
+
+    Attributes:
+        path: Where it was read, for messages.
+        data: All of its bytes.
+        sha256: Their hash, in hexadecimal.
+        remedy: The sentence that says how to get a better copy, should parsing find it damaged.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    sha256: str
+    remedy: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VocoderFiles:
+    """The two files of one vocoder, and where they came from.
+
+    Attributes:
+        source: What a report prints: a repository with its short commit, a directory, the package.
+        revision: The full commit hash on the hub; None for what has no revisions.
+        config: `config.yaml`.
+        weights: One of `WEIGHTS_FILES`.
+    """
+
+    source: str
+    revision: str | None
+    config: ReadFile
+    weights: ReadFile
+
+
+def embedded_files() -> VocoderFiles:
+    """Read the vocoder inside the package.
+
+    Raises:
+        VocoderError: A file is absent, or is not the one that this version was released with.
+    """
+    remedy = "The installed package is damaged: reinstall melcheck."
+    config, weights = (
+        read_file(_EMBEDDED_DIR / name, remedy=remedy, pinned=sha256)
+        for name, sha256 in EMBEDDED_SHA256.items()
+    )
+    return VocoderFiles("melcheck package", None, config, weights)
+
+
+def local_files(directory: Path) -> VocoderFiles:
+    """Read a vocoder from a directory. It has no pins: the hashes are computed and reported.
+
+    Raises:
+        VocoderError: A file is absent or cannot be what its name says.
+    """
+    present = [name for name in WEIGHTS_FILES if (directory / name).is_file()]
+    if not (directory / CONFIG_FILE).is_file() or not present:
+        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) or "nothing"
+        raise VocoderError(
+            f"{directory} must hold {CONFIG_FILE} and {' or '.join(WEIGHTS_FILES)}, "
+            f"got {found}.\nPut both files there, or give the directory that holds them."
+        )
+    remedy = "Put the real file there: download it again, or run `git lfs pull` in a git checkout."
+    config, weights = (
+        read_file(directory / name, remedy=remedy) for name in (CONFIG_FILE, present[0])
+    )
+    return VocoderFiles(str(directory), None, config, weights)
+
+
+def read_file(
+    path: Path, *, remedy: str, pinned: str | None = None, num_bytes: int | None = None
+) -> ReadFile:
+    """Read a file once, and check what was read.
+
+    Args:
+        path: The file.
+        remedy: The sentence of an error that says what to do.
+        pinned: The sha256 that it must have; None accepts any file that is no impostor.
+        num_bytes: The size that goes with `pinned`, to tell a file cut short from another file.
+
+    Raises:
+        VocoderError: The file is unreadable, empty, absurdly large, an LFS pointer, an HTML page,
+            or not the pinned one.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise VocoderError(
+                f"{path} must be at most {_MAX_BYTES:,} bytes, got {path.stat().st_size:,}.\n"
+                "That is no Vocos: name the right model."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise VocoderError(f"{path} cannot be read: {error.strerror}.\n{remedy}") from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    problem = _problem(data, sha256, pinned, num_bytes)
+    if problem is not None:
+        raise VocoderError(f"{path} {problem}.\n{remedy}")
+    return ReadFile(path, data, sha256, remedy)
+
+
+def _problem(data: bytes, sha256: str, pinned: str | None, num_bytes: int | None) -> str | None:
+    # The recognisable impostors come before the hash, which would only say that they differ.
+    if sha256 == pinned:
+        return None
+    if not data:
+        return "is empty"
+    if data.startswith(_LFS_POINTER):
+        return f"is a Git LFS pointer of {len(data)} bytes, not the file that it stands for"
+    if data[:1024].lstrip().lower().startswith(_HTML_PAGE):
+        return f"is an HTML page of {len(data)} bytes, as a login or error page would be"
+    if pinned is None:
+        return None
+    if num_bytes is not None and len(data) < num_bytes:
+        return f"is cut short: {len(data):,} of {num_bytes:,} bytes"
+    return f"must have sha256 {pinned}, got {sha256} ({len(data):,} bytes)"

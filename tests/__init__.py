@@ -1,0 +1,1 @@
+"""Tests of melcheck, and in `suite` the suite that it gives to its users, on its own clips."""

@@ -1,0 +1,111 @@
+"""A hypothesis is named only where it stands apart from every other that it does not contain."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from melcheck.audio import load_audio
+from melcheck.config import MelCheckConfig
+from melcheck.diagnosis.recipe_search import tuning
+from melcheck.diagnosis.recipe_search.audio_readings import base_sound
+from melcheck.diagnosis.recipe_search.choice import Choice, decide
+from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, refine
+from melcheck.diagnosis.recipe_search.mel_values import prepare
+from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank_pairs
+from melcheck.diagnosis.recipe_search.recipe_changes import Change
+from melcheck.diagnosis.recipe_search.tuning import tuned
+from melcheck.recipes import VOCOS, MelRecipe, log_mel
+
+SPEECH = Path(__file__).parents[2] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
+
+
+@pytest.fixture(scope="module")
+def speech() -> Tensor:
+    return load_audio(MelCheckConfig(SPEECH, target_sr=24_000, target_duration=3.0)).waveform[0]
+
+
+def ends_at(speech: Tensor, f_max: float) -> Hypothesis:
+    change = Change("f-max", (("f_max", f_max),))
+    sound = base_sound(speech, VOCOS.n_mels, VOCOS)
+    return Hypothesis(sound, (change,), dataclasses.replace(VOCOS, f_max=f_max))
+
+
+def choose(candidate: Tensor, *hypotheses: Hypothesis) -> Choice:
+    prepared = prepare(candidate)
+    return decide(prepared, refine(prepared.mel, prepared.usable, hypotheses))
+
+
+def between(speech: Tensor, *maxima: float) -> Tensor:
+    return torch.stack([log_mel(speech, ends_at(speech, f).recipe) for f in maxima]).mean(dim=0)
+
+
+def test_of_two_that_fit_alike_neither_is_named(speech: Tensor) -> None:
+    candidate = between(speech, 11_900.0, 11_903.0)
+    choice = choose(candidate, ends_at(speech, 11_900.0), ends_at(speech, 11_903.0))
+    assert all(entry.explains for entry in choice.fits)
+    assert isinstance(choice.runner_up, Fit)
+    assert not choice.named
+
+
+def test_one_that_leaves_far_less_than_the_next_is_named(speech: Tensor) -> None:
+    candidate = between(speech, 11_900.0)
+    choice = choose(candidate, ends_at(speech, 11_900.0), ends_at(speech, 11_903.0))
+    assert isinstance(choice.runner_up, Fit)
+    assert choice.named
+    assert choice.fit.hypothesis.recipe.f_max == 11_900.0
+
+
+def test_statistics_that_nobody_uses_do_not_make_up_for_a_hypothesis(speech: Tensor) -> None:
+    candidate = 1.01 * between(speech, 11_900.0) + 0.05
+    choice = choose(candidate, ends_at(speech, 11_900.0))
+    assert choice.fit.explains
+    assert not choice.named
+
+
+def test_unnamed_statistics_cost_as_much_as_two_changes(speech: Tensor) -> None:
+    candidate = between(speech, 11_900.0)
+    plain = dataclasses.replace(ends_at(speech, 12_000.0), changes=())
+    first = ends_at(speech, 11_900.0)
+    second = Change("f-min", (("f_min", 0.1),))
+    double = dataclasses.replace(first, changes=(*first.changes, second))
+    prepared = prepare(candidate)
+    [fitted] = refine(prepared.mel, prepared.usable, [first])
+    near = dataclasses.replace(fitted, hypothesis=double, slope=1.0, offset=0.0, residual=1e-3)
+    far = dataclasses.replace(fitted, hypothesis=plain, slope=1.1, offset=0.4, residual=1.5e-3)
+    assert decide(prepared, [far, near]).fit is near
+
+
+# What is ranked and tuned for it.
+
+
+def test_no_pair_of_changes_has_a_window_longer_than_its_transform(speech: Tensor) -> None:
+    prepared = prepare(log_mel(speech, MelRecipe(n_fft=800, win_length=800)))
+    sound = base_sound(speech, VOCOS.n_mels, VOCOS)
+    cells = louder_cells(prepared.mel, prepared.usable, sound)
+    assert cells is not None
+    recipes = [hypothesis.recipe for _, hypothesis in rank_pairs(cells, sound)]
+    assert any(recipe.n_fft == 800 for recipe in recipes)
+    assert all(recipe.win_length <= recipe.n_fft for recipe in recipes)
+
+
+def test_a_number_that_is_right_on_the_grid_is_not_sectioned(
+    speech: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(log_mel(speech, MelRecipe(f_max=8_000.0, window="hamming")))
+    hypothesis = ends_at(speech, 8_000.0)
+    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.sound)
+    assert cells is not None
+    sectioned: list[tuple[float, float]] = []
+
+    def counting(left: object, low: float, high: float, sections: int) -> tuple[float, float]:
+        sectioned.append((low, high))
+        return low, high
+
+    monkeypatch.setattr(tuning, "golden_section", counting)
+    tuned(cells, hypothesis)
+    assert (7e3, 9e3) not in sectioned

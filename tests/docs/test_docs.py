@@ -1,0 +1,134 @@
+"""What the documents and the workflows say exists: options, keys, fixtures, tests, files, steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import melcheck.pytest_plugin.fixtures
+import melcheck.pytest_plugin.speed_fixtures
+import melcheck.suite
+from melcheck.pytest_plugin.options import OPTIONS
+from melcheck.vocoders.hub import OFFICIAL_REVISION
+
+REPOSITORY = Path(__file__).parents[2]
+PLUGIN = (REPOSITORY / "docs" / "plugin.md").read_text(encoding="utf-8")
+CI = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
+USERS = REPOSITORY / "tests" / "tiny_tts" / ".github" / "workflows" / "melcheck.yml"
+OURS = REPOSITORY / ".github" / "workflows" / "ci.yml"
+HOOKS = REPOSITORY / ".pre-commit-hooks.yaml"
+FIXTURES = [
+    name
+    for module in (melcheck.pytest_plugin.fixtures, melcheck.pytest_plugin.speed_fixtures)
+    for name in vars(module)
+    if name.startswith("mel_")
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_has_its_row_with_its_key(option: Any) -> None:
+    [row] = [line for line in PLUGIN.splitlines() if line.startswith(f"| `{option.flag} ")]
+    assert f"`{option.key}`{' (list)' if option.many else ''} |" in row
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_fixture_has_its_row(name: str) -> None:
+    rows = [line for line in PLUGIN.splitlines() if line.startswith("| `mel_")]
+    assert sum(f"`{name}`" in row.split(" | ")[0] for row in rows) == 1
+
+
+@pytest.mark.parametrize("word", sorted(set(re.findall(r"--mel-[a-z-]+", PLUGIN + CI))))
+def test_no_option_is_made_up(word: str) -> None:
+    assert word in {option.flag for option in OPTIONS}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PLUGIN))))
+def test_every_test_that_is_named_is_in_the_suite(name: str) -> None:
+    assert name in melcheck.suite.__all__
+
+
+def test_the_suite_brings_every_test_of_its_file() -> None:
+    tests = {name for name in vars(melcheck.suite) if name.startswith("test_")}
+    assert tests == set(melcheck.suite.__all__)
+
+
+@pytest.mark.parametrize("text", [PLUGIN, CI], ids=["plugin", "ci"])
+def test_local_links_lead_somewhere(text: str) -> None:
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert (REPOSITORY / "docs" / link).is_file()
+
+
+def test_the_workflow_that_is_shown_is_the_one_that_is_kept() -> None:
+    shown = re.search(r"^```yaml\n(.*?)^```", CI, flags=re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert shown[1] == USERS.read_text(encoding="utf-8")
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # YAML 1.1 takes the key `on` for true.
+    assert set(workflow) == {"name", True, "permissions", "jobs"}
+    assert workflow["permissions"] == {"contents": "read"}
+    [job] = workflow["jobs"].values()
+    assert job["timeout-minutes"] <= 60
+    found: list[dict[str, Any]] = job["steps"]
+    return found
+
+
+@pytest.mark.parametrize("path", [USERS, OURS], ids=["users", "ours"])
+def test_a_workflow_has_the_steps_of_a_gate(path: Path) -> None:
+    uses = [step["uses"] for step in steps(path) if "uses" in step]
+    actions = [action.partition("@")[0].removeprefix("actions/") for action in uses]
+    assert actions == ["checkout", "setup-python", "cache", "upload-artifact"]
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", action) for action in uses)
+
+
+@pytest.mark.parametrize("path", [USERS, OURS], ids=["users", "ours"])
+def test_the_weights_are_cached_under_their_revision(path: Path) -> None:
+    [cache] = [step["with"] for step in steps(path) if "cache@" in step.get("uses", "")]
+    assert cache["key"].endswith(OFFICIAL_REVISION)
+    assert cache["path"] == "~/.cache/huggingface"
+
+
+@pytest.mark.parametrize("path", [USERS, OURS], ids=["users", "ours"])
+def test_artifacts_of_a_failed_run_are_kept(path: Path) -> None:
+    [upload] = [step for step in steps(path) if "upload-artifact@" in step.get("uses", "")]
+    assert upload["if"] == "always()"
+    assert upload["with"]["path"] == "mel-artifacts"
+
+
+def gate(command: str, config: pytest.Config) -> list[str]:
+    """Parse a command of pytest with the options that there are, and return what is left over."""
+    words = shlex.split(command)
+    options = words[words.index("pytest") + 1 :]
+    parsed, unknown = config._parser.parse_known_and_unknown_args(options)
+    assert parsed.markexpr == "sanity"
+    return [word for word in unknown if word.startswith("-")]
+
+
+def test_the_command_of_the_users_workflow_can_be_given(pytestconfig: pytest.Config) -> None:
+    [command] = [step["run"] for step in steps(USERS) if step.get("name") == "Gate"]
+    assert command.startswith("pytest ")
+    assert gate(command, pytestconfig) == []
+
+
+def test_our_workflow_runs_what_ci_runs() -> None:
+    commands = [step["run"] for step in steps(OURS) if "run" in step]
+    assert commands == ["bash .ci/run"]
+    assert (REPOSITORY / ".ci" / "run").is_file()
+
+
+def test_the_hook_can_be_run(pytestconfig: pytest.Config) -> None:
+    [hook] = yaml.safe_load(HOOKS.read_text(encoding="utf-8"))
+    assert {"id", "name", "entry", "language"} <= set(hook)
+    assert hook["language"] == "system"
+    assert hook["pass_filenames"] is False
+    assert hook["entry"].startswith("python -m pytest ")
+    assert "--pyargs melcheck.suite" in hook["entry"]
+    assert gate(hook["entry"], pytestconfig) == []
+    assert f"- id: {hook['id']}" in CI

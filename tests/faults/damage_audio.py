@@ -1,0 +1,242 @@
+"""How reading and saving are damaged: rates, channels, levels and delays, in real files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from melcheck.recipes import VOCOS
+from tests.faults.loops import Loop
+from tests.faults.model import Bench
+
+__all__ = [
+    "across_channels",
+    "clipped",
+    "early",
+    "gain",
+    "header",
+    "interleaved",
+    "late",
+    "loud_output",
+    "offset",
+    "output_gain",
+    "packets",
+    "ranges",
+    "rate_ignored",
+    "rate_ignored_and_cut",
+    "read_as",
+    "saturated",
+    "side",
+    "sliced",
+    "stereo",
+    "upsampled",
+    "via",
+    "wrapped",
+]
+
+_RATE = VOCOS.sample_rate
+_INT16 = 32_767
+
+
+def _resample(waveform: Tensor, source: int, target: int) -> Tensor:
+    resampled: Tensor = torchaudio.functional.resample(waveform, source, target)
+    return resampled
+
+
+def _fitted(waveform: Tensor, samples: int) -> Tensor:
+    missing = samples - waveform.shape[-1]
+    return torch.nn.functional.pad(waveform, (0, max(0, missing)))[..., :samples]
+
+
+def _write(path: Path, waveform: Tensor, rate: int = _RATE) -> None:
+    soundfile.write(path, waveform.T.numpy(), rate, subtype="FLOAT")
+
+
+def _read(path: Path) -> tuple[Tensor, int]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+# On the way in.
+
+
+def rate_ignored(bench: Bench, rate: int) -> Loop:
+    """Read a file of another rate and take its samples as they are."""
+    path = bench.folder / "input.wav"
+    _write(path, _resample(bench.waveform, _RATE, rate), rate)
+    return bench.read(lambda _: _read(path)[0])
+
+
+def rate_ignored_and_cut(bench: Bench, rate: int) -> Loop:
+    """Read a file of another rate as it is, and cut or pad it to the length that is expected."""
+    path = bench.folder / "input.wav"
+    _write(path, _resample(bench.waveform, _RATE, rate), rate)
+    return bench.read(lambda healthy: _fitted(_read(path)[0], healthy.shape[-1]))
+
+
+def via(bench: Bench, rate: int) -> Loop:
+    """Resample to another rate and back."""
+
+    def there_and_back(healthy: Tensor) -> Tensor:
+        back = _resample(_resample(healthy, _RATE, rate), rate, _RATE)
+        return _fitted(back, healthy.shape[-1])
+
+    return bench.read(there_and_back)
+
+
+def _stereo_file(bench: Bench) -> Path:
+    """Write two different channels whose mean is the clip."""
+    path = bench.folder / "stereo.wav"
+    side = 0.3 * bench.waveform.roll(40, dims=-1)
+    _write(path, torch.cat([bench.waveform + side, bench.waveform - side]))
+    return path
+
+
+def stereo(mix: Callable[[Tensor], Tensor]) -> Callable[[Bench, None], Loop]:
+    """Read a file of two channels and mix them in some way."""
+
+    def inject(bench: Bench, _: None) -> Loop:
+        path = _stereo_file(bench)
+        return bench.read(lambda _: mix(_read(path)[0]))
+
+    return inject
+
+
+def side(bench: Bench, channel: int) -> Loop:
+    """Read one channel of two."""
+    path = _stereo_file(bench)
+    return bench.read(lambda _: _read(path)[0][channel : channel + 1])
+
+
+def interleaved(channels: Tensor) -> Tensor:
+    """Take two channels for one, sample by sample in turn."""
+    return channels.T.reshape(1, -1)
+
+
+def across_channels(channels: Tensor) -> Tensor:
+    """Resample along the channels in place of the samples."""
+    # soundfile gives [samples, channels]: the last axis has two values to resample.
+    return _resample(channels.T, 48_000, _RATE).T.mean(dim=0, keepdim=True)
+
+
+def gain(bench: Bench, decibels: float) -> Loop:
+    """Read the clip louder."""
+    return bench.read(lambda healthy: healthy * 10 ** (decibels / 20))
+
+
+def offset(bench: Bench, offset: float) -> Loop:
+    """Read the clip with a constant added."""
+    return bench.read(lambda healthy: healthy + offset)
+
+
+def clipped(bench: Bench, share: float) -> Loop:
+    """Cut the clip off at a share of its peak."""
+
+    def clip(healthy: Tensor) -> Tensor:
+        limit = share * healthy.abs().max().item()
+        return healthy.clip(-limit, limit)
+
+    return bench.read(clip)
+
+
+def late(bench: Bench, samples: int) -> Loop:
+    """Read the clip after so many zeros, its end cut off."""
+
+    def delay(healthy: Tensor) -> Tensor:
+        return torch.nn.functional.pad(healthy, (samples, 0))[..., : healthy.shape[-1]]
+
+    return bench.read(delay)
+
+
+def early(bench: Bench, samples: int) -> Loop:
+    """Read the clip without its first samples, zeros at its end."""
+    return bench.read(lambda healthy: _fitted(healthy[..., samples:], healthy.shape[-1]))
+
+
+def ranges(bench: Bench, lost: int) -> Loop:
+    """Read in ranges of half a second, each short of its last samples."""
+    ranges = torch.split(bench.waveform, _RATE // 2, dim=-1)
+    return bench.read(lambda _: torch.cat([part[..., : -lost or None] for part in ranges], dim=-1))
+
+
+def packets(bench: Bench, milliseconds: int) -> Loop:
+    """Resample each packet on its own, with a filter that begins anew at each edge."""
+    source = _resample(bench.waveform, _RATE, 2 * _RATE)
+    packets = torch.split(source, 2 * _RATE * milliseconds // 1000, dim=-1)
+
+    def resample(healthy: Tensor) -> Tensor:
+        joined = torch.cat([_resample(packet, 2 * _RATE, _RATE) for packet in packets], dim=-1)
+        return _fitted(joined, healthy.shape[-1])
+
+    return bench.read(resample)
+
+
+def upsampled(mode: str, rate: int) -> Callable[[Tensor], Tensor]:
+    """Upsample from a lower rate with a line or a step between samples, which leaves images."""
+
+    def upsample(healthy: Tensor) -> Tensor:
+        low = _resample(healthy, _RATE, rate)
+        up = torch.nn.functional.interpolate(low[None], size=healthy.shape[-1], mode=mode)
+        return up[0]
+
+    return upsample
+
+
+def sliced(healthy: Tensor) -> Tensor:
+    """Take every second sample, which folds the upper half of the spectrum onto the lower."""
+    return _fitted(_resample(healthy[..., ::2], _RATE // 2, _RATE), healthy.shape[-1])
+
+
+def read_as(bench: Bench, change: Callable[[Tensor], Tensor]) -> Loop:
+    """Read the clip changed by any function."""
+    return bench.read(change)
+
+
+# On the way out.
+
+
+def saturated(bench: Bench, scale: float) -> Loop:
+    """Give integer samples to a writer that takes them for floats and clips at full scale."""
+
+    def save(path: Path, waveform: Tensor) -> None:
+        integers = (scale * waveform).round()
+        soundfile.write(path, integers[0].numpy(), _RATE, subtype="PCM_16")
+
+    return bench.save(save)
+
+
+def wrapped(bench: Bench, decibels: float) -> Loop:
+    """Convert to int16 without a limit, `decibels` above a result that just fits."""
+
+    def save(path: Path, waveform: Tensor) -> None:
+        factor = 10 ** (decibels / 20) / waveform.abs().max()
+        integers = (factor * waveform * _INT16).round().int()
+        wrapped = (integers + 2**15) % 2**16 - 2**15
+        soundfile.write(path, wrapped[0].to(torch.int16).numpy(), _RATE)
+
+    return bench.save(save)
+
+
+def header(bench: Bench, rate: int) -> Loop:
+    """Write the samples under a header of another rate."""
+    return bench.save(lambda path, waveform: _write(path, waveform, rate))
+
+
+def loud_output(bench: Bench, decibels: float) -> Loop:
+    """Amplify before saving 16 bits: what passes full scale is cut."""
+
+    def save(path: Path, waveform: Tensor) -> None:
+        factor = 10 ** (decibels / 20) / waveform.abs().max()
+        soundfile.write(path, (factor * waveform)[0].numpy(), _RATE, subtype="PCM_16")
+
+    return bench.save(save)
+
+
+def output_gain(bench: Bench, decibels: float) -> Loop:
+    """Write the result louder."""
+    return bench.save(lambda path, waveform: _write(path, 10 ** (decibels / 20) * waveform))

@@ -1,0 +1,283 @@
+"""How a vocoder is damaged: its weights, arithmetic, chunks, batches and inverse transform."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from vocos import Vocos
+from vocos.spectral_ops import ISTFT
+
+from melcheck.recipes import VOCOS
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from tests.faults.loops import Loop
+from tests.faults.model import Bench
+
+__all__ = [
+    "chunked",
+    "half_backbone",
+    "head_gain",
+    "head_padding",
+    "head_padding_cut",
+    "int8",
+    "lost_gain",
+    "own_istft",
+    "padded_batch",
+    "raw_weights",
+    "reordered",
+    "reset",
+    "rounded_weights",
+    "short_chunks",
+    "tf32",
+    "transform",
+]
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def reset(bench: Bench, prefix: str) -> Loop:
+    """Load with strict=False a file that lacks these keys: they keep their first random values."""
+    model = bench.model
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith(prefix)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, module in model.named_modules():
+            fresh = getattr(module, "reset_parameters", None)
+            if name.startswith(prefix) and fresh is not None:
+                fresh()
+    model.load_state_dict(kept, strict=False)
+    return bench.decode_with(model)
+
+
+def raw_weights(bench: Bench, distance: float) -> Loop:
+    """Take the weights of the last step where their moving average is expected, or the reverse."""
+    model = bench.model
+    generator = _generator()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(distance * parameter.std().nan_to_num() * noise)
+    return bench.decode_with(model)
+
+
+def rounded_weights(bench: Bench, dtype: torch.dtype) -> Loop:
+    """Store the weights in fewer bits and load them back."""
+    model = bench.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+    return bench.decode_with(model)
+
+
+def half_backbone(bench: Bench, dtype: torch.dtype) -> Loop:
+    """Compute the backbone in fewer bits; the inverse transform exists in float32 only."""
+    model = bench.model
+    backbone = model.backbone.to(dtype)
+
+    @torch.inference_mode()
+    def decode(mel: Tensor) -> Tensor:
+        waveform: Tensor = model.head(backbone(mel.to(dtype)).float())
+        return waveform
+
+    return bench.decode(decode)
+
+
+def tf32(bench: Bench, mantissa_bits: int) -> Loop:
+    """Round what enters each product to the mantissa of TF32, as tensor cores do."""
+    model = bench.model
+    dropped = 23 - mantissa_bits
+
+    def rounded(values: Tensor) -> Tensor:
+        bits = values.contiguous().view(torch.int32)
+        return ((bits + (1 << (dropped - 1))) & ~((1 << dropped) - 1)).view(torch.float32)
+
+    def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (rounded(inputs[0]), *inputs[1:])
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Conv1d, nn.Linear)):
+                module.weight.copy_(rounded(module.weight))
+                module.register_forward_pre_hook(before)
+    return bench.decode_with(model)
+
+
+def reordered(bench: Bench, _: None) -> Loop:
+    """Sum the products of each layer in another order at each call, as atomic additions do."""
+    model = bench.model
+
+    def reorder(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> Tensor:
+        weight = module.get_parameter("weight")
+        order = torch.randperm(weight.shape[1])
+        bias = module.get_parameter("bias")
+        return nn.functional.linear(inputs[0][..., order], weight[:, order], bias)
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(reorder)  # what a hook returns is the layer's result
+    return bench.decode_with(model)
+
+
+def lost_gain(bench: Bench, name: str) -> Loop:
+    """Remove weight normalisation by keeping the direction v and losing the length g."""
+    model = bench.model
+    weight = model.get_parameter(name)
+    with torch.no_grad():
+        weight.div_(weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)))
+    return bench.decode_with(model)
+
+
+def padded_batch(bench: Bench, value: float) -> Loop:
+    """Pad the shorter mels of a batch with one value."""
+    decode = bench.expected.loop.decode
+
+    def decode_batch(mels: Sequence[Tensor]) -> list[Tensor]:
+        longest = max(mel.shape[-1] for mel in mels)
+        padded = [nn.functional.pad(mel, (0, longest - mel.shape[-1]), value=value) for mel in mels]
+        waveforms = decode(torch.cat(padded))
+        lengths = [VOCOS.num_samples(mel.shape[-1]) for mel in mels]
+        return [waveforms[item : item + 1, :length] for item, length in enumerate(lengths)]
+
+    return dataclasses.replace(bench.expected.loop, decode_batch=decode_batch)
+
+
+def chunked(bench: Bench, chunk: tuple[int, int]) -> Loop:
+    """Decode in chunks of so many frames, with too little context on each side."""
+    frames, context = chunk
+    decode = bench.expected.loop.decode
+    hop = VOCOS.hop_length
+
+    def decode_chunks(mel: Tensor) -> Tensor:
+        total = mel.shape[-1]
+        parts = []
+        for begin in range(0, total - 1, frames):
+            end = min(begin + frames, total - 1)
+            first = max(0, begin - context)
+            # A chunk of f frames gives (f - 1) hops, so that one frame more is needed.
+            part = decode(mel[..., first : min(end + 1 + context, total)])
+            parts.append(part[..., (begin - first) * hop : (end - first) * hop])
+        return torch.cat(parts, dim=-1)
+
+    return bench.decode(decode_chunks)
+
+
+def short_chunks(bench: Bench, frames: int) -> Loop:
+    """Join chunks as they come: each one is a hop shorter than its frames."""
+    decode = bench.expected.loop.decode
+
+    def decode_chunks(mel: Tensor) -> Tensor:
+        chunks = torch.split(mel, frames, dim=-1)
+        return torch.cat([decode(chunk) for chunk in chunks if chunk.shape[-1] > 1], dim=-1)
+
+    return bench.decode(decode_chunks)
+
+
+def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
+    """The complex spectrum that the model inverts in the end, `[batch, bins, frames]`."""
+    return _head_spectrum(model.head, model.backbone(mel))
+
+
+def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
+    """What a head predicts of features; a consistent one has made its phases consistent by then."""
+    if isinstance(head, ConsistentISTFTHead):
+        return head.spectrum(features).transpose(1, 2)
+    magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
+    # As `vocos.heads.ISTFTHead` builds it.
+    return torch.polar(magnitude.exp().clip(max=1e2), phase)
+
+
+def own_istft(
+    envelope: Literal["squared", "window", "none"],
+    *,
+    reverse: bool = False,
+    conjugate: bool = False,
+    late: int = 0,
+) -> Callable[[Bench], Loop]:
+    """Write the overlap-add oneself: frames times the window, summed, over an envelope.
+
+    For x = sum_t w(n - tH) f_t(n) with f_t = w x, the sum is x sum_t w^2: that is what it must be
+    divided by. At a hop of a quarter of the window sum w^2 = 1.5 and sum w = 2, so that no division
+    gives 1.5 x, and the division by sum w gives 0.75 x.
+    """
+
+    def inject(bench: Bench) -> Loop:
+        model = bench.model
+        window = torch.hann_window(VOCOS.win_length)
+
+        def overlap_add(frames: Tensor) -> Tensor:
+            length = (frames.shape[-1] - 1) * VOCOS.hop_length + VOCOS.n_fft
+            added = nn.functional.fold(
+                frames, (1, length), (1, VOCOS.n_fft), stride=(1, VOCOS.hop_length)
+            )
+            return added[:, 0, 0]
+
+        @torch.inference_mode()
+        def decode(mel: Tensor) -> Tensor:
+            spectrum = _spectrum(model, mel)
+            if conjugate:
+                spectrum = spectrum.conj()
+            frames = torch.fft.irfft(spectrum, n=VOCOS.n_fft, dim=1)
+            if reverse:
+                frames = frames.flip(1)
+            added = overlap_add(frames * window[:, None])
+            if envelope != "none":
+                weight = window.square() if envelope == "squared" else window
+                added = added / overlap_add(weight[:, None].expand_as(frames)).clip(min=1e-8)
+            begin = VOCOS.pad_samples + late
+            return nn.functional.pad(added, (0, late))[
+                :, begin : begin + VOCOS.num_samples(mel.shape[-1])
+            ]
+
+        return bench.decode(decode)
+
+    return inject
+
+
+def transform(bench: Bench, inject: Callable[[Bench], Loop]) -> Loop:
+    """Do what the severity itself says."""
+    return inject(bench)
+
+
+def int8(bench: Bench, name: str) -> Loop:
+    """Export with weights in 8 bits, one scale a tensor."""
+    model = bench.model
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.startswith(name) and parameter.dim() > 1:
+                scale = parameter.abs().max() / 127
+                parameter.copy_((parameter / scale).round() * scale)
+    return bench.decode_with(model)
+
+
+def _same_head(model: Vocos) -> Vocos:
+    """Invert the head's spectrum with padding="same" in place of its own way."""
+    inverse = ISTFT(VOCOS.n_fft, VOCOS.hop_length, VOCOS.win_length, padding="same")
+
+    def invert(head: nn.Module, inputs: tuple[Any, ...], _: Any) -> Tensor:
+        waveform: Tensor = inverse(_head_spectrum(head, inputs[0]))
+        return waveform
+
+    model.head.register_forward_hook(invert)  # what a hook returns is the head's result
+    return model
+
+
+def head_padding(bench: Bench, _: None) -> Loop:
+    """Load the head with padding="same", which gives a hop more than is expected."""
+    return bench.decode_with(_same_head(bench.model))
+
+
+def head_padding_cut(bench: Bench, _: None) -> Loop:
+    """Cut what the other head gives to the length that is expected."""
+    model = _same_head(bench.model)
+    return bench.decode(lambda mel: model.decode(mel)[:, : VOCOS.num_samples(mel.shape[-1])])
+
+
+def head_gain(bench: Bench, factor: float) -> Loop:
+    """Scale what the head gives."""
+    decode = bench.expected.loop.decode
+    return bench.decode(lambda mel: factor * decode(mel))

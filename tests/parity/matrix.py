@@ -1,0 +1,264 @@
+"""Every way to compute the loop against plain float32 on the CPU, one clip at a time.
+
+A `Variant` is one such way, with the deviations that it may have. They are those of rounding: an
+error in the computation itself is larger by orders of magnitude. `measure` runs a variant, and
+`Parity` says whether it kept to them; `tests.parity.parity_variants` lists all.
+
+A consistent head (`melcheck.vocoders.phase_head`) has tolerances of its own. It sums phases over
+time and projects what comes of them, which magnifies what rounding leaves. That would hide small
+changes of the backbone, so that the stages are compared as well, on one clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from melcheck.diagnosis.deviations import mel_deviation, waveform_deviation
+from melcheck.diagnosis.stage_tolerances import CONSISTENT_STAGES, STAGE_TOLERANCES, StageTolerance
+from melcheck.diagnosis.stages import Bisection, bisect_stages, vocoder_stages
+from melcheck.speed.chunked_decoding import context_frames
+from melcheck.vocoders.base import Vocoder, VocosVocoder
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
+
+__all__ = [
+    "Deviations",
+    "Parity",
+    "Trip",
+    "Variant",
+    "describe",
+    "go_round",
+    "is_consistent",
+    "locate",
+    "measure",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """How far a variant is from the plain loop, or may be; the largest of several clips.
+
+    Attributes:
+        encoded_max_nats: Of the first mel, its largest cell off the floor.
+        mel_max_nats: Of the second mel, of what was decoded, its largest cell off the floor.
+        mel_mean_nats: Of the second mel, the mean over all cells off the floor.
+        waveform_max: Of the decoded waveform, its largest sample, full scale 1.
+        waveform_db: Of the decoded waveform, energy against the signal's.
+    """
+
+    encoded_max_nats: float
+    mel_max_nats: float
+    mel_mean_nats: float
+    waveform_max: float
+    waveform_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Variant:
+    """One way to compute the loop.
+
+    Attributes:
+        name: Unique, as the tests are called.
+        make: The plain vocoder -> the one that computes so.
+        plain: The largest deviations of a Vocos.
+        consistent: Those of one with a consistent head.
+        device: What `--mel-device` calls the hardware that it takes.
+        absent: Why a vocoder cannot run so on this machine; "" where it can.
+        cut: Whether the frames next to the end differ by design and stay out.
+        repeats: How often it runs on the first clip; each time it must give the same bits.
+        stages: The largest deviations of a Vocos' stages, where they are not float32's.
+        consistent_stages: Those of one with a consistent head.
+    """
+
+    name: str
+    make: Callable[[VocosVocoder], Vocoder]
+    plain: Deviations
+    consistent: Deviations
+    device: str = "cpu"
+    absent: Callable[[VocosVocoder], str] = lambda _: ""
+    cut: bool = False
+    repeats: int = 2
+    stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: STAGE_TOLERANCES
+    )
+    consistent_stages: Mapping[str, StageTolerance] = dataclasses.field(
+        default_factory=lambda: CONSISTENT_STAGES
+    )
+
+    def tolerances(self, vocoder: VocosVocoder) -> Deviations:
+        """Return the largest deviations that this vocoder may have."""
+        return self.consistent if is_consistent(vocoder) else self.plain
+
+    def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
+        """Return the largest deviation of each stage that this vocoder may have."""
+        return {
+            **STAGE_TOLERANCES,
+            **(self.consistent_stages if is_consistent(vocoder) else self.stages),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trip:
+    """What one computation of the loop made of a clip: two mels, and the sound between them."""
+
+    encoded: Tensor
+    waveform: Tensor
+    mel: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What was measured of a variant.
+
+    Attributes:
+        found: The largest deviations of all clips.
+        allowed: The tolerances.
+        worst: For each deviation, the clip (counted from 0) that has it.
+        repeated: Whether each repetition gave the same bits.
+        stage: What is wrong with the first stage that diverges on the first clip; "" for none.
+            Features are followed there, which a consistent head hides in phases; not where frames
+            are cut.
+    """
+
+    found: Deviations
+    allowed: Deviations
+    worst: Mapping[str, int]
+    repeated: bool
+    stage: str = ""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in words; empty where all is well."""
+        told = [
+            f"{name} is {getattr(self.found, name):.3g}, allowed {getattr(self.allowed, name):.3g} "
+            f"(clip {self.worst[name]})"
+            for name in self.beyond
+        ]
+        repeated = () if self.repeated else ("another run gave other bits",)
+        return (*told, *repeated, *filter(None, [self.stage]))
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """The deviations that are beyond their tolerances; NaN is."""
+        return tuple(
+            name
+            for name, value in dataclasses.asdict(self.found).items()
+            if not value <= getattr(self.allowed, name)
+        )
+
+
+def go_round(vocoder: Vocoder, waveform: Tensor) -> Trip:
+    """Take a clip, `[1, samples]`, once round."""
+    encoded = vocoder.encode(waveform)
+    decoded = vocoder.decode(encoded)
+    return Trip(encoded, decoded, vocoder.encode(decoded))
+
+
+def measure(
+    variant: Variant,
+    vocoder: VocosVocoder,
+    waveforms: Sequence[Tensor],
+    *,
+    references: Sequence[Trip] | None = None,
+) -> Parity:
+    """Run a variant on every clip, and on the first as often as it must repeat itself.
+
+    On the first its stages are compared too.
+
+    It encodes the clip, and decodes the plain mel of it; the plain encoder takes the mel of that.
+    So rounding of the one does not hide an error of the other: the log-mel of a loud clip rounds to
+    6e-3 nats, which moves a decoded waveform by a thousand times its own rounding.
+
+    Args:
+        variant: Must not be absent on this machine.
+        vocoder: The plain one, float32 on the CPU.
+        waveforms: `[1, samples]` each.
+        references: What the plain one makes of them, if known.
+
+    Raises:
+        ValueError: No clip.
+    """
+    if not waveforms:
+        raise ValueError("waveforms must hold at least one clip, got none.")
+    candidate = variant.make(vocoder)
+    plain = references or [go_round(vocoder, waveform) for waveform in waveforms]
+    pairs = [
+        (candidate.encode(waveform), candidate.decode(reference.encoded))
+        for waveform, reference in zip(waveforms, plain, strict=True)
+    ]
+    repeated = all(
+        torch.equal(candidate.encode(waveforms[0]), pairs[0][0])
+        and torch.equal(candidate.decode(plain[0].encoded), pairs[0][1])
+        for _ in range(variant.repeats - 1)
+    )
+    each = [
+        _deviations(variant, vocoder, reference, *pair)
+        for reference, pair in zip(plain, pairs, strict=True)
+    ]
+    worst: dict[str, int] = {}
+    largest: dict[str, float] = {}
+    for field in dataclasses.fields(Deviations):
+        values = [getattr(deviations, field.name) for deviations in each]
+        worst[field.name] = values.index(max(values))
+        largest[field.name] = max(values)
+    found = Deviations(**largest)
+    diverging = None if variant.cut else _compare(candidate, variant, vocoder, waveforms[0]).first
+    stage = "" if diverging is None else str(diverging)
+    return Parity(found, variant.tolerances(vocoder), worst, repeated, stage)
+
+
+def locate(variant: Variant, vocoder: VocosVocoder, waveform: Tensor) -> Bisection:
+    """Find the first stage of a variant that diverges on a clip, `[1, samples]`."""
+    return _compare(variant.make(vocoder), variant, vocoder, waveform)
+
+
+def _compare(
+    candidate: Vocoder, variant: Variant, vocoder: VocosVocoder, waveform: Tensor
+) -> Bisection:
+    return bisect_stages(
+        vocoder_stages(vocoder),
+        vocoder_stages(candidate),
+        waveform,
+        recipe=vocoder.recipe,
+        tolerances=variant.stage_tolerances(vocoder),
+    )
+
+
+def describe(
+    parity: Parity, variant: Variant, vocoder: VocosVocoder, waveforms: Sequence[Tensor]
+) -> str:
+    """Say what is beyond its tolerance, and in which stage the worst clip first diverges.
+
+    Where frames are cut, every stage differs at the edge, and none is named.
+    """
+    told = f"{variant.name}: {'; '.join(parity.failures)}"
+    if variant.cut:
+        return told
+    clip = parity.worst[parity.beyond[0]] if parity.beyond else 0
+    stage = locate(variant, vocoder, waveforms[clip])
+    return f"{told}\n{stage}"
+
+
+def is_consistent(vocoder: VocosVocoder) -> bool:
+    """Return whether a vocoder's head is a consistent one."""
+    return isinstance(vocoder.model.head, ConsistentISTFTHead)
+
+
+def _deviations(
+    variant: Variant, vocoder: VocosVocoder, reference: Trip, encoded: Tensor, decoded: Tensor
+) -> Deviations:
+    frames, hop_length = reference.mel.shape[-1], vocoder.recipe.hop_length
+    if variant.cut:
+        frames -= context_frames(vocoder) + math.ceil(vocoder.recipe.n_fft / 2 / hop_length)
+    samples = vocoder.recipe.num_samples(frames)
+    floor = vocoder.recipe.log_floor
+    first = mel_deviation(reference.encoded[..., :frames], encoded[..., :frames], log_floor=floor)
+    again = vocoder.encode(decoded)[..., :frames]
+    second = mel_deviation(reference.mel[..., :frames], again, log_floor=floor)
+    sound = waveform_deviation(reference.waveform[..., :samples], decoded[..., :samples])
+    return Deviations(first.max_nats, second.max_nats, second.mean_nats, sound.max_abs, sound.db)

@@ -1,0 +1,1 @@
+"""Tests of the pytest plugin, in projects of a user's."""

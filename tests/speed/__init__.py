@@ -1,0 +1,1 @@
+"""Tests of optimised and batched computation."""
