@@ -24,10 +24,9 @@ from vocos.heads import ISTFTHead
 
 from melcheck._version import __version__
 from melcheck.benchmark.cases import MODES, Case, in_mode
-from melcheck.benchmark.machine_rates import seconds_of
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
-
-__all__ = ["PEERS", "TOLERANCES", "PeerAbsentError", "PeerTimes", "measure_peers"]
+from melcheck.benchmark.roofline import seconds_of
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
 TOLERANCES = {"vocos": 1e-6, "librosa": 1e-4, "onnxruntime": 1e-4}
 """How far a peer's result may be from ours: largest difference over largest value.

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from melcheck.sanity import Thresholds as Thresholds
     from melcheck.sanity import Verdict as Verdict
     from melcheck.sanity import judge as judge
-    from melcheck.vocoders.base import VocoderError as VocoderError
-    from melcheck.vocoders.base import VocoderUnavailable as VocoderUnavailable
-    from melcheck.vocoders.base import load_vocoder as load_vocoder
+    from melcheck.vocoders.load import load_vocoder as load_vocoder
+    from melcheck.vocoders.weights import VocoderError as VocoderError
+    from melcheck.vocoders.weights import VocoderUnavailable as VocoderUnavailable
 
 _HOMES = {
     "AudioError": "audio",
@@ -50,7 +50,7 @@ _HOMES = {
     "handshake": "diagnosis.handshake",
     "identify": "diagnosis.identify",
     "judge": "sanity",
-    "load_vocoder": "vocoders.base",
+    "load_vocoder": "vocoders.load",
     "log_mel": "recipes",
 }
 

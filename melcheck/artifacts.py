@@ -14,8 +14,6 @@ from melcheck.pipeline import RoundTrip
 from melcheck.plots import DifferencePicture, MelPicture
 from melcheck.recipes import MelRecipe
 
-__all__ = ["save_artifacts"]
-
 
 def save_artifacts(trip: RoundTrip, folder: Path, *, title: str = "") -> tuple[Path, ...]:
     """Write what the first item of a round trip looks and sounds like.

@@ -24,20 +24,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from melcheck.clips import one_line
 from melcheck.config import MelCheckConfig
-
-__all__ = [
-    "SAME_LENGTH_SECONDS",
-    "AudioError",
-    "DecodedAudio",
-    "LoadedAudio",
-    "decode_audio",
-    "decoder_name",
-    "load_audio",
-    "mix",
-    "resample",
-]
+from melcheck.files import one_line
 
 # Samples that a lossy format may hold less than its header promises: encoder delay and padding
 # amount to at most a few frames of 1152 samples. WAV and FLAC are held to the sample.
@@ -45,6 +33,9 @@ _LOSSY_SLACK_SAMPLES = 4 * 1152
 
 SAME_LENGTH_SECONDS = 0.01
 """Resampling and the header of a lossy file may round a length by less than this."""
+
+SILENT_PEAK = 1e-4
+"""A waveform whose peak is below this is silent: -80 dB of full scale."""
 
 _EXACT_SUFFIXES = frozenset({".wav", ".flac"})
 

@@ -6,36 +6,17 @@ folder `audio` beside the manifest), `kind`, `sha256`, `source` and `licence`.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "Clip",
-    "ClipError",
-    "file_name",
-    "find_clips",
-    "load_manifest",
-    "one_line",
-    "sha256_file",
-]
+from melcheck.files import file_name, sha256_file
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
 )
 """What counts as audio in a folder. A file that is named outright may be called anything."""
-
-# A name of 255 bytes is the limit of most file systems. Half of it leaves room for what a caller
-# appends; a longer name is cut, and ends in this many digits of its hash to stay distinct.
-_MAX_NAME_BYTES = 120
-_HASH_DIGITS = 8
-
-# Names that Windows keeps for devices, with any suffix behind them.
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
 _KINDS = ("speech", "music", "percussion", "sparse")
 
 
@@ -126,46 +107,6 @@ def load_manifest(path: Path) -> tuple[Clip, ...]:
                 "capitals do not count."
             )
     return clips
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def file_name(text: str) -> str:
-    """Return `text` as a name that any file system takes, of at most 120 bytes in UTF-8.
-
-    Letters of any script, digits, `_`, `.` and `-` stay; all else becomes a dash. What is too long
-    is cut and ends in a hash of the whole, so that two long names that begin alike stay apart.
-
-    Example:
-        >>> file_name("Take 3: the rain"), file_name("..."), file_name("aux.wav")
-        ('Take-3-the-rain', 'clip', '_aux.wav')
-    """
-    name = re.sub(r"[^\w.-]+", "-", text).strip("-.") or "clip"
-    if _RESERVED.match(name):
-        name = f"_{name}"
-    encoded = name.encode()
-    if len(encoded) <= _MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]
-    cut = encoded[: _MAX_NAME_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
-    return f"{cut.rstrip('-.')}-{digest}"
-
-
-def one_line(path: Path) -> str:
-    r"""Return a path as one line of text, quoted and escaped where it is more than that.
-
-    A line break would tear a message apart, and might begin a command in the log of a CI; a byte
-    that is no UTF-8 cannot be printed.
-
-    Example:
-        >>> one_line(Path("a b.wav")), one_line(Path("a\n::error::b.wav"))
-        ('a b.wav', "'a\\n::error::b.wav'")
-    """
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _clip_of_entry(manifest: Path, entry: object) -> Clip:

@@ -11,8 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULT_DURATION_SECONDS", "DEFAULT_SAMPLE_RATE", "MelCheckConfig"]
-
 DEFAULT_SAMPLE_RATE = 24_000
 """Hz. The rate of `charactr/vocos-mel-24khz`."""
 

@@ -33,7 +33,6 @@ from melcheck.user_code import (
 if TYPE_CHECKING:
     from melcheck.vocoders.base import Vocoder, VocoderInfo
 
-__all__ = ["FedVocoder", "Frontend", "FrontendError", "adapt_frontend", "load_frontend"]
 
 # Their mels have 110 and 188 frames with Vocos, neither of which is a number of bands in use. At
 # any other recipe they still differ by what 20,000 samples make.

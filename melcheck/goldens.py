@@ -20,19 +20,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from melcheck.clips import Clip, sha256_file
+from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
+from melcheck.files import sha256_file
 from melcheck.metrics import floor_share
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import VocoderInfo
-
-__all__ = [
-    "ENCODED_TOLERANCES",
-    "RECONSTRUCTED_TOLERANCES",
-    "Golden",
-    "mel_statistics",
-    "provenance",
-]
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 

@@ -20,10 +20,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from melcheck.clips import one_line
+from melcheck.files import one_line
 from melcheck.user_code import first_line, float_tensor
-
-__all__ = ["MEL_SUFFIXES", "MelFileError", "StoredMel", "find_mels", "read_mel"]
 
 _USUAL_NAME = "mel"
 _LISTED_NAMES = 6

@@ -34,21 +34,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "MelMetrics",
-    "band_mae",
-    "centred_snr_db",
-    "compare",
-    "floor_share",
-    "frame_mae",
-    "mae",
-    "max_abs_diff",
-    "mse",
-    "multi_resolution_stft_distance",
-    "pearson",
-    "snr_db",
-]
-
 STFT_WINDOW_LENGTHS = (256, 512, 2048)
 """Samples. All other than the mel's own 1024, whose phase errors its own window cannot see."""
 

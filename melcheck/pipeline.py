@@ -27,9 +27,8 @@ from melcheck.metrics import (
     multi_resolution_stft_distance,
 )
 from melcheck.recipes import MelRecipe
-from melcheck.vocoders.base import Vocoder, VocoderInfo, load_vocoder
-
-__all__ = ["MelPipeline", "RoundTrip"]
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.load import load_vocoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +102,7 @@ class MelPipeline:
 
     Args:
         config: The audio file and how to read it.
-        vocoder: A name that `melcheck.vocoders.base.load_vocoder` knows ("embedded", "official",
+        vocoder: A name that `melcheck.vocoders.load.load_vocoder` knows ("embedded", "official",
             "griffin-lim", a directory, a hub id), or a vocoder that is already loaded.
         device: Where to run, for a vocoder given by name: "cpu", "cuda", "cuda:1".
 

@@ -28,8 +28,6 @@ from torch import Tensor
 
 from melcheck.recipes import MelRecipe, band_centres_hz
 
-__all__ = ["DifferencePicture", "MelPicture", "difference_figure", "mel_figure"]
-
 MEL_COLOURS = "magma"
 DIFFERENCE_COLOURS = "RdBu_r"
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["PROBE_LENGTHS", "Probe", "probe", "probes"]
-
 PROBE_LENGTHS = (71_936, 72_000, 72_191, 25_400)
 """Samples at 24 kHz."""
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from melcheck.recipes import VOCOS, MelRecipe
 
-__all__ = ["PROFILES", "Profile", "profile"]
-
 
 @dataclass(frozen=True, slots=True)
 class Profile:

@@ -21,7 +21,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-__all__ = ["VOCOS", "MelRecipe", "band_centres_hz", "filterbank", "log_mel"]
+FLOORS_IN_USE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+"""What projects keep a logarithm finite with."""
+
+BENIGN_FLOORS = (0.99e-9, 1.01e-5)
+"""Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
 
 _CHOICES = {
     "window": ("hann", "hamming", "sqrt_hann", "rectangular"),

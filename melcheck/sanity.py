@@ -13,8 +13,6 @@ from typing import Literal
 
 from melcheck.metrics import MelMetrics
 
-__all__ = ["Failure", "Thresholds", "Verdict", "judge"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:

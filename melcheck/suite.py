@@ -22,12 +22,12 @@ import pytest
 import torch
 
 from melcheck.artifacts import save_artifacts
-from melcheck.clips import Clip, file_name, one_line
+from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake
-from melcheck.diagnosis.recipe_search.unexplained_cells import BENIGN_FLOORS
 from melcheck.diagnosis.stored_mels import FreshMel, compare_stored
+from melcheck.files import file_name, one_line
 from melcheck.frontends import Frontend
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
@@ -39,7 +39,7 @@ from melcheck.goldens import (
 from melcheck.mel_files import StoredMel
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.probe_clips import probe
-from melcheck.recipes import VOCOS
+from melcheck.recipes import BENIGN_FLOORS, VOCOS
 from melcheck.report.table import CaseRow
 from melcheck.sanity import judge
 from melcheck.vocoders.base import Vocoder

@@ -21,19 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "THEIR_ERRORS",
-    "CallableError",
-    "Target",
-    "as_target",
-    "find_object",
-    "first_line",
-    "float_tensor",
-    "instance",
-    "is_reference",
-    "search_first",
-]
-
 _RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "fs")
 _LISTED_NAMES = 8
 # Where a repository keeps its packages.

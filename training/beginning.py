@@ -23,8 +23,6 @@ from melcheck.recipes import VOCOS
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from training.crops import Crops
 
-__all__ = ["begin"]
-
 # Of the projection beside the constant; and of the taps beside the middle one.
 _PROJECTED = 0.1
 _NEIGHBOURS = 0.01

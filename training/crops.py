@@ -15,8 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Crops"]
-
 Wave = npt.NDArray[np.float32]
 
 _INT16_FULL_SCALE = 32_768

@@ -35,10 +35,10 @@ from melcheck.clips import find_clips
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.base import GriffinLimVocoder, Vocoder, load_vocoder
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.griffin_lim import GriffinLimVocoder
+from melcheck.vocoders.load import load_vocoder
 from training.perceptual import pesq_wb, stoi
-
-__all__ = ["Figures", "decode_speed_ratio", "main", "measure", "open_vocoder"]
 
 PEAKS_DBFS = (-24.0, -12.0, -6.0, -0.5)
 _AT_THE_FLOOR = 1e-3

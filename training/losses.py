@@ -19,8 +19,6 @@ from melcheck.recipes import VOCOS
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from training.unrolled import consistent_spectrum, norm
 
-__all__ = ["Losses", "Objective"]
-
 # Quieter than this, the short-window mel and the bins are noise that no ear and no gate reads.
 _QUIET = 1e-5
 _SHORT_N_FFT = 512

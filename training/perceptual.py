@@ -20,8 +20,6 @@ import math
 from torch import Tensor
 from torchaudio.functional import resample
 
-__all__ = ["pesq_wb", "stoi"]
-
 _RATE = 16_000
 _INSTALL = "Install the packages of the extra: pip install 'melcheck[perceptual]'."
 

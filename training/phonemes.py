@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["english_like", "japanese_like"]
-
 _ONSETS = tuple(
     (
         "b d f h k l m n p s t v w z ɡ ð ɹ ʃ θ ʤ ʧ j bɹ bl dɹ fɹ fl kɹ kl kw pɹ pl st sp sk sl sn "

@@ -36,8 +36,6 @@ from tqdm import tqdm
 from training.signals import SAMPLE_RATE, signal
 from training.speech import synthesise
 
-__all__ = ["Source", "main"]
-
 Wave = npt.NDArray[np.float32]
 
 SEED = 20_261_122

@@ -11,8 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SAMPLE_RATE", "clicks", "harmonic_sweep", "noise", "signal"]
-
 SAMPLE_RATE = 24_000
 
 Wave = npt.NDArray[np.float64]

@@ -21,7 +21,6 @@ from training.phonemes import english_like, japanese_like
 if TYPE_CHECKING:
     from fixtures.make_clips import Kokoro
 
-__all__ = ["VOICES", "Sentence", "sentence", "synthesise"]
 
 VOICES = ("jf_gongitsune", "jf_nezumi")
 

@@ -41,8 +41,6 @@ from training.beginning import begin
 from training.crops import Crops
 from training.losses import Losses, Objective
 
-__all__ = ["CONFIG", "build", "main", "rate"]
-
 DIM = 160
 
 CONFIG: dict[str, dict[str, Any]] = {

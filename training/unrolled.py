@@ -12,8 +12,6 @@ from torch import Tensor
 from melcheck.vocoders.overlap_add import analyse, synthesise
 from melcheck.vocoders.phase_retrieval import MOMENTUM, TINY, Consistency, Projections, mirrored
 
-__all__ = ["consistent_spectrum"]
-
 
 def consistent_spectrum(consistency: Consistency, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `ConsistentISTFTHead.spectrum` finds for the same predictions.

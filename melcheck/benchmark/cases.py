@@ -18,23 +18,10 @@ from vocos.models import VocosBackbone
 
 from melcheck.benchmark.roofline import STAGES, Stage
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.speed.optimised import optimise
-from melcheck.speed.precisions import Precision, matmul_precision
-from melcheck.vocoders.base import Vocoder, VocoderInfo, VocosVocoder, load_vocoder
-
-__all__ = [
-    "FULL_SIZES",
-    "MODES",
-    "PAPER_SIZE",
-    "RANDOM",
-    "SHORT_SIZES",
-    "Case",
-    "Size",
-    "bench_vocoder",
-    "cases",
-    "in_mode",
-    "precisions_of",
-]
+from melcheck.speed.optimised import Precision, matmul_precision, optimise
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
 RANDOM = "random-official"
 """The official configuration with random weights: as fast as with trained ones."""
@@ -200,7 +187,7 @@ def bench_vocoder(name: str, device: str, *, download: bool = True) -> VocosVoco
 
     Raises:
         ValueError: A vocoder that is no Vocos, whose work cannot be counted.
-        VocoderError: As for `melcheck.vocoders.base.load_vocoder`.
+        VocoderError: As for `melcheck.vocoders.load.load_vocoder`.
     """
     if name == RANDOM:
         return _random_official(device)

@@ -4,28 +4,86 @@ On the CPU the clock is `time.perf_counter`; on CUDA each call lies between two 
 stream, and the transfers of input and output are timed apart. Percentiles and x real time are of
 the calls' times; the fraction of the attainable (`melcheck.benchmark.roofline`) takes the quickest
 call: the rates that it is held against are the best of their repeats too.
+
+How much memory a call takes at its peak, above what was in use before it.
+
+On the CPU that is resident memory, from Linux' high-water mark; on CUDA, what torch's allocator
+hands out.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from melcheck._version import __version__
 from melcheck.benchmark.cases import PAPER_SIZE, Case, in_mode
-from melcheck.benchmark.machine_rates import RateMeter, Rates, seconds_of, warm_seconds_of
-from melcheck.benchmark.peak_memory import available_memory_mib, peak_memory_mib
-from melcheck.benchmark.roofline import Work, attainable_seconds, count_work, fraction
-from melcheck.speed.precisions import Precision
-from melcheck.vocoders.base import Vocoder, VocosVocoder
+from melcheck.benchmark.roofline import (
+    RateMeter,
+    Rates,
+    Work,
+    attainable_seconds,
+    count_work,
+    fraction,
+    seconds_of,
+    warm_seconds_of,
+)
+from melcheck.speed.optimised import Precision
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
-__all__ = ["FULL_SECONDS", "Bench", "Measurement", "make_inputs", "stage_call"]
+_MEBIBYTE = 2**20
+_PROCESS = Path("/proc/self")
+_MACHINE = Path("/proc/meminfo")
+
+
+def peak_memory_mib(call: Callable[[], object], device: torch.device) -> float | None:
+    """Make the call, and return the peak of its memory in MiB; None where the system keeps none."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / _MEBIBYTE
+    # Memory that was freed but not given back would be used again without being seen.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        # Linux: writing 5 resets the high-water mark of resident memory (proc(5)).
+        (_PROCESS / "clear_refs").write_text("5")
+        before_kib = _kib(_PROCESS / "status", "VmRSS")
+    except OSError:
+        call()
+        return None
+    call()
+    return max(0, _kib(_PROCESS / "status", "VmHWM") - before_kib) / 1024
+
+
+def available_memory_mib(device: torch.device) -> float | None:
+    """Return how much memory a call may still take, in MiB; None where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (free + kept) / _MEBIBYTE
+    try:
+        return _kib(_MACHINE, "MemAvailable") / 1024
+    except OSError:
+        return None
+
+
+def _kib(path: Path, field: str) -> int:
+    line = next(line for line in path.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
 
 FULL_SECONDS = 440.0
 """What a full sweep may take: under 8 minutes, with some left for what surrounds it."""
@@ -33,6 +91,7 @@ FULL_SECONDS = 440.0
 # As much input as no last-level cache of a desktop or a server's core, and no GPU's L2, holds.
 _ROTATED_BYTES = {"cpu": 2**26, "cuda": 2**28}
 _ROUNDS = (3, 100)
+
 # A case makes its fewest rounds, one call to warm up and one for the peak of memory.
 _CALLS = _ROUNDS[0] + 2
 _CUDA_WARM_UPS = 3

@@ -19,8 +19,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from melcheck.benchmark.measure import Measurement
 from melcheck.benchmark.roofline import STAGES
 
-__all__ = ["draw_run", "fraction_figure", "png", "throughput_figure"]
-
 _DPI = 100
 _COLOURS = "viridis"
 _EAGER = "eager"

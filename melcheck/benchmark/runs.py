@@ -17,8 +17,6 @@ from typing import Any
 from benchmarks.peers import PeerTimes
 from melcheck.benchmark.measure import Measurement
 
-__all__ = ["CaseRatio", "RunComparison", "compare_runs", "document", "read_run"]
-
 _KEY = ("vocoder", "stage", "device", "batch", "seconds", "precision", "mode")
 # What makes the milliseconds of two runs those of two machines.
 _CONDITIONS = ("device_name", "threads", "torch", "melcheck")

@@ -11,7 +11,7 @@ the ratio candidate / reference within a pair, since both halves of a pair meet 
 - The clock is `own_time`, which is not moved by other processes. In wall time, beside that process,
   the ratios spread 3.5 times as far, which asks for twelve times the pairs. Pairs of short calls
   that another process interrupted are timed again: see `melcheck.benchmark.paired_timing`.
-- Location and interval of the ratios are those of `melcheck.benchmark.paired_ratios`.
+- Location and interval of the ratios are those of `melcheck.benchmark.paired_timing`.
 
 Pairs are added until the interval decides: fails ("slower") only when all of it lies above the
 allowed ratio, passes ("within") when all of it lies at or below. Who looks at an interval after
@@ -45,11 +45,15 @@ from typing import Literal
 
 import torch
 
-from melcheck.benchmark.own_time import own_time, own_time_is_wall_time, waited_ns
-from melcheck.benchmark.paired_ratios import MIN_PAIRS, ratio_interval
-from melcheck.benchmark.paired_timing import PairTimer, no_garbage_collection
-
-__all__ = ["SpeedComparison", "compare_speed"]
+from melcheck.benchmark.paired_timing import (
+    MIN_PAIRS,
+    PairTimer,
+    no_garbage_collection,
+    own_time,
+    own_time_is_wall_time,
+    ratio_interval,
+    waited_ns,
+)
 
 Outcome = Literal["within", "slower", "undecided"]
 
@@ -155,7 +159,7 @@ def compare_speed(
             callables. None calls them without an argument.
         device: Where they compute: the clock waits for a CUDA device's queue.
         clock: Seconds, such as `time.perf_counter` or `time.process_time`; None is
-            `melcheck.benchmark.own_time.own_time`.
+            `melcheck.benchmark.paired_timing.own_time`.
         seed: Of the order within pairs and of the resampling.
 
     Raises:

@@ -5,5 +5,3 @@ imports nothing heavy before `run`, so that `melcheck --help` answers at once.
 """
 
 from __future__ import annotations
-
-__all__: list[str] = []

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from melcheck.clips import Clip
     from melcheck.recipes import MelRecipe
 
-__all__ = ["add_array", "add_profile", "clips_of", "duration", "refuse", "upright"]
 
 _LISTED_PROBLEMS = 16
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from melcheck.recipes import MelRecipe
     from melcheck.vocoders.base import Vocoder
 
-__all__ = ["add_options", "run"]
 
 _OURS = ("official", "embedded")
 _SPEECH_CLIPS = 3
@@ -155,7 +154,8 @@ def _vocoder_names(options: argparse.Namespace) -> tuple[list[str], str | None]:
 
 
 def _load(name: str, options: argparse.Namespace, *, download: bool) -> Vocoder:
-    from melcheck.vocoders.base import VocoderError, load_vocoder
+    from melcheck.vocoders.load import load_vocoder
+    from melcheck.vocoders.weights import VocoderError
 
     try:
         with stdout_to_stderr():

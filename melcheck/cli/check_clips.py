@@ -13,17 +13,17 @@ from pathlib import Path
 
 from melcheck.artifacts import save_artifacts
 from melcheck.audio import load_audio
-from melcheck.clips import Clip, file_name
+from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.round_trip import explain_round_trip
+from melcheck.files import file_name
 from melcheck.pipeline import MelPipeline, RoundTrip
-from melcheck.pytest_plugin.plan import BASELINE
 from melcheck.sanity import Thresholds, Verdict, judge
 from melcheck.speed.many_clips import FileTrip, trips_of_files
-from melcheck.vocoders.base import Vocoder, load_vocoder
-
-__all__ = ["ClipCheck", "check_clips", "labels", "unreadable"]
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.griffin_lim import BASELINE
+from melcheck.vocoders.load import load_vocoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

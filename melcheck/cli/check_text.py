@@ -12,18 +12,15 @@ from typing import Any, Literal
 
 from melcheck.cli.check_clips import ClipCheck
 from melcheck.cli.output import Answer, Terminal
-from melcheck.diagnosis.explanations import Explanation
-from melcheck.diagnosis.front_end_faults import explain_front_end
-from melcheck.diagnosis.handshake import Handshake
+from melcheck.diagnosis.causes import Explanation
+from melcheck.diagnosis.handshake import Handshake, explain_front_end
 from melcheck.frontends import Frontend
-from melcheck.pytest_plugin.plan import BASELINE
 from melcheck.report.build import CaseRecord, case_record, environment, run_thresholds
 from melcheck.report.json_format import report_json
 from melcheck.report.model import CaseResult, FailedTest, RunReport, make_run_report
 from melcheck.report.table import CaseRow, case_row, legend, table_text
 from melcheck.sanity import Thresholds
-
-__all__ = ["CheckAnswer"]
+from melcheck.vocoders.griffin_lim import BASELINE
 
 _LISTED_CLIPS = 16
 

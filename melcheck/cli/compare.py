@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from melcheck.metrics import MelMetrics
     from melcheck.recipes import MelRecipe
 
-__all__ = ["add_options", "run"]
 
 _ROWS = (
     # key, name, unit, better, digits

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from melcheck.mel_files import StoredMel
     from melcheck.recipes import MelRecipe
 
-__all__ = ["add_options", "run"]
 
 _PROFILE = "vocos"
 

@@ -12,8 +12,6 @@ import argparse
 
 from melcheck.cli.output import Answer, MissingError, Terminal
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add nothing: there is one set of official weights."""

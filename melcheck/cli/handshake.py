@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from melcheck.recipes import MelRecipe
 
-__all__ = ["add_options", "run"]
 
 _SPEECH_SECONDS = 3.0
 

@@ -25,8 +25,6 @@ from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
-__all__ = ["COMMANDS", "HELP", "main"]
-
 COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
 
 HELP = """\

@@ -19,8 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
 
-__all__ = ["Answer", "MissingError", "Terminal", "UsageError", "plain", "stdout_to_stderr"]
-
 _Item = TypeVar("_Item")
 
 _WIDTH_WHEN_PIPED = 80

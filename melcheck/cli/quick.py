@@ -13,12 +13,11 @@ from melcheck.clips import Clip
 
 if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
-    from melcheck.diagnosis.explanations import Explanation
+    from melcheck.diagnosis.causes import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.speed.screening import ScreenedClip, Screening
     from melcheck.vocoders.base import Vocoder
 
-__all__ = ["quick_answer"]
 
 # A gated metric, as it is shown, and which of many values is the worst.
 _GATED: tuple[tuple[str, str, str, Callable[..., float]], ...] = (
@@ -102,8 +101,8 @@ def _cause(trip: RoundTrip, pipeline: MelPipeline) -> Explanation:
     """Return why a clip fails; Griffin-Lim tells a bad vocoder from a hard clip."""
     from melcheck.diagnosis.round_trip import explain_round_trip
     from melcheck.pipeline import MelPipeline
-    from melcheck.pytest_plugin.plan import BASELINE
-    from melcheck.vocoders.base import load_vocoder
+    from melcheck.vocoders.griffin_lim import BASELINE
+    from melcheck.vocoders.load import load_vocoder
 
     untrained = load_vocoder(BASELINE, device=pipeline.device)
     baseline_mae = None

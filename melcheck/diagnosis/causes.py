@@ -2,6 +2,10 @@
 
 A code is kebab-case and stable: tests and reports refer to it. `profile:<name>` stands for a whole
 recipe of another project; `cause` accepts those too.
+
+One likely cause of a bad waveform, by its name in `causes`, with what was measured.
+
+What one look at a mel has found: a cause with its numbers, before it is put into words.
 """
 
 from __future__ import annotations
@@ -13,7 +17,59 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from melcheck.recipes import MelRecipe
 
-__all__ = ["CAUSES", "INDISTINGUISHABLE", "PROFILE_PREFIX", "Cause", "alike", "cause"]
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One likely cause of a bad reconstruction.
+
+    Attributes:
+        code: Stable name, kebab-case.
+        title: What is wrong, in a few words.
+        evidence: What was measured.
+        fix: What to do, in one line.
+    """
+
+    code: str
+    title: str
+    evidence: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.evidence}). {self.fix}"
+
+
+def explanation(
+    code: str, evidence: str, *, title: str | None = None, fix: str | None = None
+) -> Explanation:
+    """Return the cause of a code, with evidence.
+
+    Args:
+        code: As in `melcheck.diagnosis.causes`.
+        evidence: What was measured.
+        title: Where the cause's own is about a mel, or says less; None for the cause's own.
+        fix: Likewise.
+
+    Raises:
+        KeyError: No cause has this code.
+    """
+    known = cause(code)
+    return Explanation(code, title or known.title, evidence, fix or known.fix)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a mel shows.
+
+    Attributes:
+        code: As in `melcheck.diagnosis.causes`, or "" where it is no cause.
+        text: Its numbers, or what was seen.
+        benign: Whether no vocoder minds.
+    """
+
+    code: str
+    text: str
+    benign: bool = False
+
 
 PROFILE_PREFIX = "profile:"
 """What the code of a named profile begins with."""
@@ -300,6 +356,7 @@ _ATTRIBUTES = {
     "magnitude-eps": ("magnitude_eps",),
     "n-mels": ("n_mels",),
 }
+
 # The same in the words of the libraries with which it goes wrong.
 _HINTS: dict[tuple[str, object], str] = {
     ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",

@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.causes import PROFILE_PREFIX, cause
-from melcheck.diagnosis.findings import Finding
+from melcheck.audio import SILENT_PEAK
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Finding, cause
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
@@ -38,17 +38,9 @@ from melcheck.diagnosis.recipe_search.mel_values import (
 )
 from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause
 from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
-from melcheck.diagnosis.recipe_search.unexplained_cells import (
-    BENIGN_FLOORS,
-    altered,
-    altered_cells,
-    examine,
-)
+from melcheck.diagnosis.recipe_search.unexplained_cells import altered, altered_cells, examine
 from melcheck.diagnosis.result import Diagnosis, Evidence, NamedCause, Nearest
-from melcheck.diagnosis.waveform_tests.direct import SILENT_PEAK
-from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-
-__all__ = ["diagnose"]
+from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, filterbank, log_mel
 
 # A cell is the same within rounding of the log-mel, or of the magnitude.
 _SAME_NATS = 1e-4

@@ -8,8 +8,6 @@ from typing import Literal
 
 from melcheck.diagnosis.causes import cause
 
-__all__ = ["Diagnosis", "Evidence", "Kind", "NamedCause", "Nearest"]
-
 Kind = Literal["identical", "benign", "fault", "unknown"]
 
 _ANY_CONSTANT = "gain"

@@ -15,15 +15,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.explanations import Explanation, explanation
+from melcheck.audio import SILENT_PEAK
+from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.recipe_search.audio_readings import RATES, resampled
 from melcheck.diagnosis.recipe_search.mel_values import as_tensor
 from melcheck.diagnosis.waveform_tests.direct import (
     AT_PEAK,
     EXPLAINED,
     SAME_GAIN,
-    SILENT_PEAK,
+    backwards,
+    bandwidth,
+    drift,
+    lag,
     left,
+    located,
     non_finite,
     rounded,
     saturated,
@@ -31,11 +36,6 @@ from melcheck.diagnosis.waveform_tests.direct import (
 )
 from melcheck.diagnosis.waveform_tests.fits import fitted
 from melcheck.diagnosis.waveform_tests.other_weights import answer
-from melcheck.diagnosis.waveform_tests.waveform_places import located
-from melcheck.diagnosis.waveform_tests.waveform_spectra import bandwidth
-from melcheck.diagnosis.waveform_tests.waveform_times import backwards, drift, lag
-
-__all__ = ["explain_waveform"]
 
 # A sample of a 16-bit file is off by half a step, one step more with dither.
 _SAME_SAMPLES = 2 / 32_768

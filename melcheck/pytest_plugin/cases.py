@@ -1,4 +1,7 @@
-"""What the fixtures of several cases share: round trips, handshakes, and what is absent."""
+"""What the fixtures of several cases share: round trips, handshakes, and what is absent.
+
+What the plugin keeps with pytest's configuration, and how its parts find it.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,37 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from melcheck.pytest_plugin.stashes import HANDSHAKES, TRIPS, Handshakes, plan_of
-
 if TYPE_CHECKING:
-    from melcheck.diagnosis.explanations import Explanation
+    from melcheck.config import MelCheckConfig
+    from melcheck.diagnosis.causes import Explanation
     from melcheck.diagnosis.handshake import Handshake
     from melcheck.pipeline import MelPipeline, RoundTrip
+    from melcheck.pytest_plugin.plan import Plan
+    from melcheck.recipes import MelRecipe
     from melcheck.vocoders.base import Vocoder
 
-__all__ = ["absent", "front_end_fault", "handshake_of", "round_trip_of"]
+
+RoundTrips = OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]
+"""Round trips that tests share, by configuration, vocoder and device."""
+
+Handshakes = dict["MelRecipe", "Handshake"]
+"""Handshakes of the run's front end, by the recipe of the vocoder."""
+
+PLAN = pytest.StashKey["Plan"]()
+TRIPS = pytest.StashKey[RoundTrips]()
+HANDSHAKES = pytest.StashKey[Handshakes]()
+REFUSED = pytest.StashKey[str]()
+
+
+def plan_of(config: pytest.Config) -> Plan:
+    """Return the plan of a run that has one."""
+    return config.stash[PLAN]
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Return whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
 
 # One round trip of 3 s takes about 1 MB.
 _CACHED_TRIPS = 64
@@ -73,7 +98,7 @@ def handshake_of(config: pytest.Config, vocoder: Vocoder) -> Handshake:
 
 def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> Explanation | None:
     """Return what is wrong with the front end; None where nothing is, or where there is none."""
-    from melcheck.diagnosis.front_end_faults import explain_front_end
+    from melcheck.diagnosis.handshake import explain_front_end
 
     frontend = plan_of(config).frontend
     if frontend is None:

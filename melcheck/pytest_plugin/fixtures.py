@@ -1,6 +1,6 @@
 """The fixtures that tests of a project ask for. Each is of one case: a clip, a vocoder, a device.
 
-Those that need no clip are in `melcheck.pytest_plugin.speed_fixtures`.
+Those that need no clip are in `melcheck.pytest_plugin.fixtures`.
 
     mel_clip         melcheck.clips.Clip          the audio file: its name, path and kind
     mel_device       str                          "cpu", "cuda" or "cuda:1"
@@ -19,6 +19,8 @@ Those that need no clip are in `melcheck.pytest_plugin.speed_fixtures`.
 Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
 trip, `mel_griffin_lim` makes Griffin-Lim's.
+
+The fixtures about speed, which need no clip: one lists a benchmark, one fails slower code.
 """
 
 from __future__ import annotations
@@ -29,17 +31,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from melcheck.pytest_plugin import report_collector
-from melcheck.pytest_plugin.annotations import PLACE_PROPERTY
-from melcheck.pytest_plugin.cases import absent, front_end_fault, handshake_of, round_trip_of
-from melcheck.pytest_plugin.notes import NOTE_PROPERTY
-from melcheck.pytest_plugin.stashes import plan_of
-from melcheck.pytest_plugin.terminal import ROW_PROPERTY
+from melcheck.pytest_plugin import reports as report_collector
+from melcheck.pytest_plugin.cases import (
+    absent,
+    front_end_fault,
+    handshake_of,
+    plan_of,
+    round_trip_of,
+)
+from melcheck.pytest_plugin.terminal import (
+    NOTE_PROPERTY,
+    PLACE_PROPERTY,
+    ROW_PROPERTY,
+    SPEED_PROPERTY,
+)
 
 if TYPE_CHECKING:
+    from melcheck.benchmark.speed_gate import SpeedComparison
     from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
-    from melcheck.diagnosis.explanations import Explanation
+    from melcheck.diagnosis.causes import Explanation
     from melcheck.diagnosis.handshake import Handshake
     from melcheck.diagnosis.stored_mels import FreshMel
     from melcheck.frontends import Frontend
@@ -50,7 +61,56 @@ if TYPE_CHECKING:
     from melcheck.sanity import Verdict
     from melcheck.vocoders.base import Vocoder
 
-__all__: list[str] = []
+
+@pytest.fixture
+def mel_speed(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that puts a line into the list of speeds at the end of the run."""
+
+    def record(line: str) -> None:
+        request.node.user_properties.append((SPEED_PROPERTY, line))
+
+    return record
+
+
+@pytest.fixture
+def mel_speed_gate(request: pytest.FixtureRequest) -> Callable[..., SpeedComparison]:
+    """A function that fails the test when a candidate is slower than a reference may be.
+
+    `mel_speed_gate(candidate, reference, allowed_ratio=1.10)` takes two callables that do the same
+    work and runs them in turns: see `melcheck.benchmark.speed_gate.compare_speed`, which has the
+    other arguments. It returns what was found. What stays undecided passes, with a line in the
+    notes.
+    """
+
+    def gate(
+        candidate: Callable[..., object],
+        reference: Callable[..., object],
+        *,
+        allowed_ratio: float = 1.10,
+        pairs: int = 40,
+        budget_seconds: float = 30.0,
+        inputs: Callable[[], object] | None = None,
+        device: str = "cpu",
+    ) -> SpeedComparison:
+        from melcheck.benchmark.speed_gate import compare_speed
+
+        found = compare_speed(
+            candidate,
+            reference,
+            allowed_ratio=allowed_ratio,
+            pairs=pairs,
+            budget_seconds=budget_seconds,
+            inputs=inputs,
+            device=device,
+        )
+        if found.outcome == "undecided":
+            note = f"{request.node.nodeid}: {found.message()}"
+            request.node.user_properties.append((NOTE_PROPERTY, note))
+        if not found.passed:
+            pytest.fail(found.message(), pytrace=False)
+        return found
+
+    return gate
 
 
 @pytest.fixture
@@ -74,7 +134,7 @@ def mel_device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def mel_vocoder(request: pytest.FixtureRequest, mel_device: str) -> Vocoder:
     """The loaded vocoder of this case; skips, or fails where it is required, when absent."""
-    from melcheck.vocoders.base import VocoderError, VocoderUnavailable
+    from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
     try:
         return plan_of(request.config).vocoder(request.param, mel_device)
@@ -125,7 +185,7 @@ def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Hands
 @pytest.fixture
 def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
     """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
-    from melcheck.clips import one_line
+    from melcheck.files import one_line
     from melcheck.mel_files import read_mel
 
     plan = plan_of(request.config)
@@ -170,7 +230,7 @@ def mel_artifacts(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
 ) -> Path:
     """The folder of this case's pictures and sound, which exists."""
-    from melcheck.clips import file_name
+    from melcheck.files import file_name
 
     plan = plan_of(request.config)
     case = f"{mel_clip.name}-{plan.label(mel_round_trip.vocoder.name)}-{mel_round_trip.device}"
@@ -280,8 +340,8 @@ def mel_griffin_lim(
 
     def make() -> RoundTrip | None:
         from melcheck.pipeline import MelPipeline
-        from melcheck.pytest_plugin.plan import BASELINE
         from melcheck.report.table import case_row
+        from melcheck.vocoders.griffin_lim import BASELINE
 
         plan = plan_of(request.config)
         baseline = plan.vocoder(BASELINE, mel_device)

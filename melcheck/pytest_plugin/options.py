@@ -14,16 +14,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = [
-    "OPTIONS",
-    "Option",
-    "add_options",
-    "from_command_line",
-    "overlooked_configuration",
-    "paths",
-    "texts",
-]
-
 _FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 _KEY = re.compile(r"^\s*mel_\w+\s*=", re.MULTILINE)
 

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from melcheck.pytest_plugin import reports as report_plugin
-from melcheck.pytest_plugin.annotations import PLACE_PROPERTY, Annotations
-from melcheck.pytest_plugin.notes import Notes
+from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
 from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
-from melcheck.pytest_plugin.stashes import PLAN, REFUSED, is_worker, plan_of
-from melcheck.pytest_plugin.terminal import CASE_PROPERTY, Summary, send_planned_cases
+from melcheck.pytest_plugin.terminal import (
+    CASE_PROPERTY,
+    PLACE_PROPERTY,
+    Annotations,
+    Notes,
+    Summary,
+    send_planned_cases,
+)
 
 if TYPE_CHECKING:
     from melcheck.pytest_plugin.plan import Plan
 
-__all__ = ["pytest_plugins"]
 
-pytest_plugins = ["melcheck.pytest_plugin.fixtures", "melcheck.pytest_plugin.speed_fixtures"]
+pytest_plugins = ["melcheck.pytest_plugin.fixtures"]
 
 _MARKERS = {
     "sanity": "the gate: each clip of speech, and each of your own, survives the loop; your front "
@@ -77,7 +81,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
             f"for the other options, or add -c {overlooked}."
         )
-    from melcheck.pytest_plugin.planning import make_plan
+    from melcheck.pytest_plugin.plan import make_plan
 
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:

@@ -25,6 +25,7 @@ from typing import Literal
 
 from melcheck.report.json_format import read_report
 from melcheck.report.model import (
+    METRICS,
     CaseResult,
     Change,
     Comparison,
@@ -32,11 +33,9 @@ from melcheck.report.model import (
     RecipeSource,
     RunReport,
     VocoderSource,
+    shown,
 )
-from melcheck.report.report_metrics import METRICS, shown
-from melcheck.report.report_places import band_range, frame_range
-
-__all__ = ["BAND_TOLERANCE", "FRAME_TOLERANCE", "TOLERANCES", "Baseline"]
+from melcheck.report.text import band_range, frame_range
 
 TOLERANCES: Mapping[str, float] = MappingProxyType(
     {

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from melcheck._version import __version__
-from melcheck.clips import sha256_file
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation
+from melcheck.files import sha256_file
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import MelRecipe, band_centres_hz
 from melcheck.report.model import (
+    METRICS,
     AudioSource,
     CaseOutcome,
     CaseResult,
@@ -29,11 +30,9 @@ from melcheck.report.model import (
     RecipeSource,
     Threshold,
     VocoderSource,
+    shown,
 )
-from melcheck.report.report_metrics import METRICS, shown
 from melcheck.sanity import Thresholds, Verdict
-
-__all__ = ["CaseRecord", "case_record", "environment", "run_thresholds"]
 
 # Far finer than any tolerance, and short: a case of 3 s has 382 of these numbers.
 _PROFILE_DIGITS = 5

@@ -13,9 +13,8 @@ from melcheck.report.model import RunReport
 
 if TYPE_CHECKING:
     from melcheck.report.media import CaseMedia
-    from melcheck.report.store import Key
+    from melcheck.report.model import Key
 
-__all__ = ["REPORT_SUFFIXES", "append_job_summary", "check_report_path", "write_report"]
 
 REPORT_SUFFIXES = (".html", ".md", ".json")
 """What a report's file may end in."""

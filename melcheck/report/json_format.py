@@ -19,8 +19,6 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from melcheck.report.model import SCHEMA_VERSION, RunReport
 
-__all__ = ["ReportError", "from_json", "read_report", "report_json", "report_schema", "to_json"]
-
 FORMAT = "melcheck report"
 
 _Data = TypeVar("_Data")

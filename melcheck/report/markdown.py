@@ -5,8 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from melcheck.report.model import CaseResult, RunReport
-from melcheck.report.report_metrics import METRICS, shown, shown_delta
+from melcheck.report.model import METRICS, CaseResult, RunReport, shown, shown_delta
 from melcheck.report.text import (
     STATES,
     change_word,
@@ -19,8 +18,6 @@ from melcheck.report.text import (
     skip_reasons,
     threshold_text,
 )
-
-__all__ = ["report_markdown"]
 
 # The summary of a GitHub job holds 1 MiB; a row takes about 200 bytes.
 _MOST_ROWS = 1000

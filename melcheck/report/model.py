@@ -3,36 +3,168 @@
 Everything here is plain and immutable, knows nothing of torch or pytest and crosses from one
 process to another. Errors are in nats and run from the lowest band and the first frame.
 `melcheck.report.json_format` writes and reads it; `melcheck.report.build` makes it of round trips.
+
+Where a run's figures come from: the audio, the vocoder, the mel's recipe, the machine.
+
+The figures of a report: what each is called, its unit, and how it is written.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
-from melcheck.report.report_sources import AudioSource, Environment, RecipeSource, VocoderSource
+Key = tuple[str, str, str]
+"""Clip, vocoder, device: what names a case in a run."""
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "AudioSource",
-    "CaseOutcome",
-    "CaseResult",
-    "Cause",
-    "Change",
-    "Comparison",
-    "Environment",
-    "FailedTest",
-    "GateResult",
-    "MetricChange",
-    "RecipeSource",
-    "RunReport",
-    "RunVerdict",
-    "Threshold",
-    "VocoderSource",
-    "make_run_report",
-]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioSource:
+    """The file of a case.
+
+    Attributes:
+        file: Its name, without folders.
+        sha256: Hash of the file.
+        sample_rate: Hz of the file.
+        channels: Of the file; their mean went round.
+        seconds: Length of the whole file; NaN where its header does not say.
+        checked_seconds: How much of it went round.
+        decoder: What read it.
+    """
+
+    file: str
+    sha256: str
+    sample_rate: int
+    channels: int
+    seconds: float
+    checked_seconds: float
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocoderSource:
+    """Which vocoder exactly; fields as in `melcheck.vocoders.base.VocoderInfo`, and its label."""
+
+    label: str
+    name: str
+    source: str
+    revision: str | None
+    weights_sha256: str | None
+    config_sha256: str | None
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSource:
+    """What the mels of a run mean.
+
+    Attributes:
+        digest: Names it in `CaseResult.recipe`.
+        text: Every number, in words.
+        sample_rate: Hz.
+        frames_per_second: Of the mel.
+        log_floor: Its smallest value, nats.
+        band_centres_hz: Where each band peaks, lowest first.
+    """
+
+    digest: str
+    text: str
+    sample_rate: int
+    frames_per_second: float
+    log_floor: float
+    band_centres_hz: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where, when and how a run was made.
+
+    Attributes:
+        command: The command line.
+        finished: Time in UTC, ISO 8601 with seconds.
+        platform: Operating system and architecture.
+        versions: Of melcheck, Python, torch, torchaudio and vocos, by name.
+        devices: What each device of the run is called, by its name in the cases.
+    """
+
+    command: str
+    finished: str
+    platform: str
+    versions: Mapping[str, str]
+    devices: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a figure is called and read.
+
+    Attributes:
+        label: What stands above its column.
+        unit: "nats", "dB", "nats²", "%" or "".
+        digits: After the decimal point.
+        better: "lower", "higher", or "" for one that only describes the clip.
+        meaning: One sentence.
+    """
+
+    label: str
+    unit: str
+    digits: int
+    better: Literal["lower", "higher", ""]
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "mae": Metric("MAE", "nats", 3, "lower", "mean absolute error of the log-mel"),
+        "pearson": Metric("corr", "", 4, "higher", "Pearson correlation over all cells of the mel"),
+        "snr_db": Metric("SNR", "dB", 1, "higher", "signal-to-noise ratio of the log-mel"),
+        "centred_snr_db": Metric("cSNR", "dB", 1, "higher", "SNR without the mel's mean"),
+        "mse": Metric("MSE", "nats²", 3, "lower", "mean squared error of the log-mel"),
+        "max_abs_diff": Metric("max", "nats", 1, "lower", "largest error of any cell"),
+        "stft_distance": Metric(
+            "STFT",
+            "",
+            2,
+            "lower",
+            "distance of the waveforms at window lengths other than the mel's",
+        ),
+        "reference_floor_share": Metric("floor", "%", 0, "", "share of the mel at its floor"),
+    }
+)
+"""Every figure of a case, in the order of the table. Shares are stored from 0 to 1."""
+
+
+def shown(metric: str, value: float, *, signed: bool = False) -> str:
+    """Return a figure as the table shows it, without its unit but for %.
+
+    Example:
+        >>> shown("mae", 0.15432), shown("reference_floor_share", 0.031)
+        ('0.154', '3%')
+        >>> shown("snr_db", 2.0, signed=True)
+        '+2.0'
+    """
+    kind = METRICS[metric]
+    percent = kind.unit == "%"
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{100 * value if percent else value:{'+' if signed else ''}.{kind.digits}f}"
+    return f"{text}%" if percent else text
+
+
+def shown_delta(metric: str, delta: float) -> str:
+    """Return a change as the table shows it: signed, or ±0 where its digits do not show it.
+
+    Example:
+        >>> shown_delta("mae", -0.012), shown_delta("mae", -0.0001)
+        ('-0.012', '±0')
+    """
+    text = shown(metric, delta, signed=True)
+    return text if any(digit in text for digit in "123456789") or "n" in text else "±0"
+
 
 SCHEMA_VERSION = 1
 """Raised whenever a field is added, removed or changes its meaning."""

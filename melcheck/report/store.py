@@ -14,11 +14,7 @@ from melcheck.files import replacing
 from melcheck.report.build import CaseRecord
 from melcheck.report.json_format import from_json, to_json
 from melcheck.report.media import CaseMedia
-
-__all__ = ["Key", "RecordStore"]
-
-Key = tuple[str, str, str]
-"""Clip, vocoder, device: what names a case in a run."""
+from melcheck.report.model import Key
 
 _CASE, _MEDIA = ".case.json", ".media.json"
 

@@ -18,8 +18,6 @@ from melcheck.pipeline import RoundTrip
 from melcheck.sanity import Thresholds, Verdict
 from melcheck.vocoders.base import VocoderInfo
 
-__all__ = ["CaseRow", "case_row", "legend", "provenance", "table_text"]
-
 Outcome = Literal["passed", "failed", "measured", "baseline", "known miss"]
 
 _STYLES = {"passed": "green", "failed": "bold red", "known miss": "yellow"}

@@ -36,8 +36,6 @@ from melcheck.audio import (
 )
 from melcheck.config import MelCheckConfig
 
-__all__ = ["Stretch", "audio_blocks", "resample_blocks"]
-
 _BLOCK_SECONDS = 5.0
 
 

@@ -23,10 +23,9 @@ from vocos import Vocos
 from vocos.models import VocosBackbone
 
 from melcheck.frontends import FedVocoder
-from melcheck.vocoders.base import GriffinLimVocoder, Vocoder
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.griffin_lim import GriffinLimVocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-
-__all__ = ["ChunkDecoder", "chunk_decoder", "context_frames"]
 
 
 class ChunkDecoder(Protocol):

@@ -31,9 +31,8 @@ from melcheck.audio import LoadedAudio, load_audio
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.speed.optimised import OptimisedVocos
-from melcheck.vocoders.base import GriffinLimVocoder, VocosVocoder
-
-__all__ = ["FileTrip", "check_many", "trips_of_files"]
+from melcheck.vocoders.griffin_lim import GriffinLimVocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
 # Of our own, whose calls may overlap: they keep no state. Whoever wrote another vocoder or front
 # end need not have thought of threads.

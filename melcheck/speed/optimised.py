@@ -4,13 +4,23 @@
 given to `MelPipeline` in its place. Results differ by rounding in fp32, and by that of the named
 precision otherwise; `pytest -m parity` measures by how much. Verdicts are passed in plain eager
 mode unless a caller decides otherwise.
+
+In which precisions matrices are multiplied, by the names that options and reports give them.
+
+fp32    24 bits of mantissa, everywhere
+tf32    float32 of which CUDA multiplies 11 bits
+bf16    8 bits, with float32's range
+fp16    11 bits, with a smaller range
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,24 +30,47 @@ from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
 from melcheck.recipes import MelRecipe
-from melcheck.speed.fast_mel import FastMel
-from melcheck.speed.optimised_layers import FastBackbone, packed_linear
-from melcheck.speed.precisions import DTYPES, PRECISIONS, Precision, matmul_precision
-from melcheck.vocoders.base import (
-    VOCOS_MIN_FRAMES,
-    VocoderInfo,
-    VocoderUnavailable,
-    VocosVocoder,
-    check_mel,
-    check_waveform,
-    full_float32,
-)
+from melcheck.speed.optimised_layers import FastBackbone, FastMel, packed_linear
+from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
 from melcheck.vocoders.overlap_add import overlap_add, synthesise
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VOCOS_MIN_FRAMES, VocosVocoder, full_float32
+from melcheck.vocoders.weights import VocoderUnavailable
 
-__all__ = ["OptimisedVocos", "check_precision", "optimise"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {
+        "fp32": torch.float32,
+        "tf32": torch.float32,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+    }
+)
+"""What operands are stored as."""
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: Precision) -> Iterator[None]:
+    """Let float32 products and convolutions on CUDA take TF32 for "tf32", and for nothing else."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with cudnn.flags(
+            enabled=cudnn.enabled,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=precision == "tf32",
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
 
 _CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
 # As in ISTFTHead.
 _MAX_MAGNITUDE = 1e2
 

@@ -32,8 +32,6 @@ from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos_config import is_consistent, parse_config, vocos_recipe
 from melcheck.vocoders.weights import ReadFile, VocoderError, VocoderFiles
 
-__all__ = ["build_vocos"]
-
 # Windows and filterbank are stored beside the weights. Computed by another version of torchaudio
 # they may differ by rounding (values up to 1); another mel scale differs by tenths.
 _BUFFER_ATOL: Final = 1e-3

@@ -28,9 +28,8 @@ from melcheck.user_code import (
     float_tensor,
     instance,
 )
-from melcheck.vocoders.base import VocoderError, VocoderInfo
-
-__all__ = ["CallableVocoder", "adapt_vocoder", "load_callable_vocoder"]
+from melcheck.vocoders.base import VocoderInfo
+from melcheck.vocoders.weights import VocoderError
 
 _PROBE_SECONDS = (28_000 / 24_000, 48_000 / 24_000)
 _TOLD_REFUSALS = 2

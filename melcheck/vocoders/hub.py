@@ -33,8 +33,6 @@ from melcheck.vocoders.weights import (
     read_file,
 )
 
-__all__ = ["hub_files", "official_in_cache"]
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = 12
 

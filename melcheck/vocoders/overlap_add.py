@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["OverlapAdd", "analyse", "overlap_add", "synthesise"]
-
 
 def analyse(signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
     """Transform every whole frame of a signal; nothing is padded.

@@ -16,8 +16,6 @@ from vocos.heads import ISTFTHead
 
 from melcheck.vocoders.phase_retrieval import Consistency
 
-__all__ = ["ConsistentISTFTHead"]
-
 # As in ISTFTHead, where it keeps an untrained model from overflowing.
 _MAX_MAGNITUDE = 1e2
 

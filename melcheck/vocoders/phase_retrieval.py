@@ -37,8 +37,6 @@ from torch import Tensor, nn
 from melcheck.recipes import MelRecipe, filterbank
 from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add, synthesise
 
-__all__ = ["Consistency", "Projections"]
-
 # Measured on five readings of LJ Speech and three fixtures, with no network and twelve, four and
 # two projections: MAE 0.079 to 0.107 for a momentum of 0.9, 0.078 to 0.106 for 1.1, 0.079 to 0.108
 # for 1.2. Bands corrected by their ratio to the power of 1.3 have an SNR of 20.6 dB or more, by the

@@ -22,8 +22,6 @@ import yaml
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.weights import ReadFile, VocoderError
 
-__all__ = ["is_consistent", "parse_config", "vocos_recipe"]
-
 _PADDING: Final = ("center", "same")
 _REQUIRED: Final = object()
 

@@ -21,23 +21,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-__all__ = [
-    "CONFIG_FILE",
-    "EMBEDDED_SHA256",
-    "OFFICIAL_BYTES",
-    "OFFICIAL_REPO",
-    "OFFICIAL_REVISION",
-    "OFFICIAL_SHA256",
-    "WEIGHTS_FILES",
-    "ReadFile",
-    "VocoderError",
-    "VocoderFiles",
-    "VocoderUnavailable",
-    "embedded_files",
-    "local_files",
-    "read_file",
-]
-
 CONFIG_FILE: Final = "config.yaml"
 WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """Accepted names of the weights; where both exist the first is taken, as it cannot hold code."""

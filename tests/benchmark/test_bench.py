@@ -31,13 +31,11 @@ from melcheck.benchmark.cases import (
     cases,
     in_mode,
 )
-from melcheck.benchmark.machine_rates import Rates
-from melcheck.benchmark.measure import Bench, Measurement, make_inputs, stage_call
-from melcheck.benchmark.peak_memory import peak_memory_mib
+from melcheck.benchmark.measure import Bench, Measurement, make_inputs, peak_memory_mib, stage_call
 from melcheck.benchmark.plots import draw_run, png
-from melcheck.benchmark.roofline import STAGES, Work
+from melcheck.benchmark.roofline import STAGES, Rates, Work
 from melcheck.benchmark.runs import compare_runs, document, read_run
-from melcheck.vocoders.base import VocosVocoder
+from melcheck.vocoders.vocos import VocosVocoder
 from tests.vocoders import untrained
 
 CPU = torch.device("cpu")

@@ -15,20 +15,21 @@ from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.models import VocosBackbone
 
-from melcheck.benchmark import machine_rates
+from melcheck.benchmark import roofline as machine_rates
 from melcheck.benchmark.cases import RANDOM, Case, Size, bench_vocoder
-from melcheck.benchmark.machine_rates import RateMeter, Rates
 from melcheck.benchmark.roofline import (
     STAGES,
+    RateMeter,
+    Rates,
     Stage,
     Work,
     attainable_seconds,
     count_work,
     fraction,
 )
-from melcheck.speed.precisions import PRECISIONS, matmul_precision
-from melcheck.vocoders.base import VocosVocoder
+from melcheck.speed.optimised import PRECISIONS, matmul_precision
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VocosVocoder
 
 SAMPLES = 12_001
 FRAMES = 47  # 1 + 12,001 // 256

@@ -24,9 +24,11 @@ from typing import Any
 import pytest
 import torch
 
-from melcheck.benchmark import own_time, paired_ratios, paired_timing, speed_gate
+from melcheck.benchmark import paired_timing, speed_gate
+from melcheck.benchmark import paired_timing as own_time
+from melcheck.benchmark import paired_timing as paired_ratios
 from melcheck.benchmark.speed_gate import SpeedComparison, compare_speed
-from melcheck.vocoders.base import load_vocoder
+from melcheck.vocoders.load import load_vocoder
 
 ALLOWED = 1.10
 SLOWDOWN = 1.15
@@ -384,7 +386,7 @@ def test_own_time_is_not_moved_by_a_process_on_the_same_core() -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Two threads on one busy core wait for each other: see `melcheck.benchmark.own_time`."""
+    """Two threads on one busy core wait for each other: see `melcheck.benchmark.paired_timing`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -15,10 +15,9 @@ import pytest
 from benchmarks import peers as bench_peers
 from melcheck.benchmark import cases as bench_cases
 from melcheck.benchmark.cases import Case, Size, bench_vocoder
-from melcheck.benchmark.machine_rates import Rates
 from melcheck.benchmark.measure import Measurement
-from melcheck.benchmark.roofline import Work
-from melcheck.cli.bench_answer import measured_text
+from melcheck.benchmark.roofline import Rates, Work
+from melcheck.cli.bench import measured_text
 from melcheck.cli.main import main
 from melcheck.cli.output import Terminal
 

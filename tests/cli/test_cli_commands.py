@@ -616,7 +616,7 @@ def test_info_ends_with_3_where_the_package_is_damaged(
     def damaged() -> None:
         raise VocoderError("model.safetensors is empty.\nReinstall melcheck.")
 
-    monkeypatch.setattr("melcheck.cli.environment.embedded_files", damaged)
+    monkeypatch.setattr("melcheck.vocoders.weights.embedded_files", damaged)
     assert "Reinstall melcheck." in refused(3, "info")
 
 

@@ -10,15 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from melcheck.clips import (
-    AUDIO_SUFFIXES,
-    Clip,
-    ClipError,
-    file_name,
-    find_clips,
-    load_manifest,
-    sha256_file,
-)
+from melcheck.clips import AUDIO_SUFFIXES, Clip, ClipError, find_clips, load_manifest
+from melcheck.files import file_name, sha256_file
 
 _MANIFEST = Path(__file__).parents[2] / "fixtures" / "clips.yaml"
 

@@ -19,7 +19,8 @@ from melcheck.config import MelCheckConfig
 from melcheck.metrics import MelMetrics, compare
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.recipes import MelRecipe
-from melcheck.vocoders.base import Vocoder, VocoderInfo, load_vocoder
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.load import load_vocoder
 
 _FIXTURES = Path(__file__).parents[2] / "fixtures" / "audio"
 _CLIP = _FIXTURES / "kokoro-kumo-en.wav"

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.causes import cause
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation, cause
 from melcheck.diagnosis.round_trip import explain_round_trip
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.vocoders.base import Vocoder, VocoderInfo, VocosVocoder, load_vocoder
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_retrieval import Consistency
+from melcheck.vocoders.vocos import VocosVocoder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLIPS = {clip.name: clip for clip in load_manifest(FIXTURES / "clips.yaml")}

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.recipe_search import tuning
+from melcheck.diagnosis.recipe_search import ranking as tuning
 from melcheck.diagnosis.recipe_search.audio_readings import base_sound
 from melcheck.diagnosis.recipe_search.choice import Choice, decide
 from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, refine
 from melcheck.diagnosis.recipe_search.mel_values import prepare
-from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank_pairs
+from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank_pairs, tuned
 from melcheck.diagnosis.recipe_search.recipe_changes import Change
-from melcheck.diagnosis.recipe_search.tuning import tuned
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 
 SPEECH = Path(__file__).parents[2] / "fixtures" / "audio" / "kokoro-kumo-en.wav"

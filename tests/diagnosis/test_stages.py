@@ -16,18 +16,22 @@ from torch import Tensor
 
 from melcheck.audio import DecodedAudio, load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.deviations import mel_deviation, relative_deviation, waveform_deviation
-from melcheck.diagnosis.stage_tolerances import STAGE_TOLERANCES, StageTolerance
 from melcheck.diagnosis.stages import (
+    STAGE_TOLERANCES,
     Stages,
+    StageTolerance,
     audio_stages,
     bisect_stages,
     loop_stages,
+    mel_deviation,
+    relative_deviation,
     run_stages,
     vocoder_stages,
+    waveform_deviation,
 )
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 from tests.parity.variants import in_chunks
 from tests.vocoders import untrained
 

@@ -13,8 +13,13 @@ from torch import Tensor
 from melcheck.audio import load_audio
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.cache_matches import match_mels
-from melcheck.diagnosis.stored_mels import Comparison, FreshMel, compare_stored, fresh_mel
+from melcheck.diagnosis.stored_mels import (
+    Comparison,
+    FreshMel,
+    compare_stored,
+    fresh_mel,
+    match_mels,
+)
 from melcheck.mel_files import StoredMel
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 

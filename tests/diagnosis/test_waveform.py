@@ -14,7 +14,7 @@ from vocos import Vocos
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.waveform import explain_waveform
 from melcheck.recipes import log_mel
 from tests.vocoders import untrained

@@ -50,9 +50,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # As many rows as are shown, of sounds that take less time.
     monkeypatch.setattr("melcheck.benchmark.cases.SHORT_SIZES", (Size(1, 0.25), Size(4, 0.25)))
     monkeypatch.setattr("melcheck.benchmark.measure._ROTATED_BYTES", {"cpu": 2**18})
-    monkeypatch.setattr("melcheck.benchmark.machine_rates._FIRST_REPEATS", 1)
-    monkeypatch.setattr("melcheck.benchmark.machine_rates._REPEATS", 1)
-    monkeypatch.setattr("melcheck.benchmark.machine_rates._COPIED_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr("melcheck.benchmark.roofline._FIRST_REPEATS", 1)
+    monkeypatch.setattr("melcheck.benchmark.roofline._REPEATS", 1)
+    monkeypatch.setattr("melcheck.benchmark.roofline._COPIED_BYTES", {"cpu": 2**20})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mytts", raising=False)
     monkeypatch.chdir(tmp_path)

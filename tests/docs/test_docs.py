@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 import melcheck.pytest_plugin.fixtures
-import melcheck.pytest_plugin.speed_fixtures
 import melcheck.suite
 from melcheck.pytest_plugin.options import OPTIONS
-from melcheck.vocoders.hub import OFFICIAL_REVISION
+from melcheck.vocoders.weights import OFFICIAL_REVISION
 
 REPOSITORY = Path(__file__).parents[2]
 PLUGIN = (REPOSITORY / "docs" / "plugin.md").read_text(encoding="utf-8")
@@ -22,12 +21,7 @@ CI = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
 USERS = REPOSITORY / "tests" / "tiny_tts" / ".github" / "workflows" / "melcheck.yml"
 OURS = REPOSITORY / ".github" / "workflows" / "ci.yml"
 HOOKS = REPOSITORY / ".pre-commit-hooks.yaml"
-FIXTURES = [
-    name
-    for module in (melcheck.pytest_plugin.fixtures, melcheck.pytest_plugin.speed_fixtures)
-    for name in vars(module)
-    if name.startswith("mel_")
-]
+FIXTURES = [name for name in vars(melcheck.pytest_plugin.fixtures) if name.startswith("mel_")]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

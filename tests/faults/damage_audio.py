@@ -11,33 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from melcheck.recipes import VOCOS
-from tests.faults.loops import Loop
-from tests.faults.model import Bench
-
-__all__ = [
-    "across_channels",
-    "clipped",
-    "early",
-    "gain",
-    "header",
-    "interleaved",
-    "late",
-    "loud_output",
-    "offset",
-    "output_gain",
-    "packets",
-    "ranges",
-    "rate_ignored",
-    "rate_ignored_and_cut",
-    "read_as",
-    "saturated",
-    "side",
-    "sliced",
-    "stereo",
-    "upsampled",
-    "via",
-    "wrapped",
-]
+from tests.faults.model import Bench, Loop
 
 _RATE = VOCOS.sample_rate
 _INT16 = 32_767

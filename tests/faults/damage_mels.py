@@ -12,30 +12,7 @@ import torch
 from torch import Tensor
 
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from tests.faults.loops import Loop
-from tests.faults.model import Bench, recipe_change
-
-__all__ = [
-    "blurred",
-    "clamped",
-    "conditioned",
-    "dithered",
-    "double_log",
-    "flip",
-    "half_filters",
-    "interpolated",
-    "log_of_zero",
-    "nan_sample",
-    "noisy",
-    "normalised_twice",
-    "overflow",
-    "scaled",
-    "short_key",
-    "stale",
-    "stretched",
-    "swapped",
-    "without_warnings",
-]
+from tests.faults.model import Bench, Loop, recipe_change
 
 
 def scaled(bench: Bench, factor: float) -> Loop:

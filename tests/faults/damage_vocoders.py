@@ -13,27 +13,7 @@ from vocos.spectral_ops import ISTFT
 
 from melcheck.recipes import VOCOS
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from tests.faults.loops import Loop
-from tests.faults.model import Bench
-
-__all__ = [
-    "chunked",
-    "half_backbone",
-    "head_gain",
-    "head_padding",
-    "head_padding_cut",
-    "int8",
-    "lost_gain",
-    "own_istft",
-    "padded_batch",
-    "raw_weights",
-    "reordered",
-    "reset",
-    "rounded_weights",
-    "short_chunks",
-    "tf32",
-    "transform",
-]
+from tests.faults.model import Bench, Loop
 
 
 def _generator() -> torch.Generator:

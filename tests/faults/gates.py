@@ -1,6 +1,6 @@
 """Every gate that melcheck has, run on one clip and one loop: which of them fire, and why.
 
-A gate compares what a loop did with what a healthy one does (`tests.faults.loops`), and knows
+A gate compares what a loop did with what a healthy one does (`tests.faults.model`), and knows
 nothing of any particular fault.
 
     preflight             a loader or a check of tensors refuses to go on
@@ -23,37 +23,346 @@ nothing of any particular fault.
 
 Tolerances were measured on what must raise no alarm: the ladder of `tests/faults/test_benign.py` on
 the twelve fixture clips and eight readings of LJ Speech, with the embedded vocoder.
+
+The gates that look at waveforms and files: what is read, saved, and heard in the end.
+
+The gates that look at mels and at what is decoded of them: front end, vocoder, goldens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.faults.gates_audio import (
-    clicks_gate,
-    distance_gate,
-    full_scale_gate,
-    level_gate,
-    load_gate,
-    save_gate,
-)
-from tests.faults.gates_mel import (
-    batch_gate,
-    decode_gate,
-    extract_gate,
-    finite_gate,
-    golden_encoded_gate,
-    golden_reconstructed_gate,
-    range_gate,
-    repeat_gate,
-    sanity_gate,
-    shape_gate,
-)
-from tests.faults.loops import Expectation, Loop, Refusal, Run
+import torch
+from torch import Tensor
 
-__all__ = ["FRONT_GATES", "GATES", "inspect"]
+from melcheck.diagnosis.identify import log_ceiling
+from melcheck.diagnosis.recipe_search.mel_values import STORAGE_ROUNDINGS, storage_of, storage_step
+from melcheck.goldens import ENCODED_TOLERANCES, RECONSTRUCTED_TOLERANCES, mel_statistics
+from melcheck.metrics import compare, multi_resolution_stft_distance
+from melcheck.recipes import MelRecipe
+from melcheck.sanity import judge
+from tests.faults.model import Expectation, Loop, Refusal, Run, refusing
+
+# Share by which the spectrum may differ, nats in loud cells, and constant offset. The worst of 200
+# windows of the fixtures, each read in 16 bits, with dither, in float16, a sample late and through
+# another resampler: 0.0052, 0.0057 and 1.4e-5. Dither reaches no cell above -3.5 by itself, so that
+# windows of nearly nothing but digital silence have no loud cells. Resamplers differ by a nat and
+# more in the topmost bands, which stay out.
+LOAD_STRENGTH = 0.02
+LOAD_LOG_ERROR = 0.02
+LOAD_ACTIVE = -3.5
+LOAD_BANDS = 95
+
+# Mirrored edges magnify a shift by one sample; they stay out, too.
+LOAD_EDGE_FRAMES = 2
+LOAD_OFFSET = 2e-4
+
+# Rounding to 16 bits is half a step of 1 / 32,768; dither adds one.
+SAVE_SAMPLES = 2 / 32_768
+
+# Samples in a row within 0.1 % of the peak. No clip has three; a vocoder may exceed full scale by
+# itself, hence the ratio to a healthy peak.
+CLIPPED_SHARE = 0.999
+CLIPPED_RUN = 3
+PEAK_RATIO = 1.25
+CUT_OFF_RATIO = 2
+
+# Largest jump against a healthy one: 1.13 on the ladder.
+CLICK_RATIO = 2.0
+
+# 1.6 dB on the ladder: the embedded vocoder answers to noise that it never learned.
+LEVEL_DB = 3.0
+
+# 0.035 on the ladder.
+DISTANCE_MARGIN = 0.07
+
+
+def load_gate(run: Run) -> str | None:
+    """Compare what the loader gives with the file."""
+    expected = run.expected.waveform
+    if run.waveform.shape != expected.shape:
+        return f"the file holds {list(expected.shape)}, the loader gives {list(run.waveform.shape)}"
+    # Of the magnitudes, since an inverted waveform is no fault.
+    offset = abs(run.waveform.double().mean().abs() - expected.double().mean().abs()).item()
+    mel, read_mel = run.expected.mel, run.read_mel
+    if mel.shape[1] != run.expected.recipe.n_mels or read_mel is None:
+        return None
+    # Resamplers differ in the topmost bands, and quiet cells hold the noise of 16 bits.
+    edge = min(LOAD_EDGE_FRAMES, (mel.shape[-1] - 1) // 2)
+    inner = slice(edge, mel.shape[-1] - edge)
+    mel, read_mel = (each[:, :LOAD_BANDS, inner].double() for each in (mel, read_mel))
+    either = torch.maximum(mel, read_mel) > LOAD_ACTIVE
+    if not either.any():
+        return None
+    gap = (mel.exp() - read_mel.exp()).abs()[either].sum()
+    strength = (gap / mel.exp()[either].sum()).item()
+    active = mel > LOAD_ACTIVE
+    log_error = (mel - read_mel).abs()[active].mean().item() if active.any() else 0.0
+    for value, limit, what in (
+        (offset, LOAD_OFFSET, "of constant offset"),
+        (strength, LOAD_STRENGTH, "of the file's spectrum"),
+        (log_error, LOAD_LOG_ERROR, "nats in its loud cells"),
+    ):
+        if not value <= limit:
+            return f"differs from the file by {value:.3g} {what}, at most {limit:g} expected"
+    return None
+
+
+def save_gate(run: Run) -> str | None:
+    """Compare what is in the saved file with what was decoded."""
+    if run.loop.save == run.expected.loop.save:
+        return None
+    output, rate = run.output
+    wanted = run.expected.recipe.sample_rate
+    if rate != wanted:
+        return f"the file says {rate} Hz, the samples are of {wanted} Hz"
+    decoded = run.decoded
+    if output.shape != decoded.shape:
+        return f"{list(decoded.shape)} were decoded, {list(output.shape)} are in the file"
+    # No file of integers holds more than full scale, which is another gate's.
+    error = (output.clip(-1, 1) - decoded.clip(-1, 1)).abs().max().item()
+    if error <= SAVE_SAMPLES:
+        return None
+    return f"a sample of the file is off by {error:.3g}, at most {SAVE_SAMPLES:g} expected"
+
+
+def full_scale_gate(run: Run) -> str | None:
+    """Look for samples beyond full scale, or cut off, on the way in and out."""
+    healthy = run.expected.waveform, run.expected.decoded
+    stages = ("input", run.waveform, healthy[0]), ("result", run.output[0], healthy[1])
+    for name, waveform, reference in stages:
+        peak = waveform.abs().max().item()
+        # A vocoder may go beyond full scale by itself, which is not the loop's fault.
+        if peak > max(1.0, PEAK_RATIO * reference.abs().max().item()):
+            return f"the {name} reaches {peak:.3g}, full scale is 1"
+        # Where it does, saving cuts a healthy result off, too: that much is not the loop's fault.
+        healthy_flat = int((reference.abs() >= 1).sum())
+        flat = waveform.abs() >= CLIPPED_SHARE * peak
+        if (
+            peak > 0
+            and int(flat.sum()) > CUT_OFF_RATIO * healthy_flat
+            and flat.unfold(-1, CLIPPED_RUN, 1).all(dim=-1).any()
+        ):
+            return f"the {name} stays at its peak of {peak:.3g} for {CLIPPED_RUN} samples or more"
+    return None
+
+
+def clicks_gate(run: Run) -> str | None:
+    """Look for jumps that a healthy result does not have."""
+    expected, (output, _) = run.expected.decoded, run.output
+    if output.shape != expected.shape:
+        return None
+    jump, healthy = (wave.diff().abs().max().item() for wave in (output, expected))
+    if jump <= CLICK_RATIO * healthy:
+        return None
+    return f"neighbouring samples differ by {jump:.3g}, by {healthy:.3g} in a healthy result"
+
+
+def level_gate(run: Run) -> str | None:
+    """Compare the loudness of the result with a healthy one's."""
+    expected, (output, _) = run.expected.decoded, run.output
+    if output.shape != expected.shape:
+        return None
+    ratio = output.double().square().mean() / expected.double().square().mean()
+    level_db = 10 * ratio.log10().item()
+    return None if abs(level_db) <= LEVEL_DB else f"{level_db:+.2f} dB against a healthy result"
+
+
+def distance_gate(run: Run) -> str | None:
+    """Compare how far the result's spectra are from the input's with a healthy one's."""
+    output, _ = run.output
+    if output.shape != run.expected.decoded.shape:
+        return None
+    if run.waveform.shape != run.expected.waveform.shape:
+        return None
+    distance = float(multi_resolution_stft_distance(run.waveform, output)[0])
+    limit = run.expected.distance + DISTANCE_MARGIN
+    return None if distance <= limit else f"{distance:.3f} from the input, at most {limit:.3f}"
+
+
+# Of magnitudes. A front end in float64 differs by up to 5.3e-6 from one in float32; a floor of 1e-5
+# in place of 1e-7 makes 9.9e-6.
+EXTRACT_RELATIVE = 1e-4
+EXTRACT_MAGNITUDE = 8e-6
+
+# float32 resolves 2e-6 at the floor.
+RANGE_SLACK = 1e-5
+
+# Full scale is 1. Another batch size moves a sample by 2e-6, one to four threads move none.
+DECODE_SAMPLES = 2e-5
+
+# The shorter item of a batch has this share of the longer one's frames.
+SHORTER_ITEM = 0.6
+
+# How much worse than in a healthy loop a missed metric must be: a clip that passes narrowly would
+# miss its threshold for being resampled otherwise (MAE +0.07, correlation -0.004), and a quiet one
+# for being stored in 16 bits (SNR -7 dB). The thresholds as they are written stand in `pytest -m
+# sanity`, on the exact recordings.
+SANITY_MARGINS: Mapping[str, float] = MappingProxyType(
+    {"mae": 0.1, "pearson": 0.02, "snr_db": 8.0, "reference_floor_share": 0.1}
+)
+
+
+def shape_gate(run: Run) -> str | None:
+    """Hold mel and result to the shapes that the recipe promises."""
+    recipe = run.expected.recipe
+    frames = recipe.frames(run.expected.waveform.shape[-1])
+    wanted = [1, recipe.n_mels, frames]
+    if list(run.mel.shape) != wanted:
+        return f"the mel must be {wanted}, got {list(run.mel.shape)}"
+    output, _ = run.output
+    samples = [1, recipe.num_samples(frames)]
+    if list(output.shape) != samples:
+        return f"the result must be {samples}, got {list(output.shape)}"
+    return None
+
+
+def finite_gate(run: Run) -> str | None:
+    """Look for NaN and infinity at every stage."""
+    for name in ("waveform", "mel", "decoded"):
+        broken = int((~torch.isfinite(getattr(run, name))).sum())
+        if broken:
+            return f"{broken} values of the {name} are NaN or infinite"
+    return None
+
+
+def range_gate(run: Run) -> str | None:
+    """Look for cells below the floor, or above what full scale can reach."""
+    recipe = run.expected.recipe
+    slack = RANGE_SLACK + _storage_rounding(run.mel) * abs(recipe.log_floor)
+    low, high = recipe.log_floor - slack, log_ceiling(recipe) + slack
+    lowest, highest = run.mel.min().item(), run.mel.max().item()
+    if low <= lowest and highest <= high:
+        return None
+    return f"a mel lies in [{low:.2f}, {high:.2f}], this one in [{lowest:.2f}, {highest:.2f}]"
+
+
+def extract_gate(run: Run) -> str | None:
+    """Compare the front end's mel of identical samples with the recipe's."""
+    expected, mel = run.expected.mel.double(), run.extracted
+    if mel.shape != expected.shape:
+        return f"the recipe gives {list(expected.shape)}, the front end {list(mel.shape)}"
+    # |exp m - exp e| is judged, not |m - e|: rounding in a transform is relative to the loudest
+    # bin, and what lies far below it has no more digits. Storage in fewer bits is relative to m.
+    rounding = _storage_rounding(mel) * expected.abs() + EXTRACT_RELATIVE
+    allowed = expected.exp() * rounding.expm1() + EXTRACT_MAGNITUDE
+    excess = (mel.double().exp() - expected.exp()).abs() / allowed
+    worst = excess.max().item()
+    if worst <= 1:
+        return None
+    share = (~(excess <= 1)).double().mean().item()
+    return f"{share:.1%} of the cells are not the recipe's, the worst by {worst:.3g} tolerances"
+
+
+def _storage_rounding(mel: Tensor) -> float:
+    # A mel that any narrower type holds without loss was stored in it: half a unit in its last
+    # place is not the front end's fault.
+    return STORAGE_ROUNDINGS * storage_step(storage_of(mel))
+
+
+def golden_encoded_gate(run: Run) -> str | None:
+    """Compare the mel's statistics with those on record."""
+    golden = run.expected.encoded
+    if golden is None or run.mel.shape != run.expected.mel.shape:
+        return None
+    return _deviation(golden, run.mel[0], run.expected.recipe, ENCODED_TOLERANCES)
+
+
+def golden_reconstructed_gate(run: Run) -> str | None:
+    """Compare the statistics of the result's mel with those on record."""
+    golden, mel = run.expected.reconstructed, run.decoded_mel
+    if golden is None or mel is None:
+        return None
+    return _deviation(golden, mel[0], run.expected.recipe, RECONSTRUCTED_TOLERANCES)
+
+
+def _deviation(
+    golden: Mapping[str, Sequence[float]],
+    mel: Tensor,
+    recipe: MelRecipe,
+    tolerances: Mapping[str, float],
+) -> str | None:
+    worst, finding = 1.0, None
+    if not torch.isfinite(mel).all():
+        return "the mel is not finite"
+    for name, values in mel_statistics(mel, recipe).items():
+        if len(values) != len(golden[name]):
+            return f"{name} has {len(values)} values, {len(golden[name])} are on record"
+        for place, (value, recorded) in enumerate(zip(values, golden[name], strict=True)):
+            excess = abs(value - recorded) / tolerances[name]
+            if not excess <= worst:
+                worst = excess
+                finding = f"{name}[{place}] is {value:.5g}, {recorded:.5g} is on record"
+    return finding
+
+
+def decode_gate(run: Run) -> str | None:
+    """Compare what the vocoder makes of an identical mel with what is expected."""
+    expected, vocoded = run.expected.decoded, run.vocoded
+    if vocoded.shape != expected.shape:
+        return f"the vocoder must give {list(expected.shape)}, got {list(vocoded.shape)}"
+    error = (vocoded - expected).abs().max().item()
+    if error <= DECODE_SAMPLES:
+        return None
+    return f"a sample is off by {error:.3g}, at most {DECODE_SAMPLES:g} expected"
+
+
+def repeat_gate(run: Run) -> str | None:
+    """Run front end and vocoder again on the same input."""
+    healthy = run.expected.loop
+    if run.loop.extract != healthy.extract:
+        again = run.again(run.loop.extract, run.expected.waveform)
+        if not _same(run.extracted, again):
+            return "the front end gives another mel of the same samples"
+    if run.loop.decode != healthy.decode:
+        again = run.again(run.loop.decode, run.expected.mel)
+        if not _same(run.vocoded, again):
+            return "the vocoder gives other samples for the same mel"
+    return None
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def batch_gate(run: Run) -> str | None:
+    """Compare a mel decoded in a batch with the same one alone."""
+    if run.loop.decode_batch is None:
+        return None
+    mel = run.expected.mel
+    mels = [mel, mel[..., : math.ceil(mel.shape[-1] * SHORTER_ITEM)]]
+    decode_batch = run.loop.decode_batch
+    together = refusing(lambda: decode_batch(mels))
+    for item, given in zip(mels, together, strict=True):
+        alone = run.again(run.loop.decode, item)
+        if given.shape != alone.shape:
+            return f"alone it is {list(alone.shape)}, in a batch {list(given.shape)}"
+        error = (given - alone).abs().max().item()
+        if not error <= DECODE_SAMPLES:
+            return f"a sample is off by {error:.3g} in a batch, at most {DECODE_SAMPLES:g} expected"
+    return None
+
+
+def sanity_gate(run: Run) -> str | None:
+    """Hold the result to the thresholds, as far as a healthy loop keeps them."""
+    # As the suite's own gate does, in memory: what a file adds is another gate's.
+    read, decoded = run.read_mel, run.decoded_mel
+    if not run.expected.gated or read is None or decoded is None:
+        return None
+    verdict = judge(compare(read, decoded, log_floor=run.expected.recipe.log_floor)[0])
+    unreliable = {failure.metric for failure in judge(run.expected.metrics).failures}
+    for failure in verdict.failures:
+        if failure.metric in unreliable:
+            continue
+        healthy = getattr(run.expected.metrics, failure.metric)
+        if not abs(failure.value - healthy) <= SANITY_MARGINS[failure.metric]:
+            return f"{failure}; it is {healthy:.4g} in a healthy loop"
+    return None
+
 
 FRONT_GATES = ("load", "range", "extract", "golden-encoded")
 """The gates that look at nothing after the mel, so that nothing need be decoded for them."""

@@ -2,25 +2,300 @@
 
 An injection takes a `Bench` and one severity and returns a `Loop` of which one stage is damaged:
 the samples, tensors, weights or files are really changed. Nothing tells a gate what to find.
+
+A loop as a project has it, what a healthy one does with a file, and one run of it.
+
+A `Loop` is a loader, a front end, a vocoder and a writer, any of which may be melcheck's own. An
+`Expectation` is what melcheck's own do with a file. A `Run` takes a loop through it, stage by stage
+and only as far as it is asked. Waveforms are `[1, samples]`, mels `[1, n_mels, frames]`.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
+import torch
 from torch import Tensor
 from vocos import Vocos
 
-from melcheck.recipes import VOCOS, log_mel
-from melcheck.vocoders.base import VocosVocoder
-from tests.faults.loops import Expectation, Loop
+from melcheck.clips import Clip
+from melcheck.files import file_name
+from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
+from melcheck.pipeline import MelPipeline
+from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.weights import VocoderError
 
-__all__ = ["Bench", "Fault", "Injection", "Probe", "Severities", "recipe_change"]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loop:
+    """What a project does between an audio file and a sound.
+
+    Attributes:
+        load: File -> `[1, samples]`.
+        extract: `[1, samples]` -> `[1, n_mels, frames]`.
+        decode: `[1, n_mels, frames]` -> `[1, samples]`.
+        save: Writes `[1, samples]` to a path that ends in ".wav".
+        decode_batch: Mels of different lengths -> a waveform for each; None decodes one by one.
+    """
+
+    load: Callable[[Path], Tensor]
+    extract: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    save: Callable[[Path, Tensor], None]
+    decode_batch: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expectation:
+    """What a healthy loop does with one file.
+
+    Attributes:
+        path: The file.
+        gated: Whether the sanity thresholds apply to it.
+        pipeline: melcheck's own loop.
+        recipe: What the front end is expected to follow.
+        loop: The healthy loop; a stage that is one of these is not measured against itself.
+        waveform: The file, `[1, samples]`.
+        mel: Its mel.
+        decoded: What the vocoder makes of that.
+        decoded_mel: The mel of that.
+        metrics: Of `decoded_mel` against `mel`.
+        distance: `multi_resolution_stft_distance` of `waveform` and `decoded`.
+        encoded: Golden statistics of `mel`; None where none apply.
+        reconstructed: Golden statistics of `decoded_mel`; None where none apply.
+    """
+
+    path: Path
+    gated: bool
+    pipeline: MelPipeline
+    recipe: MelRecipe
+    loop: Loop
+    waveform: Tensor
+    mel: Tensor
+    decoded: Tensor
+    decoded_mel: Tensor
+    metrics: MelMetrics
+    distance: float
+    encoded: Mapping[str, Sequence[float]] | None = None
+    reconstructed: Mapping[str, Sequence[float]] | None = None
+
+
+def healthy_loop(pipeline: MelPipeline, *, recipe: MelRecipe | None = None) -> Loop:
+    """Return melcheck's own stages as a loop; it saves float32, which loses nothing.
+
+    Args:
+        pipeline: Whose stages they are.
+        recipe: What the front end follows; None for the vocoder's own extractor.
+    """
+    config = pipeline.config
+
+    def load(path: Path) -> Tensor:
+        changed = dataclasses.replace(config, audio_path=path)
+        return MelPipeline(changed, vocoder=pipeline.vocoder).load_audio()
+
+    def extract(waveform: Tensor) -> Tensor:
+        return log_mel(waveform, recipe or pipeline.recipe)
+
+    def save(path: Path, waveform: Tensor) -> None:
+        import soundfile
+
+        samples = waveform[0].cpu().numpy()
+        soundfile.write(path, samples, pipeline.recipe.sample_rate, subtype="FLOAT")
+
+    return Loop(
+        load=load,
+        extract=pipeline.waveform2mel if recipe is None else extract,
+        decode=pipeline.mel2waveform,
+        save=save,
+    )
+
+
+def expect(
+    clip: Clip,
+    pipeline: MelPipeline,
+    *,
+    waveform: Tensor | None = None,
+    recipe: MelRecipe | None = None,
+    goldens: Path | None = None,
+) -> Expectation:
+    """Take a clip round the healthy loop, once, as the measure of other loops.
+
+    Args:
+        clip: The clip.
+        pipeline: Reads and decodes it.
+        waveform: `[1, samples]`, in place of the clip's own: a window of it, or a changed copy.
+        recipe: What the front end is expected to follow, such as a profile with a higher floor;
+            None for the vocoder's recipe.
+        goldens: Folder of the clip's goldens; None for a clip that has none.
+
+    Raises:
+        ValueError: Goldens together with a waveform or a recipe, or goldens that are absent.
+        AudioError: The clip cannot be read.
+    """
+    if goldens is not None and (waveform is not None or recipe is not None):
+        raise ValueError(
+            f"goldens must be None with a waveform or a recipe of one's own, got {goldens}. "
+            "A golden is bound to the recording and the recipe that it was taken of."
+        )
+    loop = healthy_loop(pipeline, recipe=recipe)
+    if waveform is None:
+        waveform = loop.load(clip.path)
+    mel = loop.extract(waveform)
+    decoded = loop.decode(mel)
+    recipe = recipe or pipeline.recipe
+    decoded_mel = loop.extract(decoded)
+    name = file_name(pipeline.vocoder.info.name)
+    return Expectation(
+        path=clip.path,
+        gated=clip.gated,
+        pipeline=pipeline,
+        recipe=recipe,
+        loop=loop,
+        waveform=waveform,
+        mel=mel,
+        decoded=decoded,
+        decoded_mel=decoded_mel,
+        metrics=compare(mel, decoded_mel, log_floor=recipe.log_floor)[0],
+        distance=float(multi_resolution_stft_distance(waveform, decoded)[0]),
+        encoded=None if goldens is None else read_golden(goldens / f"{clip.name}.encoded.csv"),
+        reconstructed=None if goldens is None else read_golden(goldens / f"{clip.name}.{name}.csv"),
+    )
+
+
+def read_golden(path: Path) -> dict[str, list[float]]:
+    """Return the statistics that a golden's CSV file holds, as `mel_statistics` gives them.
+
+    Raises:
+        ValueError: The file is absent or holds no statistics.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ValueError(f"{path}: the golden cannot be read ({error.strerror}).") from None
+    if not rows:
+        raise ValueError(f"{path}: the golden holds no statistics. Regenerate it.")
+    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0] if name}
+
+
+class Refusal(Exception):  # noqa: N818 - an answer of the loop, not an error of ours
+    """A stage refused its input."""
+
+
+class Run:
+    """What one loop does with one clip; each stage runs when it is first asked for."""
+
+    def __init__(self, loop: Loop, expected: Expectation, folder: Path) -> None:
+        self.loop = loop
+        self.expected = expected
+        self.folder = folder
+        self._results: dict[str, object] = {}
+
+    @property
+    def waveform(self) -> Tensor:
+        """What the loop reads."""
+        if self.loop.load == self.expected.loop.load:
+            return self.expected.waveform
+        return self._once("waveform", lambda: self.loop.load(self.expected.path))
+
+    @property
+    def extracted(self) -> Tensor:
+        """The front end's mel of the expected waveform."""
+        if self.loop.extract == self.expected.loop.extract:
+            return self.expected.mel
+        return self._once("extracted", lambda: self.loop.extract(self.expected.waveform))
+
+    @property
+    def mel(self) -> Tensor:
+        """The front end's mel of what the loop reads."""
+        waveform = self.waveform
+        if waveform is self.expected.waveform:
+            return self.extracted
+        return self._once("mel", lambda: self.loop.extract(waveform))
+
+    @property
+    def vocoded(self) -> Tensor:
+        """What the loop's vocoder makes of the expected mel."""
+        if self.loop.decode == self.expected.loop.decode:
+            return self.expected.decoded
+        return self._once("vocoded", lambda: self.loop.decode(self.expected.mel))
+
+    @property
+    def decoded(self) -> Tensor:
+        """What the loop's vocoder makes of the loop's mel."""
+        mel = self.mel
+        if mel is self.expected.mel:
+            return self.vocoded
+        return self._once("decoded", lambda: self.loop.decode(mel))
+
+    @property
+    def output(self) -> tuple[Tensor, int]:
+        """What a reader finds in the saved file: `[1, samples]`, and the rate in Hz."""
+        decoded = self.decoded
+        if self.loop.save == self.expected.loop.save:
+            return decoded, self.expected.recipe.sample_rate
+        return self._once("output", lambda: self._saved(decoded))
+
+    @property
+    def decoded_mel(self) -> Tensor | None:
+        """The recipe's mel of what was decoded; None if that is not of the expected length."""
+        decoded = self.decoded
+        if decoded.shape != self.expected.decoded.shape or not torch.isfinite(decoded).all():
+            return None
+        if decoded is self.expected.decoded:
+            return self.expected.decoded_mel
+        return self._once("decoded_mel", lambda: self.expected.loop.extract(decoded))
+
+    @property
+    def read_mel(self) -> Tensor | None:
+        """The recipe's mel of what the loop reads; None if that is not of the expected length."""
+        waveform = self.waveform
+        if waveform is self.expected.waveform:
+            return self.expected.mel
+        if waveform.shape != self.expected.waveform.shape:
+            return None
+        return self._once("read_mel", lambda: self.expected.loop.extract(waveform))
+
+    def again(self, stage: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        """Run a stage that has run before."""
+        return refusing(lambda: stage(given))
+
+    def _saved(self, waveform: Tensor) -> tuple[Tensor, int]:
+        import soundfile
+
+        path = self.folder / "output.wav"
+        self.loop.save(path, waveform)
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return torch.from_numpy(samples.T.copy()), int(rate)
+
+    def _once(self, name: str, stage: Callable[[], _Result]) -> _Result:
+        if name not in self._results:
+            try:
+                self._results[name] = refusing(stage)
+            except Refusal as refusal:
+                self._results[name] = refusal
+        result = self._results[name]
+        if isinstance(result, Refusal):
+            raise result
+        return cast("_Result", result)
+
+
+def refusing(stage: Callable[[], _Result]) -> _Result:
+    """Run a stage; an error with which melcheck refuses its input becomes a `Refusal`."""
+    try:
+        return stage()
+    except (ValueError, VocoderError) as error:  # an AudioError is a ValueError
+        raise Refusal(str(error)) from None
+
 
 Probe = Literal["recorded", "pause", "hiss", "silent edges", "square"]
 """On which audio a fault is tried.

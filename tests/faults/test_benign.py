@@ -18,7 +18,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from tests.faults.gates import FRONT_GATES, inspect
-from tests.faults.loops import Expectation, Loop, expect
+from tests.faults.model import Expectation, Loop, expect
 
 pytestmark = pytest.mark.faults
 

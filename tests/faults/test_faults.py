@@ -19,8 +19,7 @@ from melcheck.diagnosis.causes import cause
 from melcheck.pipeline import MelPipeline
 from tests.faults.catalogue import FAULTS, expect_probe, run_fault
 from tests.faults.gates import FRONT_GATES, GATES, inspect
-from tests.faults.loops import Expectation
-from tests.faults.model import Fault, Probe
+from tests.faults.model import Expectation, Fault, Probe
 
 pytestmark = pytest.mark.faults
 

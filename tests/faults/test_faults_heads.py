@@ -16,13 +16,12 @@ from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.waveform import explain_waveform
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from tests.faults.catalogue import run_fault
+from melcheck.vocoders.vocos import VocosVocoder
+from tests.faults.catalogue import VOCODER_FAULTS, run_fault
 from tests.faults.damage_vocoders import head_padding_cut, own_istft
-from tests.faults.faults_vocoder import VOCODER_FAULTS
-from tests.faults.loops import Expectation, expect
-from tests.faults.model import Bench, Fault
+from tests.faults.model import Bench, Expectation, Fault, expect
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLIPS = {clip.name: clip for clip in load_manifest(FIXTURES / "clips.yaml")}

@@ -21,8 +21,7 @@ from melcheck.diagnosis.result import Diagnosis
 from melcheck.diagnosis.waveform import explain_waveform
 from melcheck.pipeline import MelPipeline
 from tests.faults.catalogue import FAULTS, expect_probe
-from tests.faults.loops import Expectation, Run
-from tests.faults.model import Bench, Fault, Probe
+from tests.faults.model import Bench, Expectation, Fault, Probe, Run
 from tests.vocoders import untrained
 
 pytestmark = pytest.mark.faults

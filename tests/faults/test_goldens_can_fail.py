@@ -26,7 +26,8 @@ from melcheck.goldens import (
     provenance,
 )
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
 pytestmark = pytest.mark.golden
 

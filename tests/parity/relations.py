@@ -20,18 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.deviations import mel_deviation
+from melcheck.diagnosis.stages import mel_deviation
 from melcheck.metrics import FLOOR_TOLERANCE, mae
 from melcheck.recipes import MelRecipe
-
-__all__ = [
-    "Relation",
-    "drift",
-    "gain_shifts_the_log_mel",
-    "polarity_leaves_the_mel",
-    "shift_by_hops_shifts_frames",
-    "silence_stays_silent",
-]
 
 _Encode = Callable[[Tensor], Tensor]
 _Decode = Callable[[Tensor], Tensor]

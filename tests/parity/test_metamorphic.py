@@ -24,8 +24,9 @@ from melcheck.audio import load_audio
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
 from melcheck.recipes import VOCOS, log_mel
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VocosVocoder
 from tests.parity.relations import (
     Relation,
     drift,

@@ -20,13 +20,12 @@ from torch import Tensor
 from melcheck.audio import load_audio
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.pytest_plugin.cases import absent
-from melcheck.pytest_plugin.stashes import plan_of
-from melcheck.speed.optimised import optimise
-from melcheck.speed.precisions import PRECISIONS, Precision
-from melcheck.vocoders.base import Vocoder, VocosVocoder, load_vocoder
-from tests.parity.matrix import Trip, Variant, describe, go_round, measure
-from tests.parity.parity_variants import VARIANTS
+from melcheck.pytest_plugin.cases import absent, plan_of
+from melcheck.speed.optimised import PRECISIONS, Precision, optimise
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
+from tests.parity.matrix import VARIANTS, Trip, Variant, describe, go_round, measure
 from tests.parity.variants import RoutedVocoder, in_chunks, on_device
 from tests.vocoders import untrained
 

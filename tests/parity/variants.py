@@ -17,19 +17,9 @@ from torch import Tensor
 from melcheck.diagnosis.stages import StagedVocoder
 from melcheck.recipes import MelRecipe
 from melcheck.speed.chunked_decoding import chunk_decoder, context_frames
-from melcheck.speed.optimised import optimise
-from melcheck.speed.precisions import Precision
-from melcheck.vocoders.base import Vocoder, VocoderInfo, VocosVocoder
-
-__all__ = [
-    "RoutedVocoder",
-    "in_a_batch",
-    "in_a_padded_batch",
-    "in_chunks",
-    "in_float64",
-    "on_device",
-    "with_threads",
-]
+from melcheck.speed.optimised import Precision, optimise
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.vocos import VocosVocoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)

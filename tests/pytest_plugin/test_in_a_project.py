@@ -11,8 +11,8 @@ import pytest
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.pytest_plugin.annotations import annotation
 from melcheck.pytest_plugin.options import OPTIONS
+from melcheck.pytest_plugin.terminal import annotation
 from melcheck.recipes import MelRecipe, log_mel
 
 REPOSITORY = Path(__file__).parents[2]

@@ -164,7 +164,7 @@ def test_an_artifacts_folder_that_cannot_be_written_is_refused(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("melcheck.pytest_plugin.planning.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("melcheck.pytest_plugin.plan.tempfile.TemporaryDirectory", refuse)
     errors = usage_error(run("--mel-audio", CLIP, "--mel-artifacts", tmp_path / "new"))
     assert "cannot be written" in errors
 

@@ -11,7 +11,7 @@ import hashlib
 import torch
 
 from melcheck.audio import LoadedAudio
-from melcheck.diagnosis.explanations import Explanation
+from melcheck.diagnosis.causes import Explanation
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import VOCOS, log_mel
 from melcheck.report.build import CaseRecord, case_record, run_thresholds
@@ -24,11 +24,11 @@ from melcheck.report.model import (
     Comparison,
     Environment,
     FailedTest,
+    Key,
     MetricChange,
     RunReport,
     make_run_report,
 )
-from melcheck.report.store import Key
 from melcheck.sanity import Thresholds, judge
 from melcheck.vocoders.base import VocoderInfo
 

@@ -11,8 +11,7 @@ import pytest
 from melcheck.report.baseline import BAND_TOLERANCE, FRAME_TOLERANCE, TOLERANCES, Baseline
 from melcheck.report.build import CaseRecord, run_thresholds
 from melcheck.report.files import write_report
-from melcheck.report.model import CaseResult, Change, make_run_report
-from melcheck.report.report_metrics import METRICS
+from melcheck.report.model import METRICS, CaseResult, Change, make_run_report
 from melcheck.sanity import Thresholds
 from tests.report import report_samples
 

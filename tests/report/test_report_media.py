@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from melcheck.pipeline import RoundTrip
-from melcheck.report.media import CaseMedia, Sound, case_media, colour_stops, lossy
-from melcheck.report.model import CaseResult
-from melcheck.report.report_budget import PAGE_BYTES, fit
-from melcheck.report.store import Key
+from melcheck.report.media import PAGE_BYTES, CaseMedia, Sound, case_media, colour_stops, fit, lossy
+from melcheck.report.model import CaseResult, Key
 from tests.report import report_samples
 
 

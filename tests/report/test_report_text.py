@@ -14,10 +14,15 @@ from melcheck.recipes import VOCOS
 from melcheck.report.files import append_job_summary, check_report_path, write_report
 from melcheck.report.html import report_html
 from melcheck.report.markdown import report_markdown
-from melcheck.report.model import CaseOutcome, RecipeSource, RunReport
-from melcheck.report.report_metrics import METRICS, shown
-from melcheck.report.report_places import band_place, frequency_ticks, time_ticks, worst_places
-from melcheck.report.text import STATES, headline
+from melcheck.report.model import METRICS, CaseOutcome, RecipeSource, RunReport, shown
+from melcheck.report.text import (
+    STATES,
+    band_place,
+    frequency_ticks,
+    headline,
+    time_ticks,
+    worst_places,
+)
 from tests.report import report_samples
 
 HOSTILE = "<img src=x onerror=alert(1)>.wav"

@@ -34,13 +34,15 @@ from melcheck.speed.chunked_decoding import context_frames
 from melcheck.speed.long_audio import (
     LongChunk,
     LongRoundTrip,
+    RunningMetrics,
     SeamError,
     long_round_trip,
     round_trip_chunks,
 )
-from melcheck.speed.running_metrics import RunningMetrics
-from melcheck.vocoders.base import Vocoder, VocoderInfo, VocosVocoder, load_vocoder
+from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VocosVocoder
 
 _FIXTURES = Path(__file__).parents[2] / "fixtures" / "audio"
 _SPEECH = ("kokoro-kumo-en.wav", "austen-0870.flac")

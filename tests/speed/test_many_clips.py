@@ -18,7 +18,8 @@ from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.recipes import VOCOS
 from melcheck.speed.many_clips import FileTrip, check_many, trips_of_files
-from melcheck.vocoders.base import Vocoder, load_vocoder
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.load import load_vocoder
 
 _SECONDS = 0.4
 # One length is taken by most clips; others by one each, and one file is shorter than a mel.

@@ -16,9 +16,12 @@ from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
 from melcheck.speed import optimised_layers as fast_backbone
-from melcheck.speed.fast_mel import FastMel
 from melcheck.speed.optimised import OptimisedVocos, optimise
-from melcheck.vocoders.base import VocoderInfo, VocoderUnavailable, VocosVocoder, load_vocoder
+from melcheck.speed.optimised_layers import FastMel
+from melcheck.vocoders.base import VocoderInfo
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.weights import VocoderUnavailable
 
 # Rounding, measured on the sounds below: 5e-7 nats; 4.5e-6 of full scale for random weights, 9.5e-4
 # for the embedded ones, whose projections magnify it. Times four.

@@ -23,7 +23,8 @@ from melcheck.speed import screening
 from melcheck.speed.many_clips import FileTrip, check_many
 from melcheck.speed.optimised import OptimisedVocos, optimise
 from melcheck.speed.screening import at_worst, screen
-from melcheck.vocoders.base import VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 GATED = ("mae", "snr_db", "pearson", "reference_floor_share")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from melcheck.benchmark.own_time import own_time
+from melcheck.benchmark.paired_timing import own_time
 from melcheck.benchmark.speed_gate import SpeedComparison, compare_speed
 from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline

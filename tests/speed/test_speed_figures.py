@@ -28,10 +28,11 @@ from melcheck.pipeline import MelPipeline
 from melcheck.sanity import Thresholds, judge
 from melcheck.speed import screening
 from melcheck.speed.many_clips import check_many
-from melcheck.speed.optimised import OptimisedVocos, optimise
-from melcheck.speed.precisions import Precision
+from melcheck.speed.optimised import OptimisedVocos, Precision, optimise
 from melcheck.speed.screening import screen
-from melcheck.vocoders.base import VocoderUnavailable, VocosVocoder, load_vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.weights import VocoderUnavailable
 
 pytestmark = [
     pytest.mark.figures,

@@ -15,9 +15,10 @@ import pytest
 
 from melcheck.benchmark.cases import FULL_SIZES, RANDOM, SHORT_SIZES, Case, bench_vocoder, cases
 from melcheck.benchmark.measure import FULL_SECONDS, Bench
+from melcheck.pytest_plugin.cases import plan_of
 from melcheck.pytest_plugin.options import from_command_line, texts
-from melcheck.pytest_plugin.stashes import plan_of
-from melcheck.vocoders.base import VocoderUnavailable, VocosVocoder
+from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.weights import VocoderUnavailable
 
 SHORT_CASE_SECONDS = 0.2
 # The limit is the best of few tries on a machine that others use too.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.vocoders.base import load_vocoder
+from melcheck.vocoders.load import load_vocoder
 from training.perceptual import pesq_wb, stoi
 
 SPEECH = Path(__file__).parents[2] / "fixtures/audio/kokoro-kumo-en.wav"

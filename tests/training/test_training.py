@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from vocos import Vocos
 
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.base import load_vocoder
+from melcheck.vocoders.load import load_vocoder
 from training.beginning import begin
 from training.crops import Crops
 from training.losses import Losses, Objective

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-__all__ = ["OFFICIAL_CONFIG", "HubServer", "serve"]
-
 OFFICIAL_CONFIG = b"""\
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures

@@ -16,8 +16,9 @@ from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
 from melcheck.probe_clips import probe
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
-from melcheck.vocoders.base import VocoderError, load_vocoder
 from melcheck.vocoders.from_code import CallableVocoder, adapt_vocoder
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.weights import VocoderError
 
 EMBEDDED = load_vocoder("embedded")
 MEL = log_mel(probe(36_000)[None])
@@ -89,7 +90,7 @@ def test_it_goes_round_the_loop() -> None:
     healthy = MelPipeline(MelCheckConfig("no-file.wav"), vocoder=EMBEDDED)
     expected = healthy.round_trip(probe(36_000)[None])
     assert trip.metrics()[0].mae == pytest.approx(expected.metrics()[0].mae, rel=0, abs=1e-4)
-    assert trip.vocoder.source.rpartition(":")[0].endswith("vocoders.py")
+    assert trip.vocoder.source.rpartition(":")[0].endswith("vocos.py")
 
 
 @pytest.mark.parametrize(

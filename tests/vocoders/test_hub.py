@@ -24,8 +24,8 @@ from huggingface_hub import constants
 from vocos import Vocos
 
 from melcheck.vocoders import hub as melcheck_hub
-from melcheck.vocoders.base import load_vocoder
 from melcheck.vocoders.hub import hub_files, official_in_cache
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.weights import (
     OFFICIAL_REPO,
     OFFICIAL_REVISION,
@@ -234,7 +234,7 @@ except VocoderError as error:
     print(type(error).__name__, error)
 """
 _LOAD = (
-    "from melcheck.vocoders.base import load_vocoder; print(load_vocoder('official').info.source)"
+    "from melcheck.vocoders.load import load_vocoder; print(load_vocoder('official').info.source)"
 )
 _READ = f"print(hub.hub_files({OFFICIAL_REPO!r}, revision={OFFICIAL_REVISION!r}).source)"
 

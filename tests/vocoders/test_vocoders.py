@@ -21,8 +21,11 @@ from vocos import Vocos
 
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import weights
-from melcheck.vocoders.base import GriffinLimVocoder, Vocoder, VocosVocoder, load_vocoder
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.griffin_lim import GriffinLimVocoder
+from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import EMBEDDED_SHA256, VocoderError, VocoderUnavailable
 
 _PHASE_HEAD = "melcheck.consistent_head.ConsistentISTFTHead"

@@ -9,11 +9,10 @@ from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.base import VocoderInfo, VocosVocoder
+from melcheck.vocoders.base import VocoderInfo
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.vocos import VocosVocoder
 from training.train import CONFIG
-
-__all__ = ["consistent", "official", "small"]
 
 _STFT = (VOCOS.n_fft, VOCOS.hop_length, "center")
 

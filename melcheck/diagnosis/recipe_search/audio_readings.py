@@ -22,19 +22,6 @@ from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
 
-__all__ = [
-    "PASSBAND",
-    "RATES",
-    "as_clip",
-    "bands_below",
-    "base_sound",
-    "correlation_with",
-    "drifting",
-    "profile_sounds",
-    "resampled",
-    "sounds",
-]
-
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 """Sampling rates in use, Hz."""
 

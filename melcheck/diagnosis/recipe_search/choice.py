@@ -11,10 +11,9 @@ import math
 from dataclasses import dataclass
 
 from melcheck.diagnosis.recipe_search.fitting import Fit
-from melcheck.diagnosis.recipe_search.mel_values import FLOORS_IN_USE, Prepared
+from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause, explain_affine
-
-__all__ = ["SAME_MEL_NATS", "Choice", "decide", "same_mel"]
+from melcheck.recipes import FLOORS_IN_USE
 
 # Residuals within this factor, or this many nats, of the smallest are as good.
 _SAME_FACTOR = 2.5

@@ -21,8 +21,6 @@ from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
 from melcheck.recipes import MelRecipe
 
-__all__ = ["MIN_CELLS", "Fit", "Hypothesis", "Sound", "fit", "quantile", "refine"]
-
 # Cells are active where a bin's magnitude is this far above that of 16-bit dither (1.5e-5 times
 # the root of the window's energy, 19.6): there the noise of storage costs less than 0.02 nats.
 _DITHER_MAGNITUDE = 3e-4

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from melcheck.diagnosis.findings import Finding
+from melcheck.diagnosis.causes import Finding
 from melcheck.diagnosis.recipe_search.audio_readings import base_sound, correlation_with
 from melcheck.diagnosis.recipe_search.mel_values import Prepared, prepare
 from melcheck.recipes import MelRecipe
-
-__all__ = ["DOUBLE_LOG_SHARE", "USUAL_BANDS", "Layout", "logarithms", "orient"]
 
 USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
 """Numbers of bands in use."""

@@ -13,27 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "FLOORS_IN_USE",
-    "STORAGE_ROUNDINGS",
-    "Prepared",
-    "as_mel",
-    "as_tensor",
-    "kind_of",
-    "magnitude_rounding",
-    "prepare",
-    "storage_of",
-    "storage_step",
-]
-
 _ATOM_CELLS = 4
 _ATOM_TOLERANCE = 2e-6
 
 # Half the distance between neighbours, relative: 8 and 11 bits of significand.
 _STORAGE_STEPS = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "": 0.0}
-
-FLOORS_IN_USE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
-"""What projects keep a logarithm finite with."""
 
 STORAGE_ROUNDINGS = 2.0
 """Cells of a mel stored in short floats may be off by so many steps: one rounding more."""

@@ -21,16 +21,6 @@ from torch import Tensor
 
 from melcheck.recipes import MelRecipe, filterbank
 
-__all__ = [
-    "Change",
-    "FilterBank",
-    "changed",
-    "filter_bank",
-    "filter_changes",
-    "filters_of",
-    "spectrum_changes",
-]
-
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
 _N_FFTS = (256, 400, 512, 800, 1024, 1200, 1280, 1920, 2048)
 _SHORT_WINDOWS = (400, 480, 512, 600, 640, 800, 960, 1200)

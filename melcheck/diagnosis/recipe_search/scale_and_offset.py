@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from melcheck.diagnosis.recipe_search.spectra import window_of
 from melcheck.recipes import MelRecipe
 
-__all__ = ["AffineCause", "explain_affine"]
-
 _LN10 = math.log(10)
 
 # How the logarithm was scaled, against the natural one.

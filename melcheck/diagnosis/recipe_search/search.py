@@ -16,16 +16,19 @@ from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.audio_readings import drifting, profile_sounds, sounds
 from melcheck.diagnosis.recipe_search.choice import Choice, decide
+from melcheck.diagnosis.recipe_search.damaged_audio import damaged, fallen
 from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, Sound, fit, refine
 from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
-from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank, rank_pairs, residuals
+from melcheck.diagnosis.recipe_search.ranking import (
+    louder_cells,
+    rank,
+    rank_pairs,
+    residuals,
+    tuned,
+)
 from melcheck.diagnosis.recipe_search.recipe_changes import changed
-from melcheck.diagnosis.recipe_search.search_damage import damaged, fallen
-from melcheck.diagnosis.recipe_search.tuning import tuned
 from melcheck.diagnosis.recipe_search.unexplained_cells import TOP_BANDS_SHARE, top_bands
 from melcheck.recipes import MelRecipe
-
-__all__ = ["Look", "closer_look", "first_look"]
 
 _REFINED = 6
 # Pairs are many, so fewer bands are compared.

@@ -21,16 +21,6 @@ from torch import Tensor
 
 from melcheck.recipes import MelRecipe
 
-__all__ = [
-    "energies",
-    "energies_of",
-    "first_centre",
-    "frame_offset",
-    "log_bands",
-    "pre_emphasised",
-    "window_of",
-]
-
 # Below any floor in use, so that the logarithm stays finite where the filters see nothing.
 _TINY = 1e-12
 

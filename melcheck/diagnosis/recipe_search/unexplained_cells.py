@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.findings import Finding
+from melcheck.diagnosis.causes import Finding
 from melcheck.diagnosis.recipe_search.choice import Choice
 from melcheck.diagnosis.recipe_search.fitting import Fit
 from melcheck.diagnosis.recipe_search.mel_values import (
@@ -23,12 +23,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
 )
 from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre
-from melcheck.recipes import MelRecipe
-
-__all__ = ["BENIGN_FLOORS", "TOP_BANDS_SHARE", "altered", "altered_cells", "examine", "top_bands"]
-
-BENIGN_FLOORS = (0.99e-9, 1.01e-5)
-"""Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
+from melcheck.recipes import BENIGN_FLOORS, MelRecipe
 
 _MIN_CELLS = 4
 _FLOOR_NATS = 0.02

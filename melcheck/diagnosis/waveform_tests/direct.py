@@ -1,28 +1,312 @@
 """What the samples of a waveform tell by themselves: broken, silent, a square wave, rounded.
 
 And when two waveforms count as one, the bounds that its neighbours share.
+
+Where the error of a waveform sits: on the grid of chunks, at the end, or in some places.
+
+What the spectra of two waveforms tell of the one: bands that are missing.
+
+How a waveform lies in time against another: late, backwards, at another speed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.explanations import Explanation, explanation
+from melcheck.audio import SILENT_PEAK
+from melcheck.diagnosis.causes import Explanation, explanation
 
-__all__ = [
-    "AT_PEAK",
-    "EXPLAINED",
-    "SAME_GAIN",
-    "SILENT_PEAK",
-    "left",
-    "non_finite",
-    "rounded",
-    "saturated",
-    "silent",
-]
+_QUIET_SHARE = 0.05
+_BLOCK_SAMPLES = 256
+_FEWEST_BLOCKS = 12
+
+# Between the seams of chunks with context enough, nothing but float32's rounding is left.
+_SOUND_BLOCK = 1e-4
+_SOUND_SAMPLES = 3e-6
+_DAMAGED_SHARE = 0.8
+
+# What float16 leaves of a file, 1.3e-4, is twice what it leaves of the blocks below the bound;
+# where some places are wrong, the others have a hundredth of it and less.
+_CONTRAST = 10.0
+
+# One place is on every grid. Gaps between seams, of which silence may hide an end, may differ by
+# this share, and silence hides half of them at most. Two places are as far apart as the first is
+# from the start by chance too often: they must be so to a few blocks.
+_FEWEST_SEAMS = 2
+_SEEN_SHARE = 0.5
+_GRID_TOLERANCE = 0.2
+_TWO_SEAMS_TOLERANCE_BLOCKS = 2.0
+_LISTED = 5
+
+# The step of the error across an edge, against the median of its steps nearby: up to 10 where
+# nothing was joined, 12 to 60 in at least two places where chunks of 32 frames were.
+_JUMP = 10.0
+_LARGE_JUMP = 15.0
+_FEWEST_JUMPS = 2
+_SHORTEST_CHUNK_BLOCKS = 8
+
+
+def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
+    """Explain an error that sits in some places, or that is larger there: on a grid, or the end."""
+    blocks = min(len(wanted), len(given)) // _BLOCK_SAMPLES
+    if blocks < _FEWEST_BLOCKS:
+        return None
+    samples = blocks * _BLOCK_SAMPLES
+    wanted, given = (each[:samples].view(blocks, _BLOCK_SAMPLES) for each in (wanted, given))
+    quiet = max(_QUIET_SHARE * float(wanted.square().mean().sqrt()), 1e-30)
+    level = wanted.square().mean(dim=1).sqrt()
+    size = (given - wanted).square().mean(dim=1).sqrt()
+    damaged = size > _SOUND_BLOCK * level.clamp(min=quiet) + _SOUND_SAMPLES
+    # A block without sound that is not damaged says nothing: there was nothing to damage.
+    heard = level > quiet
+    sound = heard & ~damaged
+    error = size / level.clamp(min=quiet)
+    if not bool(damaged.any()):
+        return None
+    everywhere = int(sound.sum()) < (1 - _DAMAGED_SHARE) * int(heard.sum())
+    if everywhere or float(error[damaged].median()) < _CONTRAST * float(error[sound].median()):
+        return _jumps(given - wanted, rate)
+    groups = _groups(damaged.tolist(), sound.tolist())
+    times = ", ".join(f"{begin * _BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
+    evidence = f"an error of up to {float(error[damaged].max()):.2%} of the level, from {times} s"
+    late = groups[0][0] >= blocks / 2
+    if late and len(groups) == 1 and not bool(sound[groups[0][1] :].any()):
+        return explanation("tail", evidence)
+    middles = [0.0, *((first + last) / 2 for first, last in groups)]
+    gaps = [after - before for before, after in itertools.pairwise(middles)]
+    tolerance = (
+        _GRID_TOLERANCE * max(gaps) if len(groups) > _FEWEST_SEAMS else _TWO_SEAMS_TOLERANCE_BLOCKS
+    )
+    blocks_apart = sum(gaps) / len(gaps)
+    seen = len(groups) >= max(_FEWEST_SEAMS, _SEEN_SHARE * int(blocks / blocks_apart))
+    if seen and max(gaps) - min(gaps) <= tolerance:
+        return explanation("seams", f"{evidence}, every {blocks_apart:.0f} blocks")
+    return explanation("places", evidence)
+
+
+def _jumps(difference: Tensor, rate: int) -> Explanation | None:
+    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet.
+
+    Args:
+        difference: `[blocks, samples]`.
+        rate: Hz.
+    """
+    steps = difference.flatten().diff().abs()
+    edges = torch.arange(1, len(difference)) * _BLOCK_SAMPLES - 1
+    about = steps.unfold(0, _BLOCK_SAMPLES, _BLOCK_SAMPLES // 2)[1::2][: len(edges)]
+    usual = about.median(dim=1).values.clamp(min=1e-9)
+    ratio = steps[edges[: len(usual)]] / usual
+    blocks = [int(block) + 1 for block in (ratio > _JUMP).nonzero()[:, 0]]
+    if len(blocks) < _FEWEST_JUMPS or float(ratio.max()) < _LARGE_JUMP:
+        return None
+    chunk = math.gcd(*blocks)
+    edges_of_chunks = len(difference) // chunk
+    if chunk < _SHORTEST_CHUNK_BLOCKS or len(blocks) < _SEEN_SHARE * edges_of_chunks:
+        return None
+    times = ", ".join(f"{block * _BLOCK_SAMPLES / rate:.2f}" for block in blocks[:_LISTED])
+    return explanation("seams", f"{len(blocks)} jumps between neighbouring samples, at {times} s")
+
+
+def _groups(damaged: list[bool], sound: list[bool]) -> list[tuple[int, int]]:
+    """Return runs of damaged blocks as (first, last), parted by sound ones."""
+    groups: list[tuple[int, int]] = []
+    parted = True
+    for block, (bad, good) in enumerate(zip(damaged, sound, strict=True)):
+        if bad and parted:
+            groups.append((block, block))
+        elif bad:
+            groups[-1] = (groups[-1][0], block)
+        parted = good or (parted and not bad)
+    return groups
+
+
+_BANDS_HZ = 500
+_KEPT = 0.1
+_LOST = 0.2
+
+# Images that a resampler leaves of the loudest band are as faint as this against it.
+_FAINT = 1e-3
+
+# Where a resampler's filter has fallen, against where it begins to: 1.45 for torchaudio's default,
+# the least steep in use. A line drawn between samples falls from the lowest bands on.
+_TRANSITION = 1.5
+
+
+def bandwidth(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
+    """Explain bands that are missing above some frequency, with no images in their place."""
+    samples = min(len(wanted), len(given))
+    # Ends that do not meet would leak into bands where there is next to nothing.
+    window = torch.hann_window(samples, dtype=torch.float64)
+    spectra = torch.fft.rfft(window * torch.stack([wanted[:samples], given[:samples]]))
+    width = max(1, round(_BANDS_HZ * samples / rate))
+    whole = spectra.shape[-1] // width * width
+    error = (spectra[1] - spectra[0]).abs().square()[:whole].view(-1, width).sum(dim=1)
+    power = spectra.abs().square()[:, :whole].view(2, -1, width).sum(dim=2)
+    # Where there was next to nothing, nothing can be missing: rounding fills such bands.
+    heard = power[0] > _FAINT**2 * power[0].max()
+    kept = (error < _KEPT**2 * power[0]) | ~heard
+    if not kept[0] or bool(kept.all()):
+        return None
+    falls = int((~kept).nonzero()[0])
+    present = (power[1] >= _LOST**2 * power[0]) & (power[1] > _FAINT**2 * power[0].max())
+    ends = int((present & heard).nonzero()[-1]) + 1
+    if not bool(heard[ends:].any()) or ends > math.ceil(_TRANSITION * falls):
+        return None
+    text = f"it falls from {falls * _BANDS_HZ:,} Hz, and nothing is above {ends * _BANDS_HZ:,} Hz"
+    return explanation("band-limited", text)
+
+
+# A delay is read from at least so many samples; a part of a sample below this is none.
+_FEWEST_SAMPLES = 256
+_LEAST_PART = 0.02
+
+# Segments that are sought again, each near where the one before was: up to 3 % faster or slower. A
+# drift is named where it is this long, where the delays lie on a line, and where what is found is
+# the same. Three voices of 3 s, at 1.0003 and 1.003 of their speed: 20 samples and more, a
+# correlation with time of 0.998 and more, segments that agree to 0.98 and more. Of other weights
+# and fewer bits (six clips, two vocoders) those that agree to 0.9 have a correlation of 0.72 at
+# most, and those with one above 0.9 agree to 0.44 at most.
+_SEGMENT_SAMPLES = 2048
+_LARGEST_STEP_SAMPLES = 64
+_FEWEST_SEGMENTS = 8
+_QUIET_BLOCK_SHARE = 0.1
+_LEAST_DRIFT_SAMPLES = 4.0
+_STRAIGHT = 0.95
+_AGREEMENT = 0.9
+
+
+def backwards(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Explain a waveform that runs backwards; both `[samples]`, as many."""
+    # What is its own mirror image runs either way.
+    rest = left(wanted.flip(0), given)
+    if rest > min(EXPLAINED, left(wanted, given) / 2):
+        return None
+    return explanation(
+        "time-flipped",
+        f"reversed, it differs by {rest:.2%} of the level",
+        title="the waveform runs backwards",
+        fix="Reverse it: waveform.flip(-1).",
+    )
+
+
+def lag(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
+    """Explain a delay, which the cross-correlation shows wherever else the ends differ."""
+    length = 2 ** math.ceil(math.log2(len(wanted) + len(given)))
+    # A transform may blow up at its ends, which would drown all else.
+    peak = float(wanted.abs().max())
+    spectra = (
+        torch.fft.rfft(given.clamp(-peak, peak), length) * torch.fft.rfft(wanted, length).conj()
+    )
+    correlation = torch.fft.irfft(spectra, length)
+    reach = min(len(wanted), len(given)) // 2
+    if reach < _FEWEST_SAMPLES:
+        return None
+    lags = torch.cat([correlation[:reach], correlation[-reach:]])
+    best = int(lags.abs().argmax())
+    late = best if best < reach else best - 2 * reach
+    moved, kept = (given[late:], wanted) if late >= 0 else (given, wanted[-late:])
+    samples = min(len(moved), len(kept))
+    # The ends of an inverse transform differ with its padding.
+    inner = slice(samples // 10, samples - samples // 10)
+    kept, moved = kept[:samples][inner], moved[:samples][inner]
+    gain = float(kept @ moved / kept.square().sum().clamp(min=1e-30))
+    if not gain or left(gain * kept, moved) > EXPLAINED:
+        found = _part_of_a_sample(kept, moved)
+        if found is None:
+            return None
+        part, gain = found
+        return _shifted(late + part, rate, f"{abs(late + part):.2f}", _after(gain))
+    if late:
+        return _shifted(late, rate, f"{abs(late)}", _after(gain))
+    if len(wanted) == len(given):
+        return None
+    return explanation(
+        "length",
+        f"{len(given):,} samples where {len(wanted):,} are expected{_after(gain)}",
+        title="the waveform is longer or shorter than it should be",
+        fix="Look for trimming or padding on the way, and for frames that were dropped.",
+    )
+
+
+def _after(gain: float) -> str:
+    return f", after a factor of {gain:.4g}" if abs(gain - 1) > SAME_GAIN else ""
+
+
+def _shifted(late: float, rate: int, samples: str, factor: str) -> Explanation:
+    word = "late" if late > 0 else "early"
+    text = f"{samples} samples ({1000 * abs(late) / rate:.1f} ms) {word}{factor}"
+    return explanation("shifted", text)
+
+
+def _part_of_a_sample(wanted: Tensor, given: Tensor) -> tuple[float, float] | None:
+    """Return the part of a sample by which one is late, and the factor beside; None for no delay.
+
+    A delay of d turns the phase at the angular frequency w by -w d. The line through the phases of
+    the cross-spectrum S, each weighed with |S|, has d = -sum(|S| w arg S) / sum(|S| w^2).
+    """
+    window = torch.hann_window(len(wanted), dtype=wanted.dtype)
+    length = 2 * len(wanted)
+    spectrum = torch.fft.rfft(window * wanted, length)
+    cross = torch.fft.rfft(window * given, length) * spectrum.conj()
+    angles = torch.linspace(0, math.pi, len(cross), dtype=wanted.dtype)
+    weight = cross.abs() * angles
+    late = float(-(weight * cross.angle()).sum() / (weight * angles).sum().clamp(min=1e-30))
+    if not _LEAST_PART <= abs(late) < 1:
+        return None
+    delayed = torch.fft.irfft(spectrum * torch.exp(-1j * angles * late), length)[: len(wanted)]
+    gain = float(delayed @ (window * given) / delayed.square().sum().clamp(min=1e-30))
+    rest, unmoved = (left(gain * each, window * given) for each in (delayed, window * wanted))
+    return (late, gain) if rest < min(EXPLAINED, unmoved / 2) else None
+
+
+def drift(wanted: Tensor, given: Tensor) -> Explanation | None:
+    """Explain another speed: each segment is found again later, or earlier, than the one before.
+
+    Args:
+        wanted: `[samples]`, float64.
+        given: Likewise.
+    """
+    late, places, agreement = 0, [], []
+    reach, size = _LARGEST_STEP_SAMPLES, _SEGMENT_SAMPLES
+    quiet = _QUIET_BLOCK_SHARE * float(wanted.square().mean().sqrt())
+    for start in range(0, len(wanted) - size + 1, size):
+        first = start + late - reach
+        segment = wanted[start : start + size]
+        if first < 0 or first + size + 2 * reach > len(given):
+            continue
+        if float(segment.square().mean().sqrt()) <= quiet:
+            continue
+        candidates = given[first : first + size + 2 * reach].unfold(0, size, 1)
+        sizes = candidates.square().sum(dim=1).sqrt() * segment.norm()
+        likeness = candidates @ segment / sizes.clamp(min=1e-30)
+        best = int(likeness.argmax())
+        late += best - reach
+        places.append((float(start), float(late)))
+        agreement.append(float(likeness[best]))
+    if len(places) < _FEWEST_SEGMENTS:
+        return None
+    times, delays = torch.tensor(places, dtype=torch.float64).T
+    centred = times - times.mean()
+    slope = float(centred @ delays / centred.square().sum())
+    straight = slope * float(centred.norm() / (delays - delays.mean()).norm().clamp(min=1e-30))
+    if (
+        abs(slope) * float(times[-1] - times[0]) < _LEAST_DRIFT_SAMPLES
+        or abs(straight) < _STRAIGHT
+        or float(torch.tensor(agreement).median()) < _AGREEMENT
+    ):
+        return None
+    word = "late" if delays[-1] > 0 else "early"
+    return explanation(
+        "sample-rate",
+        f"{1 / (1 + slope):.4f} times as fast: {abs(delays[-1]):.0f} samples {word} at the end",
+        title="the waveform runs at another speed",
+        fix="Resample by the exact ratio of the rates; look for a clock, or a rate rounded off.",
+    )
+
 
 EXPLAINED = 0.01
 """What is left of an explained waveform at most, as a share of its own root mean square.
@@ -32,9 +316,6 @@ Rounding to 16 bits leaves 1e-3 of a quiet one.
 
 SAME_GAIN = 1e-3
 """A factor this near to 1 is none."""
-
-SILENT_PEAK = 1e-4
-"""A waveform whose peak is below this is silent: -80 dB of full scale."""
 
 AT_PEAK = 0.999
 """Samples from this share of the peak on count as being at it."""

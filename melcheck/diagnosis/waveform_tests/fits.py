@@ -10,9 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.explanations import Explanation, explanation
-
-__all__ = ["filtered_share", "fitted"]
+from melcheck.diagnosis.causes import Explanation, explanation
 
 # A fit is named where it leaves at most so much of the error, and of the estimate. Measured on two
 # voices of 3 s, kokoro-kumo-en and austen-0870: an equaliser, a shelf and a de-emphasis leave 0.011

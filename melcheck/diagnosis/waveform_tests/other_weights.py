@@ -12,11 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.explanations import Explanation, explanation
+from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.waveform_tests.fits import filtered_share
 from melcheck.recipes import VOCOS, log_mel
-
-__all__ = ["answer"]
 
 # Measured on six clips, kokoro-kumo-en, -blend-en, -alpha-ja, -short, austen-0870 and -0930, with
 # the embedded vocoder and with a plain one of random weights.

@@ -1,0 +1,124 @@
+"""A loaded Vocos as a `Vocoder`.
+
+References:
+    H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vocos import Vocos
+
+from melcheck.recipes import MelRecipe
+from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
+from melcheck.vocoders.checkpoint import build_vocos
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
+from melcheck.vocoders.weights import (
+    VocoderFiles,
+)
+
+# With `center`, one frame stands for no sample at all. Griffin-Lim transforms its own output again
+# and again, so that must be long enough to be extracted: 513 samples, hence 4 frames.
+VOCOS_MIN_FRAMES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocosVocoder:
+    """A trained `vocos.Vocos`, kept in `model`. See `Vocoder`."""
+
+    info: VocoderInfo
+    recipe: MelRecipe
+    device: torch.device
+    model: Vocos
+
+    @property
+    def magnifies_rounding(self) -> bool:
+        """Whether the head retrieves phases, which magnifies rounding about a thousandfold."""
+        return isinstance(self.model.head, ConsistentISTFTHead)
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Return the log-mel of a waveform: see `Vocoder.encode`."""
+        check_waveform(waveform, self.recipe)
+        mel: Tensor = self.model.feature_extractor(waveform)
+        return mel
+
+    def decode(self, mel: Tensor) -> Tensor:
+        """Return the waveform of a log-mel: see `Vocoder.decode`.
+
+        Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
+        mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
+        """
+        check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
+        with full_float32, torch.inference_mode():
+            waveform: Tensor = self.model.decode(mel)
+        return waveform
+
+    @torch.inference_mode()
+    def features(self, mel: Tensor) -> Tensor:
+        """Return what the backbone hands to the head, the first half of `decode`.
+
+        Shape:
+            `[batch, n_mels, frames]` -> `[batch, frames, channels]`
+        """
+        with full_float32:
+            features: Tensor = self.model.backbone(mel)
+        return features
+
+    @torch.inference_mode()
+    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Return the waveform that the head makes of features, the second half of `decode`.
+
+        `first_frame` is for a `ConsistentISTFTHead`, where the features go on from earlier ones:
+        see `Consistency.advancing`.
+
+        Shape:
+            `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
+        """
+        with full_float32:
+            resumed = (first_frame,) if first_frame else ()
+            waveform: Tensor = self.model.head(features, *resumed)
+        return waveform
+
+
+class _FullFloat32:
+    """Convolutions in full float32 while any thread is inside: the setting is the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        cudnn = torch.backends.cudnn
+        with self._lock:
+            if self._inside == 0:
+                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.backends.cudnn.allow_tf32 = self._before
+
+
+full_float32 = _FullFloat32()
+"""Keeps CUDA from multiplying float32 with TF32's 10 bits of mantissa: `with full_float32:`."""
+
+
+def vocos_vocoder(name: str, files: VocoderFiles, device: torch.device) -> VocosVocoder:
+    """Build the Vocos of two verified files on a device; raises as `build_vocos` does."""
+    model, recipe = build_vocos(files)
+    info = VocoderInfo(
+        name=name,
+        source=files.source,
+        revision=files.revision,
+        weights_sha256=files.weights.sha256,
+        config_sha256=files.config.sha256,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+    return VocosVocoder(info, recipe, device, model.to(device))
