@@ -51,10 +51,54 @@ def test_the_suite_brings_every_test_of_its_file() -> None:
     assert tests == set(melcheck.suite.__all__)
 
 
-@pytest.mark.parametrize("text", [PLUGIN, CI], ids=["plugin", "ci"])
-def test_local_links_lead_somewhere(text: str) -> None:
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert (REPOSITORY / "docs" / link).is_file()
+DOCUMENTS = [*sorted((REPOSITORY / "docs").glob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_local_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_index_lists_every_document() -> None:
+    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    links = {(REPOSITORY / "docs" / link).resolve() for link in re.findall(r"\(([^)]+)\)", index)}
+    assert {path.resolve() for path in DOCUMENTS} - links == {REPOSITORY / "docs" / "index.md"}
+
+
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_picture_of_the_architecture_names_what_exists() -> None:
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))", ARCHITECTURE)
+    packages = [REPOSITORY, REPOSITORY / "melcheck", *(REPOSITORY / "melcheck").iterdir()]
+    packages += [
+        REPOSITORY / "melcheck" / "diagnosis" / "recipe_search",
+        REPOSITORY / "tests" / "faults",
+    ]
+    missing = [name for name in named if not any((place / name).exists() for place in packages)]
+    assert named
+    assert missing == []
+
+
+def test_every_module_and_package_stands_in_the_architecture() -> None:
+    rooms = {path.name for path in (REPOSITORY / "melcheck").glob("*.py")} - {"__main__.py"}
+    rooms |= {f"{path.parent.name}/" for path in (REPOSITORY / "melcheck").glob("*/__init__.py")}
+    rooms -= {"_version.py"}
+    assert {room for room in rooms if room not in ARCHITECTURE} == set()
+
+
+@pytest.mark.parametrize(
+    "package", sorted((REPOSITORY / "melcheck").rglob("*/__init__.py")), ids=lambda p: p.parent.name
+)
+def test_a_package_lists_its_modules(package: Path) -> None:
+    text = package.read_text(encoding="utf-8")
+    modules = {path.stem for path in package.parent.glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in package.parent.glob("*/__init__.py")}
+    assert {
+        name for name in modules if not re.search(rf"^    {name}\b", text, re.MULTILINE)
+    } == set()
 
 
 def test_the_workflow_that_is_shown_is_the_one_that_is_kept() -> None:
