@@ -1,4 +1,4 @@
-"""How reading and saving are damaged: rates, channels, levels and delays, in real files."""
+"""Damage to reading and saving: rates, channels, levels and delays, in real files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from melcheck.recipes import VOCOS
-from tests.faults.model import Bench, Loop
+from tests.faults.model import InjectionTarget, LoopUnderTest
 
 _RATE = VOCOS.sample_rate
 _INT16 = 32_767
@@ -39,52 +39,62 @@ def _read(path: Path) -> tuple[Tensor, int]:
 # On the way in.
 
 
-def rate_ignored(bench: Bench, rate: int) -> Loop:
+def rate_ignored(target: InjectionTarget, rate: int) -> LoopUnderTest:
     """Read a file of another rate and take its samples as they are."""
-    path = bench.folder / "input.wav"
-    _write(path, _resample(bench.waveform, _RATE, rate), rate)
-    return bench.read(lambda _: _read(path)[0])
+    path = target.folder / "input.wav"
+    _write(path, _resample(target.waveform, _RATE, rate), rate)
+    return target.with_input(lambda _: _read(path)[0])
 
 
-def rate_ignored_and_cut(bench: Bench, rate: int) -> Loop:
+def rate_ignored_and_cut(target: InjectionTarget, rate: int) -> LoopUnderTest:
     """Read a file of another rate as it is, and cut or pad it to the length that is expected."""
-    path = bench.folder / "input.wav"
-    _write(path, _resample(bench.waveform, _RATE, rate), rate)
-    return bench.read(lambda healthy: _fitted(_read(path)[0], healthy.shape[-1]))
+    path = target.folder / "input.wav"
+    _write(path, _resample(target.waveform, _RATE, rate), rate)
+    return target.with_input(lambda healthy: _fitted(_read(path)[0], healthy.shape[-1]))
 
 
-def via(bench: Bench, rate: int) -> Loop:
+def via(target: InjectionTarget, rate: int) -> LoopUnderTest:
     """Resample to another rate and back."""
 
     def there_and_back(healthy: Tensor) -> Tensor:
         back = _resample(_resample(healthy, _RATE, rate), rate, _RATE)
         return _fitted(back, healthy.shape[-1])
 
-    return bench.read(there_and_back)
+    return target.with_input(there_and_back)
 
 
-def _stereo_file(bench: Bench) -> Path:
+def _stereo_file(target: InjectionTarget) -> Path:
     """Write two different channels whose mean is the clip."""
-    path = bench.folder / "stereo.wav"
-    side = 0.3 * bench.waveform.roll(40, dims=-1)
-    _write(path, torch.cat([bench.waveform + side, bench.waveform - side]))
+    path = target.folder / "stereo.wav"
+    side = 0.3 * target.waveform.roll(40, dims=-1)
+    _write(path, torch.cat([target.waveform + side, target.waveform - side]))
     return path
 
 
-def stereo(mix: Callable[[Tensor], Tensor]) -> Callable[[Bench, None], Loop]:
-    """Read a file of two channels and mix them in some way."""
-
-    def inject(bench: Bench, _: None) -> Loop:
-        path = _stereo_file(bench)
-        return bench.read(lambda _: mix(_read(path)[0]))
-
-    return inject
+def stereo(target: InjectionTarget, mix: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+    """Read a file of two channels and reduce them, `[2, samples]`, by some function."""
+    path = _stereo_file(target)
+    return target.with_input(lambda _: mix(_read(path)[0]))
 
 
-def side(bench: Bench, channel: int) -> Loop:
-    """Read one channel of two."""
-    path = _stereo_file(bench)
-    return bench.read(lambda _: _read(path)[0][channel : channel + 1])
+def summed(channels: Tensor) -> Tensor:
+    """Add the channels in place of their mean."""
+    return channels.sum(dim=0, keepdim=True)
+
+
+def left(channels: Tensor) -> Tensor:
+    """Take the first channel alone."""
+    return channels[:1]
+
+
+def right(channels: Tensor) -> Tensor:
+    """Take the second channel alone."""
+    return channels[1:]
+
+
+def unmixed(channels: Tensor) -> Tensor:
+    """Take two channels for a batch of two."""
+    return channels
 
 
 def interleaved(channels: Tensor) -> Tensor:
@@ -98,56 +108,58 @@ def across_channels(channels: Tensor) -> Tensor:
     return _resample(channels.T, 48_000, _RATE).T.mean(dim=0, keepdim=True)
 
 
-def gain(bench: Bench, decibels: float) -> Loop:
+def gain(target: InjectionTarget, decibels: float) -> LoopUnderTest:
     """Read the clip louder."""
-    return bench.read(lambda healthy: healthy * 10 ** (decibels / 20))
+    return target.with_input(lambda healthy: healthy * 10 ** (decibels / 20))
 
 
-def offset(bench: Bench, offset: float) -> Loop:
+def offset(target: InjectionTarget, offset: float) -> LoopUnderTest:
     """Read the clip with a constant added."""
-    return bench.read(lambda healthy: healthy + offset)
+    return target.with_input(lambda healthy: healthy + offset)
 
 
-def clipped(bench: Bench, share: float) -> Loop:
+def clipped(target: InjectionTarget, share: float) -> LoopUnderTest:
     """Cut the clip off at a share of its peak."""
 
     def clip(healthy: Tensor) -> Tensor:
         limit = share * healthy.abs().max().item()
         return healthy.clip(-limit, limit)
 
-    return bench.read(clip)
+    return target.with_input(clip)
 
 
-def late(bench: Bench, samples: int) -> Loop:
+def late(target: InjectionTarget, samples: int) -> LoopUnderTest:
     """Read the clip after so many zeros, its end cut off."""
 
     def delay(healthy: Tensor) -> Tensor:
         return torch.nn.functional.pad(healthy, (samples, 0))[..., : healthy.shape[-1]]
 
-    return bench.read(delay)
+    return target.with_input(delay)
 
 
-def early(bench: Bench, samples: int) -> Loop:
+def early(target: InjectionTarget, samples: int) -> LoopUnderTest:
     """Read the clip without its first samples, zeros at its end."""
-    return bench.read(lambda healthy: _fitted(healthy[..., samples:], healthy.shape[-1]))
+    return target.with_input(lambda healthy: _fitted(healthy[..., samples:], healthy.shape[-1]))
 
 
-def ranges(bench: Bench, lost: int) -> Loop:
+def ranges(target: InjectionTarget, lost: int) -> LoopUnderTest:
     """Read in ranges of half a second, each short of its last samples."""
-    ranges = torch.split(bench.waveform, _RATE // 2, dim=-1)
-    return bench.read(lambda _: torch.cat([part[..., : -lost or None] for part in ranges], dim=-1))
+    ranges = torch.split(target.waveform, _RATE // 2, dim=-1)
+    return target.with_input(
+        lambda _: torch.cat([part[..., : -lost or None] for part in ranges], dim=-1)
+    )
 
 
-def packets(bench: Bench, milliseconds: int) -> Loop:
+def packets(target: InjectionTarget, milliseconds: int) -> LoopUnderTest:
     """Resample each packet on its own, with a filter that begins anew at each edge."""
-    source = _resample(bench.waveform, _RATE, 2 * _RATE)
+    source = _resample(target.waveform, _RATE, 2 * _RATE)
     packets = torch.split(source, 2 * _RATE * milliseconds // 1000, dim=-1)
 
     def resample(healthy: Tensor) -> Tensor:
         joined = torch.cat([_resample(packet, 2 * _RATE, _RATE) for packet in packets], dim=-1)
         return _fitted(joined, healthy.shape[-1])
 
-    return bench.read(resample)
+    return target.with_input(resample)
 
 
 def upsampled(mode: str, rate: int) -> Callable[[Tensor], Tensor]:
@@ -166,25 +178,25 @@ def sliced(healthy: Tensor) -> Tensor:
     return _fitted(_resample(healthy[..., ::2], _RATE // 2, _RATE), healthy.shape[-1])
 
 
-def read_as(bench: Bench, change: Callable[[Tensor], Tensor]) -> Loop:
+def read_as(target: InjectionTarget, change: Callable[[Tensor], Tensor]) -> LoopUnderTest:
     """Read the clip changed by any function."""
-    return bench.read(change)
+    return target.with_input(change)
 
 
 # On the way out.
 
 
-def saturated(bench: Bench, scale: float) -> Loop:
+def saturated(target: InjectionTarget, scale: float) -> LoopUnderTest:
     """Give integer samples to a writer that takes them for floats and clips at full scale."""
 
     def save(path: Path, waveform: Tensor) -> None:
         integers = (scale * waveform).round()
         soundfile.write(path, integers[0].numpy(), _RATE, subtype="PCM_16")
 
-    return bench.save(save)
+    return target.with_saver(save)
 
 
-def wrapped(bench: Bench, decibels: float) -> Loop:
+def wrapped(target: InjectionTarget, decibels: float) -> LoopUnderTest:
     """Convert to int16 without a limit, `decibels` above a result that just fits."""
 
     def save(path: Path, waveform: Tensor) -> None:
@@ -193,24 +205,24 @@ def wrapped(bench: Bench, decibels: float) -> Loop:
         wrapped = (integers + 2**15) % 2**16 - 2**15
         soundfile.write(path, wrapped[0].to(torch.int16).numpy(), _RATE)
 
-    return bench.save(save)
+    return target.with_saver(save)
 
 
-def header(bench: Bench, rate: int) -> Loop:
+def header(target: InjectionTarget, rate: int) -> LoopUnderTest:
     """Write the samples under a header of another rate."""
-    return bench.save(lambda path, waveform: _write(path, waveform, rate))
+    return target.with_saver(lambda path, waveform: _write(path, waveform, rate))
 
 
-def loud_output(bench: Bench, decibels: float) -> Loop:
+def loud_output(target: InjectionTarget, decibels: float) -> LoopUnderTest:
     """Amplify before saving 16 bits: what passes full scale is cut."""
 
     def save(path: Path, waveform: Tensor) -> None:
         factor = 10 ** (decibels / 20) / waveform.abs().max()
         soundfile.write(path, (factor * waveform)[0].numpy(), _RATE, subtype="PCM_16")
 
-    return bench.save(save)
+    return target.with_saver(save)
 
 
-def output_gain(bench: Bench, decibels: float) -> Loop:
+def output_gain(target: InjectionTarget, decibels: float) -> LoopUnderTest:
     """Write the result louder."""
-    return bench.save(lambda path, waveform: _write(path, 10 ** (decibels / 20) * waveform))
+    return target.with_saver(lambda path, waveform: _write(path, 10 ** (decibels / 20) * waveform))

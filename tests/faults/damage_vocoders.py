@@ -1,4 +1,4 @@
-"""How a vocoder is damaged: its weights, arithmetic, chunks, batches and inverse transform."""
+"""Damage to a vocoder: its weights, arithmetic, chunks, batches and inverse transform."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vocos.spectral_ops import ISTFT
 
 from melcheck.recipes import VOCOS
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from tests.faults.model import Bench, Loop
+from tests.faults.model import InjectionTarget, LoopUnderTest
 
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def reset(bench: Bench, prefix: str) -> Loop:
+def reset(target: InjectionTarget, prefix: str) -> LoopUnderTest:
     """Load with strict=False a file that lacks these keys: they keep their first random values."""
-    model = bench.model
+    model = target.model
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith(prefix)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -31,32 +31,32 @@ def reset(bench: Bench, prefix: str) -> Loop:
             if name.startswith(prefix) and fresh is not None:
                 fresh()
     model.load_state_dict(kept, strict=False)
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def raw_weights(bench: Bench, distance: float) -> Loop:
+def raw_weights(target: InjectionTarget, distance: float) -> LoopUnderTest:
     """Take the weights of the last step where their moving average is expected, or the reverse."""
-    model = bench.model
+    model = target.model
     generator = _generator()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(distance * parameter.std().nan_to_num() * noise)
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def rounded_weights(bench: Bench, dtype: torch.dtype) -> Loop:
+def rounded_weights(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
     """Store the weights in fewer bits and load them back."""
-    model = bench.model
+    model = target.model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(dtype))
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def half_backbone(bench: Bench, dtype: torch.dtype) -> Loop:
+def half_backbone(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
     """Compute the backbone in fewer bits; the inverse transform exists in float32 only."""
-    model = bench.model
+    model = target.model
     backbone = model.backbone.to(dtype)
 
     @torch.inference_mode()
@@ -64,12 +64,12 @@ def half_backbone(bench: Bench, dtype: torch.dtype) -> Loop:
         waveform: Tensor = model.head(backbone(mel.to(dtype)).float())
         return waveform
 
-    return bench.decode(decode)
+    return target.with_decoder(decode)
 
 
-def tf32(bench: Bench, mantissa_bits: int) -> Loop:
+def tf32(target: InjectionTarget, mantissa_bits: int) -> LoopUnderTest:
     """Round what enters each product to the mantissa of TF32, as tensor cores do."""
-    model = bench.model
+    model = target.model
     dropped = 23 - mantissa_bits
 
     def rounded(values: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ def tf32(bench: Bench, mantissa_bits: int) -> Loop:
             if isinstance(module, (nn.Conv1d, nn.Linear)):
                 module.weight.copy_(rounded(module.weight))
                 module.register_forward_pre_hook(before)
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def reordered(bench: Bench, _: None) -> Loop:
-    """Sum the products of each layer in another order at each call, as atomic additions do."""
-    model = bench.model
+def reordered(target: InjectionTarget, _: None) -> LoopUnderTest:
+    """Sum the products of each layer in a new order at each call, as atomic additions do."""
+    model = target.model
 
     def reorder(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> Tensor:
         weight = module.get_parameter("weight")
@@ -100,21 +100,21 @@ def reordered(bench: Bench, _: None) -> Loop:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(reorder)  # what a hook returns is the layer's result
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def lost_gain(bench: Bench, name: str) -> Loop:
+def lost_gain(target: InjectionTarget, name: str) -> LoopUnderTest:
     """Remove weight normalisation by keeping the direction v and losing the length g."""
-    model = bench.model
+    model = target.model
     weight = model.get_parameter(name)
     with torch.no_grad():
         weight.div_(weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1)))
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
-def padded_batch(bench: Bench, value: float) -> Loop:
+def padded_batch(target: InjectionTarget, value: float) -> LoopUnderTest:
     """Pad the shorter mels of a batch with one value."""
-    decode = bench.expected.loop.decode
+    decode = target.expected.loop.decode
 
     def decode_batch(mels: Sequence[Tensor]) -> list[Tensor]:
         longest = max(mel.shape[-1] for mel in mels)
@@ -123,13 +123,13 @@ def padded_batch(bench: Bench, value: float) -> Loop:
         lengths = [VOCOS.num_samples(mel.shape[-1]) for mel in mels]
         return [waveforms[item : item + 1, :length] for item, length in enumerate(lengths)]
 
-    return dataclasses.replace(bench.expected.loop, decode_batch=decode_batch)
+    return dataclasses.replace(target.expected.loop, decode_batch=decode_batch)
 
 
-def chunked(bench: Bench, chunk: tuple[int, int]) -> Loop:
+def chunked(target: InjectionTarget, chunk: tuple[int, int]) -> LoopUnderTest:
     """Decode in chunks of so many frames, with too little context on each side."""
     frames, context = chunk
-    decode = bench.expected.loop.decode
+    decode = target.expected.loop.decode
     hop = VOCOS.hop_length
 
     def decode_chunks(mel: Tensor) -> Tensor:
@@ -143,18 +143,18 @@ def chunked(bench: Bench, chunk: tuple[int, int]) -> Loop:
             parts.append(part[..., (begin - first) * hop : (end - first) * hop])
         return torch.cat(parts, dim=-1)
 
-    return bench.decode(decode_chunks)
+    return target.with_decoder(decode_chunks)
 
 
-def short_chunks(bench: Bench, frames: int) -> Loop:
+def short_chunks(target: InjectionTarget, frames: int) -> LoopUnderTest:
     """Join chunks as they come: each one is a hop shorter than its frames."""
-    decode = bench.expected.loop.decode
+    decode = target.expected.loop.decode
 
     def decode_chunks(mel: Tensor) -> Tensor:
         chunks = torch.split(mel, frames, dim=-1)
         return torch.cat([decode(chunk) for chunk in chunks if chunk.shape[-1] > 1], dim=-1)
 
-    return bench.decode(decode_chunks)
+    return target.with_decoder(decode_chunks)
 
 
 def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
 
 
 def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
-    """What a head predicts of features; a consistent one has made its phases consistent by then."""
+    """Spectrum that a head predicts, with the phases that it retrieves, if it does."""
     if isinstance(head, ConsistentISTFTHead):
         return head.spectrum(features).transpose(1, 2)
     magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
@@ -177,16 +177,16 @@ def own_istft(
     reverse: bool = False,
     conjugate: bool = False,
     late: int = 0,
-) -> Callable[[Bench], Loop]:
-    """Write the overlap-add oneself: frames times the window, summed, over an envelope.
+) -> Callable[[InjectionTarget], LoopUnderTest]:
+    """Overlap and add by hand: frames times the window, summed, over an envelope.
 
     For x = sum_t w(n - tH) f_t(n) with f_t = w x, the sum is x sum_t w^2: that is what it must be
     divided by. At a hop of a quarter of the window sum w^2 = 1.5 and sum w = 2, so that no division
     gives 1.5 x, and the division by sum w gives 0.75 x.
     """
 
-    def inject(bench: Bench) -> Loop:
-        model = bench.model
+    def inject(target: InjectionTarget) -> LoopUnderTest:
+        model = target.model
         window = torch.hann_window(VOCOS.win_length)
 
         def overlap_add(frames: Tensor) -> Tensor:
@@ -213,25 +213,27 @@ def own_istft(
                 :, begin : begin + VOCOS.num_samples(mel.shape[-1])
             ]
 
-        return bench.decode(decode)
+        return target.with_decoder(decode)
 
     return inject
 
 
-def transform(bench: Bench, inject: Callable[[Bench], Loop]) -> Loop:
-    """Do what the severity itself says."""
-    return inject(bench)
+def transform(
+    target: InjectionTarget, inject: Callable[[InjectionTarget], LoopUnderTest]
+) -> LoopUnderTest:
+    """Write the inverse transform by hand; the severity is made by `own_istft`."""
+    return inject(target)
 
 
-def int8(bench: Bench, name: str) -> Loop:
+def int8(target: InjectionTarget, name: str) -> LoopUnderTest:
     """Export with weights in 8 bits, one scale a tensor."""
-    model = bench.model
+    model = target.model
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.startswith(name) and parameter.dim() > 1:
                 scale = parameter.abs().max() / 127
                 parameter.copy_((parameter / scale).round() * scale)
-    return bench.decode_with(model)
+    return target.with_model(model)
 
 
 def _same_head(model: Vocos) -> Vocos:
@@ -246,18 +248,18 @@ def _same_head(model: Vocos) -> Vocos:
     return model
 
 
-def head_padding(bench: Bench, _: None) -> Loop:
+def head_padding(target: InjectionTarget, _: None) -> LoopUnderTest:
     """Load the head with padding="same", which gives a hop more than is expected."""
-    return bench.decode_with(_same_head(bench.model))
+    return target.with_model(_same_head(target.model))
 
 
-def head_padding_cut(bench: Bench, _: None) -> Loop:
+def head_padding_cut(target: InjectionTarget, _: None) -> LoopUnderTest:
     """Cut what the other head gives to the length that is expected."""
-    model = _same_head(bench.model)
-    return bench.decode(lambda mel: model.decode(mel)[:, : VOCOS.num_samples(mel.shape[-1])])
+    model = _same_head(target.model)
+    return target.with_decoder(lambda mel: model.decode(mel)[:, : VOCOS.num_samples(mel.shape[-1])])
 
 
-def head_gain(bench: Bench, factor: float) -> Loop:
+def head_gain(target: InjectionTarget, factor: float) -> LoopUnderTest:
     """Scale what the head gives."""
-    decode = bench.expected.loop.decode
-    return bench.decode(lambda mel: factor * decode(mel))
+    decode = target.expected.loop.decode
+    return target.with_decoder(lambda mel: factor * decode(mel))

@@ -45,7 +45,7 @@ from melcheck.goldens import ENCODED_TOLERANCES, RECONSTRUCTED_TOLERANCES, mel_s
 from melcheck.metrics import compare, multi_resolution_stft_distance
 from melcheck.recipes import MelRecipe
 from melcheck.sanity import judge
-from tests.faults.model import Expectation, Loop, Refusal, Run, refusing
+from tests.faults.model import Expectation, LoopRun, LoopUnderTest, Refusal, refusing
 
 # Share by which the spectrum may differ, nats in loud cells, and constant offset. The worst of 200
 # windows of the fixtures, each read in 16 bits, with dither, in float16, a sample late and through
@@ -81,7 +81,7 @@ LEVEL_DB = 3.0
 DISTANCE_MARGIN = 0.07
 
 
-def load_gate(run: Run) -> str | None:
+def load_gate(run: LoopRun) -> str | None:
     """Compare what the loader gives with the file."""
     expected = run.expected.waveform
     if run.waveform.shape != expected.shape:
@@ -112,7 +112,7 @@ def load_gate(run: Run) -> str | None:
     return None
 
 
-def save_gate(run: Run) -> str | None:
+def save_gate(run: LoopRun) -> str | None:
     """Compare what is in the saved file with what was decoded."""
     if run.loop.save == run.expected.loop.save:
         return None
@@ -130,7 +130,7 @@ def save_gate(run: Run) -> str | None:
     return f"a sample of the file is off by {error:.3g}, at most {SAVE_SAMPLES:g} expected"
 
 
-def full_scale_gate(run: Run) -> str | None:
+def full_scale_gate(run: LoopRun) -> str | None:
     """Look for samples beyond full scale, or cut off, on the way in and out."""
     healthy = run.expected.waveform, run.expected.decoded
     stages = ("input", run.waveform, healthy[0]), ("result", run.output[0], healthy[1])
@@ -151,7 +151,7 @@ def full_scale_gate(run: Run) -> str | None:
     return None
 
 
-def clicks_gate(run: Run) -> str | None:
+def clicks_gate(run: LoopRun) -> str | None:
     """Look for jumps that a healthy result does not have."""
     expected, (output, _) = run.expected.decoded, run.output
     if output.shape != expected.shape:
@@ -162,7 +162,7 @@ def clicks_gate(run: Run) -> str | None:
     return f"neighbouring samples differ by {jump:.3g}, by {healthy:.3g} in a healthy result"
 
 
-def level_gate(run: Run) -> str | None:
+def level_gate(run: LoopRun) -> str | None:
     """Compare the loudness of the result with a healthy one's."""
     expected, (output, _) = run.expected.decoded, run.output
     if output.shape != expected.shape:
@@ -172,7 +172,7 @@ def level_gate(run: Run) -> str | None:
     return None if abs(level_db) <= LEVEL_DB else f"{level_db:+.2f} dB against a healthy result"
 
 
-def distance_gate(run: Run) -> str | None:
+def distance_gate(run: LoopRun) -> str | None:
     """Compare how far the result's spectra are from the input's with a healthy one's."""
     output, _ = run.output
     if output.shape != run.expected.decoded.shape:
@@ -207,7 +207,7 @@ SANITY_MARGINS: Mapping[str, float] = MappingProxyType(
 )
 
 
-def shape_gate(run: Run) -> str | None:
+def shape_gate(run: LoopRun) -> str | None:
     """Hold mel and result to the shapes that the recipe promises."""
     recipe = run.expected.recipe
     frames = recipe.frames(run.expected.waveform.shape[-1])
@@ -221,7 +221,7 @@ def shape_gate(run: Run) -> str | None:
     return None
 
 
-def finite_gate(run: Run) -> str | None:
+def finite_gate(run: LoopRun) -> str | None:
     """Look for NaN and infinity at every stage."""
     for name in ("waveform", "mel", "decoded"):
         broken = int((~torch.isfinite(getattr(run, name))).sum())
@@ -230,7 +230,7 @@ def finite_gate(run: Run) -> str | None:
     return None
 
 
-def range_gate(run: Run) -> str | None:
+def range_gate(run: LoopRun) -> str | None:
     """Look for cells below the floor, or above what full scale can reach."""
     recipe = run.expected.recipe
     slack = RANGE_SLACK + _storage_rounding(run.mel) * abs(recipe.log_floor)
@@ -241,7 +241,7 @@ def range_gate(run: Run) -> str | None:
     return f"a mel lies in [{low:.2f}, {high:.2f}], this one in [{lowest:.2f}, {highest:.2f}]"
 
 
-def extract_gate(run: Run) -> str | None:
+def extract_gate(run: LoopRun) -> str | None:
     """Compare the front end's mel of identical samples with the recipe's."""
     expected, mel = run.expected.mel.double(), run.extracted
     if mel.shape != expected.shape:
@@ -264,7 +264,7 @@ def _storage_rounding(mel: Tensor) -> float:
     return STORAGE_ROUNDINGS * storage_step(storage_of(mel))
 
 
-def golden_encoded_gate(run: Run) -> str | None:
+def golden_encoded_gate(run: LoopRun) -> str | None:
     """Compare the mel's statistics with those on record."""
     golden = run.expected.encoded
     if golden is None or run.mel.shape != run.expected.mel.shape:
@@ -272,7 +272,7 @@ def golden_encoded_gate(run: Run) -> str | None:
     return _deviation(golden, run.mel[0], run.expected.recipe, ENCODED_TOLERANCES)
 
 
-def golden_reconstructed_gate(run: Run) -> str | None:
+def golden_reconstructed_gate(run: LoopRun) -> str | None:
     """Compare the statistics of the result's mel with those on record."""
     golden, mel = run.expected.reconstructed, run.decoded_mel
     if golden is None or mel is None:
@@ -300,7 +300,7 @@ def _deviation(
     return finding
 
 
-def decode_gate(run: Run) -> str | None:
+def decode_gate(run: LoopRun) -> str | None:
     """Compare what the vocoder makes of an identical mel with what is expected."""
     expected, vocoded = run.expected.decoded, run.vocoded
     if vocoded.shape != expected.shape:
@@ -311,7 +311,7 @@ def decode_gate(run: Run) -> str | None:
     return f"a sample is off by {error:.3g}, at most {DECODE_SAMPLES:g} expected"
 
 
-def repeat_gate(run: Run) -> str | None:
+def repeat_gate(run: LoopRun) -> str | None:
     """Run front end and vocoder again on the same input."""
     healthy = run.expected.loop
     if run.loop.extract != healthy.extract:
@@ -329,7 +329,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
-def batch_gate(run: Run) -> str | None:
+def batch_gate(run: LoopRun) -> str | None:
     """Compare a mel decoded in a batch with the same one alone."""
     if run.loop.decode_batch is None:
         return None
@@ -347,7 +347,7 @@ def batch_gate(run: Run) -> str | None:
     return None
 
 
-def sanity_gate(run: Run) -> str | None:
+def sanity_gate(run: LoopRun) -> str | None:
     """Hold the result to the thresholds, as far as a healthy loop keeps them."""
     # As the suite's own gate does, in memory: what a file adds is another gate's.
     read, decoded = run.read_mel, run.decoded_mel
@@ -369,7 +369,11 @@ FRONT_GATES = ("load", "range", "extract", "golden-encoded")
 
 
 def inspect(
-    loop: Loop, expected: Expectation, folder: Path, *, gates: Collection[str] | None = None
+    loop: LoopUnderTest,
+    expected: Expectation,
+    folder: Path,
+    *,
+    gates: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Run gates on a loop.
 
@@ -384,7 +388,7 @@ def inspect(
         that refuses its input with one of melcheck's errors fires "preflight", and gates that
         need what it would have given stay silent.
     """
-    run = Run(loop, expected, folder)
+    run = LoopRun(loop, expected, folder)
     found: dict[str, str] = {}
     for name, gate in GATES.items():
         if gates is not None and name not in gates:
@@ -399,13 +403,13 @@ def inspect(
     return {name: found[name] for name in GATES if name in found}
 
 
-def _preflight(run: Run) -> str | None:
+def _preflight(run: LoopRun) -> str | None:
     # Whatever refuses on the way to the result says so; nothing else can be asked before it.
     _ = run.output
     return None
 
 
-GATES: Mapping[str, Callable[[Run], str | None]] = MappingProxyType(
+GATES: Mapping[str, Callable[[LoopRun], str | None]] = MappingProxyType(
     {
         "preflight": _preflight,
         "load": load_gate,

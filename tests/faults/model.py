@@ -1,13 +1,10 @@
-"""What a fault is, and the bench on which it is done to a healthy loop.
+"""What a fault is, what the healthy loop makes of a clip, and one run of a damaged loop.
 
-An injection takes a `Bench` and one severity and returns a `Loop` of which one stage is damaged:
-the samples, tensors, weights or files are really changed. Nothing tells a gate what to find.
-
-A loop as a project has it, what a healthy one does with a file, and one run of it.
-
-A `Loop` is a loader, a front end, a vocoder and a writer, any of which may be melcheck's own. An
-`Expectation` is what melcheck's own do with a file. A `Run` takes a loop through it, stage by stage
-and only as far as it is asked. Waveforms are `[1, samples]`, mels `[1, n_mels, frames]`.
+A `LoopUnderTest` is a loader, a front end, a vocoder and a saver, any of which may be melcheck's
+own. An `Expectation` is what melcheck's own stages make of a clip. A `Fault` damages one stage: its
+injection takes an `InjectionTarget` and one severity and really changes samples, tensors, weights
+or files. A `LoopRun` runs the damaged loop as far as the gates ask. Waveforms are `[1, samples]`,
+mels `[1, n_mels, frames]`.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -28,7 +26,7 @@ from melcheck.clips import Clip
 from melcheck.files import file_name
 from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
 from melcheck.pipeline import MelPipeline
-from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.recipes import MelRecipe, log_mel
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import VocoderError
 
@@ -36,7 +34,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Loop:
+class LoopUnderTest:
     """What a project does between an audio file and a sound.
 
     Attributes:
@@ -78,7 +76,7 @@ class Expectation:
     gated: bool
     pipeline: MelPipeline
     recipe: MelRecipe
-    loop: Loop
+    loop: LoopUnderTest
     waveform: Tensor
     mel: Tensor
     decoded: Tensor
@@ -89,7 +87,7 @@ class Expectation:
     reconstructed: Mapping[str, Sequence[float]] | None = None
 
 
-def healthy_loop(pipeline: MelPipeline, *, recipe: MelRecipe | None = None) -> Loop:
+def healthy_loop(pipeline: MelPipeline, *, recipe: MelRecipe | None = None) -> LoopUnderTest:
     """Return melcheck's own stages as a loop; it saves float32, which loses nothing.
 
     Args:
@@ -111,7 +109,7 @@ def healthy_loop(pipeline: MelPipeline, *, recipe: MelRecipe | None = None) -> L
         samples = waveform[0].cpu().numpy()
         soundfile.write(path, samples, pipeline.recipe.sample_rate, subtype="FLOAT")
 
-    return Loop(
+    return LoopUnderTest(
         load=load,
         extract=pipeline.waveform2mel if recipe is None else extract,
         decode=pipeline.mel2waveform,
@@ -191,10 +189,10 @@ class Refusal(Exception):  # noqa: N818 - an answer of the loop, not an error of
     """A stage refused its input."""
 
 
-class Run:
+class LoopRun:
     """What one loop does with one clip; each stage runs when it is first asked for."""
 
-    def __init__(self, loop: Loop, expected: Expectation, folder: Path) -> None:
+    def __init__(self, loop: LoopUnderTest, expected: Expectation, folder: Path) -> None:
         self.loop = loop
         self.expected = expected
         self.folder = folder
@@ -297,19 +295,19 @@ def refusing(stage: Callable[[], _Result]) -> _Result:
         raise Refusal(str(error)) from None
 
 
-Probe = Literal["recorded", "pause", "hiss", "silent edges", "square"]
-"""On which audio a fault is tried.
+PreparedAudio = Literal["recorded", "pause", "hiss", "silent edges", "square"]
+"""How a clip is prepared before a fault is tried on it.
 
-"recorded": the clip as it is. "pause": with 300 ms of exact zeros in its middle. "hiss": with noise
-at -40 dB of full scale, so that neither its edges nor its pauses are silent. "silent edges": with
-exact zeros for one transform at both ends. "square": cut to as many frames as there are bands.
+"recorded": not at all. "pause": 300 ms of exact zeros in its middle. "hiss": noise at -40 dB of
+full scale added, so that neither its edges nor its pauses are silent. "silent edges": exact zeros
+for one transform at both ends. "square": cut to as many frames as there are bands.
 """
 
-Stage = Literal["audio", "front end", "vocoder", "output", "environment"]
+FaultStage = Literal["audio", "front end", "vocoder", "output", "environment"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+class InjectionTarget:
     """What an injection works with.
 
     Attributes:
@@ -333,37 +331,52 @@ class Bench:
             raise TypeError(f"vocoder must be a Vocos, got {vocoder.info.name!r}.")
         return copy.deepcopy(vocoder.model)
 
-    def read(self, change: Callable[[Tensor], Tensor]) -> Loop:
-        """Return the healthy loop with what its loader gives changed; once, as a file would be."""
-        read = change(self.waveform)
-        return dataclasses.replace(self.expected.loop, load=lambda _: read)
+    def with_input(self, change: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+        """Return the healthy loop with its loader's waveform changed, once for all reads."""
+        waveform = change(self.waveform)
+        return dataclasses.replace(self.expected.loop, load=lambda _: waveform)
 
-    def extract(self, stage: Callable[[Tensor], Tensor]) -> Loop:
-        """Return the healthy loop with another front end."""
+    def with_front_end(self, stage: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+        """Return the healthy loop with a different front end."""
         return dataclasses.replace(self.expected.loop, extract=stage)
 
-    def change_mel(self, change: Callable[[Tensor], Tensor]) -> Loop:
+    def with_mel(self, change: Callable[[Tensor], Tensor]) -> LoopUnderTest:
         """Return the healthy loop with its front end's mel changed."""
-        return self.extract(lambda waveform: change(log_mel(waveform)))
+        return self.with_front_end(lambda waveform: change(log_mel(waveform)))
 
-    def decode(self, stage: Callable[[Tensor], Tensor]) -> Loop:
-        """Return the healthy loop with another vocoder."""
+    def with_decoder(self, stage: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+        """Return the healthy loop with a different vocoder."""
         return dataclasses.replace(self.expected.loop, decode=stage)
 
-    def decode_with(self, model: Vocos) -> Loop:
-        """Return the healthy loop with another model, held to shapes as the healthy one is."""
+    def with_model(self, model: Vocos) -> LoopUnderTest:
+        """Return the healthy loop with a different model, whose shapes are checked as usual."""
         pipeline = copy.copy(self.expected.pipeline)
         vocoder = pipeline.vocoder
         pipeline.vocoder = VocosVocoder(vocoder.info, vocoder.recipe, vocoder.device, model)
-        return self.decode(pipeline.mel2waveform)
+        return self.with_decoder(pipeline.mel2waveform)
 
-    def save(self, stage: Callable[[Path, Tensor], None]) -> Loop:
-        """Return the healthy loop with another writer."""
+    def with_saver(self, stage: Callable[[Path, Tensor], None]) -> LoopUnderTest:
+        """Return the healthy loop with a different saver."""
         return dataclasses.replace(self.expected.loop, save=stage)
 
 
-Injection = Callable[[Bench, Any], Loop]
-Severities = Sequence[tuple[str, Any]]
+Injection = Callable[[InjectionTarget, Any], LoopUnderTest]
+Severities = Mapping[str, Any]
+
+# The tiers of the collected cases: what bites constantly, what is common, what is occasional.
+_LAST_ROW_OF_TIER_A, _LAST_ROW_OF_TIER_B = 13, 32
+
+# The gates that see most faults of a stage. Where a golden applies and the mel keeps its shape, it
+# fires beside the comparison of floats.
+_USUAL_GATES: Mapping[FaultStage, tuple[str, ...]] = MappingProxyType(
+    {
+        "audio": ("load", "golden-encoded", "golden-reconstructed"),
+        "front end": ("extract", "golden-encoded", "golden-reconstructed"),
+        "vocoder": ("decode", "golden-reconstructed"),
+        "output": ("save",),
+        "environment": ("preflight",),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,39 +384,68 @@ class Fault:
     """One fault that really happens, and what must notice it.
 
     Attributes:
-        name: kebab-case, unique.
-        row: Its number among the collected cases; several faults may share one.
-        tier: "A" bites constantly, "B" is common, "C" is occasional but expensive.
-        stage: Where it acts.
-        source: A public report or source that shows it, as "project #number".
-        inject: Does it.
-        severities: Labels and parameters of `inject`, in order.
+        stage: Stage on which it acts.
+        name: Unique name, kebab-case.
+        row: Number among the collected cases; several faults may share one.
+        source: Public report or source that shows it, as "project #number".
+        inject: Function that does it.
+        severities: Parameters of `inject` by their labels.
         caught_by: Gates of `tests.faults.gates` that must each catch every severity on every clip.
-        cause: The code that forensics must name first: from the mel for what comes before the
-            vocoder, from the waveform for what comes after; None where these say too little.
-        probe: On which audio it is tried.
+        cause: Code of the cause that diagnosis must name first: from the mel for what comes before
+            the vocoder, from the waveform for what comes after; None where these show too little.
+        audio: How the clip is prepared.
         reaches_reference: Whether it damages melcheck's own reference in the same way, as a change
-            in a library that both use would; only what is on record can tell then.
-        visible: False for what no mel can show.
-        reason: Why it is invisible.
+            in a library that both use would; only a golden can show it then.
+        invisible: Reason why no mel can show it; "" for what a gate must catch.
     """
 
+    stage: FaultStage
     name: str
     row: int
-    tier: Literal["A", "B", "C"]
-    stage: Stage
     source: str
     inject: Injection
     severities: Severities
-    caught_by: tuple[str, ...] = ()
-    cause: str | None = None
-    probe: Probe = "recorded"
-    reaches_reference: bool = False
-    visible: bool = True
-    reason: str = ""
+    caught_by: tuple[str, ...]
+    cause: str | None
+    audio: PreparedAudio
+    reaches_reference: bool
+    invisible: str
+
+    @property
+    def tier(self) -> str:
+        """Rank of its row: "A" bites constantly, "B" is common, "C" is occasional but costly."""
+        if self.row <= _LAST_ROW_OF_TIER_A:
+            return "A"
+        return "B" if self.row <= _LAST_ROW_OF_TIER_B else "C"
 
 
-def recipe_change(bench: Bench, changes: dict[str, Any]) -> Loop:
-    """Extract with another recipe than the expected one, the injection of most mel faults."""
-    recipe = dataclasses.replace(VOCOS, **changes)
-    return bench.extract(lambda waveform: log_mel(waveform, recipe))
+def fault(
+    stage: FaultStage,
+    name: str,
+    row: int,
+    source: str,
+    inject: Injection,
+    severities: Severities,
+    *,
+    caught_by: tuple[str, ...] | None = None,
+    cause: str | None = None,
+    audio: PreparedAudio = "recorded",
+    reaches_reference: bool = False,
+    invisible: str = "",
+) -> Fault:
+    """Return a `Fault`; `caught_by` is what usually sees one of its stage, () if invisible."""
+    if caught_by is None:
+        caught_by = () if invisible else _USUAL_GATES[stage]
+    return Fault(
+        stage=stage,
+        name=name,
+        row=row,
+        source=source,
+        inject=inject,
+        severities=severities,
+        caught_by=caught_by,
+        cause=cause,
+        audio=audio,
+        reaches_reference=reaches_reference,
+        invisible=invisible,
+    )
