@@ -150,7 +150,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if expected.log_base is None or expected.dynamic_range is not None:
         close = (given - reference).abs().max() <= _SAME_NATS
         return _plain("identical", (), reference, given) if close else None
-    unit = _unit(expected)
+    unit = expected.units_per_nat
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given))
     clipped = expected.floor_mode == "clip"
     lowest = float(given.min())
@@ -159,7 +159,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     difference = (given.clamp(min=top) - reference.clamp(min=top)).abs()
     error = difference / unit - step * given.abs() / unit
     # d ln m = dm / m, so that an error of the magnitude weighs more where the mel is low.
-    nats = (reference * expected.std + expected.mean) / (unit * expected.std)
+    nats = expected.to_nats(reference)
     rounding = magnitude_rounding(float(nats.max().exp()))
     bound = torch.maximum(torch.tensor(_SAME_NATS), rounding * (-nats).exp())
     if not bool((error <= bound).all()):
@@ -168,7 +168,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest)):
         if not clipped or not low <= lowest <= high:
             return None
-        value = math.exp((lowest * expected.std + expected.mean) / (unit * expected.std))
+        value = math.exp(expected.to_nats(lowest))
         atom = prepare(given).floor is not None
         how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
         text = f"{how}, {expected.floor:g} expected"
@@ -308,15 +308,9 @@ def _is_expected(choice: Choice) -> bool:
 def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
     """Return whether slope and offset are the expected recipe's, though a profile has others."""
     profile = any(c.code.startswith(PROFILE_PREFIX) for c in choice.fit.hypothesis.all_changes)
-    slope, offset = _unit(expected), -expected.mean / expected.std
+    slope, offset = expected.units_per_nat, -expected.mean / expected.std
     near = abs(choice.fit.slope / slope - 1) < _SAME_SLOPE
     return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
-
-
-def _unit(recipe: MelRecipe) -> float:
-    """Return a recipe's units per nat."""
-    unit = recipe.log_scale / recipe.std
-    return unit / math.log(10) if recipe.log_base == "10" else unit
 
 
 def _text(entry: Fit) -> str:
@@ -350,7 +344,7 @@ def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | No
     if reference.shape != given.shape:
         return None
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
-    off = ~((given - reference).abs() <= _DIGITS_NATS * _unit(expected) + step)
+    off = ~((given - reference).abs() <= _DIGITS_NATS * expected.units_per_nat + step)
     # At the floor all recipes agree.
     heard = reference > expected.log_floor + _DIGITS_NATS
     if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
@@ -373,7 +367,7 @@ def _like_noise(reference: Tensor, given: Tensor, expected: MelRecipe) -> bool:
         return False
     if (expected.log_base, expected.power, expected.log_scale) != ("e", 1.0, 1.0):
         return False
-    magnitudes = [(mel * expected.std + expected.mean).double().exp() for mel in (given, reference)]
+    magnitudes = [expected.to_magnitude(mel.double()) for mel in (given, reference)]
     sums = filterbank(expected).sum(dim=0).clamp(min=1e-6)[:, None]
     error = (magnitudes[0] - magnitudes[1]) / sums
     by_band = error.square().mean(dim=1).sqrt()

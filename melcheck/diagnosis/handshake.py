@@ -389,11 +389,7 @@ def _rounded(reference: Tensor, mel: Tensor, expected: MelRecipe) -> Tensor:
     """Return which cells differ by the rounding of a transform: relative to each loudest bin."""
     if expected.log_base is None:
         return torch.zeros_like(mel, dtype=torch.bool)
-    unit = expected.log_scale / (math.log(10) if expected.log_base == "10" else 1.0)
-    one, other = (
-        ((each.double() * expected.std + expected.mean) / unit / expected.power).exp()
-        for each in (reference, mel)
-    )
+    one, other = (expected.to_magnitude(each.double()) for each in (reference, mel))
     return (other - one).abs() <= _ROUNDING * one.amax(dim=0)
 
 

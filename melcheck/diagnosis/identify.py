@@ -208,8 +208,7 @@ def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
         return f"a floor of {prepared.floor:.4f} where it has {lowest:.4f}"
     if low <= lowest + slack or recipe.log_base is None:
         return ""
-    unit = recipe.log_scale / recipe.std / (math.log(10) if recipe.log_base == "10" else 1.0)
-    nats = (high - low) / unit / recipe.power
+    nats = (high - low) / recipe.units_per_nat / recipe.power
     if nats < SHORTEST_RANGE_NATS:
         return f"a range of {high - low:.2f}, less than speech or music has"
     return ""

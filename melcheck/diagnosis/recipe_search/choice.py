@@ -143,8 +143,7 @@ def _floor_moved(prepared: Prepared, entry: Fit) -> bool | None:
         return None
     recipe = entry.hypothesis.recipe
     # With the recipe's own normalisation undone, where would the floor be with and without offset?
-    scale = recipe.log_scale / (math.log(10) if recipe.log_base == "10" else 1.0)
-    own = (prepared.floor * recipe.std + recipe.mean) / scale
+    own = recipe.to_nats(prepared.floor)
     shift = (entry.offset * recipe.std + recipe.mean) / (entry.slope * recipe.std)
     floors = [math.log(floor) for floor in (recipe.floor, *FLOORS_IN_USE)]
     stayed = min(abs(own - floor) for floor in floors) < _FLOOR_NATS

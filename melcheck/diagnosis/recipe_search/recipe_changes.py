@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melcheck.recipes import MelRecipe, filterbank
+from melcheck.recipes import MelRecipe, filters
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
 _N_FFTS = (256, 400, 512, 800, 1024, 1200, 1280, 1920, 2048)
@@ -156,11 +156,10 @@ class FilterBank:
 @functools.lru_cache(maxsize=512)
 @torch.inference_mode(mode=False)
 def filters_of(recipe: MelRecipe) -> Tensor:
-    """Return the filters of a recipe as `melcheck.recipes.filterbank` does, kept for later."""
+    """Return the filters of a recipe without torchaudio's warning of bands that hold no bin."""
     with warnings.catch_warnings():
-        # torchaudio warns of bands that hold no bin, which some of the mistakes have.
         warnings.simplefilter("ignore")
-        return filterbank(recipe)
+        return filters(recipe)
 
 
 @functools.lru_cache(maxsize=64)

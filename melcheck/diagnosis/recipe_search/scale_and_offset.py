@@ -17,8 +17,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from melcheck.diagnosis.recipe_search.spectra import window_of
-from melcheck.recipes import MelRecipe
+from melcheck.recipes import MelRecipe, window
 
 _LN10 = math.log(10)
 
@@ -98,7 +97,7 @@ def explain_affine(
         The causes, none where slope and offset are those of the recipe.
     """
     # Undo the recipe's own normalisation and logarithm: what is left is the deviation.
-    expected_scale = recipe.log_scale / (1.0 if recipe.log_base != "10" else _LN10)
+    expected_scale = recipe.log_units_per_nat
     slope_left = slope * recipe.std
     offset_left = offset * recipe.std + recipe.mean
     options: list[tuple[int, int, tuple[AffineCause, ...]]] = []
@@ -184,7 +183,7 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> AffineCause
 
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
-    energy = float(window_of(recipe).square().sum())
+    energy = float(window(recipe).square().sum())
     return (
         (math.sqrt(energy), "window"),
         (math.sqrt(recipe.n_fft), "frame_length"),
