@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
-from melcheck.diagnosis.causes import PROFILE_PREFIX, Finding, cause
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
@@ -36,10 +36,9 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     storage_of,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause
 from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
 from melcheck.diagnosis.recipe_search.unexplained_cells import altered, altered_cells, examine
-from melcheck.diagnosis.result import Diagnosis, Evidence, NamedCause, Nearest
+from melcheck.diagnosis.result import Diagnosis, Evidence, Nearest
 from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, filterbank, log_mel
 
 # A cell is the same within rounding of the log-mel, or of the magnitude.
@@ -64,8 +63,8 @@ _AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
-# What leaves more than this follows another sound.
-_ANOTHER_SOUND_NATS = 1.0
+# What leaves more than this belongs to different audio.
+_DIFFERENT_AUDIO_NATS = 1.0
 
 _Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
@@ -103,7 +102,7 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     layout = orient(given, clip, expected)
     mel, padded = _unpadded(layout.mel, reference.shape[-1])
     if padded is not None and (quick := _same(reference, mel, expected)) is not None:
-        causes = (_named(padded, expected), *quick.causes)
+        causes = (padded.explained(expected), *quick.causes)
         return dataclasses.replace(quick, kind="benign", causes=causes)
     prepared = prepare(mel)
     first = list(layout.findings) if padded is None else [*layout.findings, padded]
@@ -172,7 +171,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
         atom = prepare(given).floor is not None
         how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
         text = f"{how}, {expected.floor:g} expected"
-        causes.append(_named(Finding("floor", text, benign=True), expected))
+        causes.append(Finding("floor", text, benign=True).explained(expected))
     storage = storage_of(given)
     notes = (f"It is stored with the precision of {storage}.",) if storage else ()
     if causes or storage:
@@ -182,7 +181,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
 
 def _plain(
     kind: Any,
-    causes: tuple[NamedCause, ...],
+    causes: tuple[Explanation, ...],
     reference: Tensor,
     given: Tensor,
     notes: tuple[str, ...] = (),
@@ -192,13 +191,6 @@ def _plain(
         0.0, math.inf, "none", 1.0, 0.0, given.shape[-1], reference.shape[-1], floor
     )
     return Diagnosis(kind, causes, evidence, (), notes)
-
-
-def _named(
-    finding: Finding, expected: MelRecipe, alternatives: tuple[str, ...] = (), fix: str = ""
-) -> NamedCause:
-    known = cause(finding.code, expected)
-    return NamedCause(finding.code, known.title, finding.text, fix or known.fix, alternatives)
 
 
 def _better(choice: Choice, other: Choice) -> bool:
@@ -220,7 +212,7 @@ def _verdict(
     if best is None:
         evidence = Evidence(math.inf, math.inf, "none", math.nan, math.nan, *frames, None)
         kind: Any = "fault" if first else "unknown"
-        named = tuple(_named(finding, expected) for finding in first)
+        named = tuple(finding.explained(expected) for finding in first)
         return Diagnosis(kind, named, evidence, ())
     look, choice, extra = best
     prepared, entry = look.prepared, choice.fit
@@ -240,16 +232,16 @@ def _verdict(
         return _explained(first + extra, prepared, choice, evidence, notes, expected)
     strange = _mask(reference, given, expected)
     if strange is not None and not first:
-        return Diagnosis("fault", (_named(strange, expected),), evidence, nearest, tuple(notes))
+        return Diagnosis("fault", (strange.explained(expected),), evidence, nearest, tuple(notes))
     if _like_noise(reference, given, expected):
         notes.append("It differs by no more than 16-bit samples would make it.")
         return Diagnosis("benign", (), evidence, nearest, tuple(notes))
-    causes = tuple(_named(finding, expected) for finding in first)
+    causes = tuple(finding.explained(expected) for finding in first)
     telling = [finding.code for finding in first if not finding.benign]
     if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
         notes.append("Beyond that, no known recipe explains it.")
         return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
-    if entry.residual > _ANOTHER_SOUND_NATS:
+    if entry.residual > _DIFFERENT_AUDIO_NATS:
         notes.append("It does not follow this audio: is it the mel of another file?")
     return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
 
@@ -266,19 +258,18 @@ def _explained(
     if all(finding.benign for finding in rest) and _is_expected(choice):
         strange = altered(prepared, choice)
         rest += [] if strange is None else [strange]
-    named = [_named(finding, expected) for finding in first if not finding.benign]
+    named = [finding.explained(expected) for finding in first if not finding.benign]
     for change in choice.fit.hypothesis.all_changes:
-        named.append(_named(Finding(change.code, str(change)), expected))
+        named.append(Finding(change.code, str(change)).explained(expected))
     if named and choice.affine and _as_expected(choice, expected):
         notes.append("Its logarithm and normalisation are the expected ones.")
     else:
         for affine in _about_maximum(choice.affine, prepared):
-            finding = Finding(affine.code, affine.text)
-            named.append(_named(finding, expected, affine.alternatives, affine.fix))
+            named.append(affine.explained(expected))
     harmless = [finding for finding in rest if finding.benign]
-    named += [_named(finding, expected) for finding in rest[len(first) :] if not finding.benign]
+    named += [finding.explained(expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
-        causes = tuple(_named(finding, expected) for finding in harmless)
+        causes = tuple(finding.explained(expected) for finding in harmless)
         if not causes:
             notes.append(f"It differs by noise of {evidence.residual:.4f} nats.")
         return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
@@ -289,7 +280,7 @@ def _explained(
     return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
 
 
-def _about_maximum(causes: tuple[AffineCause, ...], prepared: Prepared) -> tuple[AffineCause, ...]:
+def _about_maximum(causes: tuple[Finding, ...], prepared: Prepared) -> tuple[Finding, ...]:
     """Take the offset of decibels whose maximum is 0 for what it is, not for a gain."""
     gain = any(cause.code == "gain" for cause in causes)
     decibels = any(cause.code == "decibels" for cause in causes)
@@ -297,7 +288,7 @@ def _about_maximum(causes: tuple[AffineCause, ...], prepared: Prepared) -> tuple
         return causes
     text = "0 dB is the clip's own maximum (ref=np.max)"
     fix = "Refer to 1.0 (ref=1.0), the same for every clip."
-    own = AffineCause("normalisation", text, fix=fix)
+    own = Finding("normalisation", text, fix=fix)
     return tuple(own if cause.code == "gain" else cause for cause in causes)
 
 
@@ -339,7 +330,7 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
 def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
     """Return which cells hold one value where most of the others are those expected.
 
-    What varies with the sound may be a filter of its own, which is no mask.
+    What varies with the audio may be a filter of its own, which is no mask.
     """
     if reference.shape != given.shape:
         return None

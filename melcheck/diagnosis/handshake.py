@@ -50,7 +50,7 @@ _RETURN_A_MEL = "Return a mel, [n_mels, frames] or [batch, n_mels, frames], floa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class FrontendResult:
     """What the front end gave for one clip.
 
     Attributes:
@@ -66,12 +66,12 @@ class Answer:
     fix: str = ""
 
 
-def ask(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
+def extract_twice(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendResult:
     """Return what a front end gives for a clip, if it gives that twice."""
-    first = _ask_once(frontend, clip)
+    first = _extract_once(frontend, clip)
     if first.mel is None:
         return first
-    again = _ask_once(frontend, clip)
+    again = _extract_once(frontend, clip)
     if again.mel is None:
         return again
     if first.mel.shape != again.mel.shape:
@@ -81,7 +81,7 @@ def ask(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
     else:
         apart = (first.mel - again.mel).abs().nan_to_num(0.0, posinf=0.0)
         how = f"up to {float(apart.max()):.3g} apart" if apart.any() else "NaN in other places"
-    return Answer(
+    return FrontendResult(
         None,
         0,
         f"the front end is not deterministic: of the same samples it gives other mels, {how}",
@@ -99,7 +99,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _ask_once(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
+def _extract_once(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendResult:
     waveform = clip.waveform[None].clone()
     try:
         returned = frontend(waveform)
@@ -107,18 +107,20 @@ def _ask_once(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
     except THEIR_ERRORS as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
-        return Answer(None, 0, f"{text}: {reason}", "Call it with that input and see.")
+        return FrontendResult(None, 0, f"{text}: {reason}", "Call it with that input and see.")
     told = f"the front end returned {kind_of(returned)}, no mel"
     if not hasattr(returned, "__array__"):
-        return Answer(None, 0, told, "Return the mel alone, a tensor or a NumPy array.")
+        return FrontendResult(None, 0, told, "Return the mel alone, a tensor or a NumPy array.")
     shape = list(returned.shape) if hasattr(returned, "shape") else []
     try:
         mel = as_mel(returned, name="it")
     except (TypeError, ValueError) as error:
-        return Answer(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
+        return FrontendResult(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
     if 1 in mel.shape:
-        return Answer(None, 0, f"the front end returned {shape}, no mel: one band", _RETURN_A_MEL)
-    return Answer(mel, len(shape))
+        return FrontendResult(
+            None, 0, f"the front end returned {shape}, no mel: one band", _RETURN_A_MEL
+        )
+    return FrontendResult(mel, len(shape))
 
 
 def differs(reference: Tensor, mel: Tensor, *, nats: float = _DIFFERS_NATS) -> Tensor:
@@ -140,7 +142,7 @@ def explain_front_end(name: str, found: Handshake) -> Explanation | None:
     return Explanation("front-end", f"{name}: {cause}", found.verdict, fix)
 
 
-Verdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
+HandshakeVerdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
 
 # Below the floors in use, from 1e-5 down, a difference is one of the floor.
 _FLOOR_MAGNITUDE = 1.2e-5
@@ -190,7 +192,7 @@ class Handshake:
         layout: How the front end's axes lie, as "[batch, n_mels, frames]".
     """
 
-    verdict: Verdict
+    verdict: HandshakeVerdict
     results: tuple[ProbeResult, ...]
     diagnosis: Diagnosis | None
     layout: str
@@ -232,11 +234,7 @@ class Handshake:
                 f"unknown: no known recipe explains its mel; nearest is {near}",
                 "Compare every number of the front end with the vocoder's recipe.",
             )
-        named = "; ".join(
-            f"{each.code}: {each.title}" + (f" ({each.detail})" if each.detail else "")
-            for each in found.causes
-        )
-        return named, found.fix
+        return "; ".join(each.summary for each in found.causes), found.fix
 
     def __str__(self) -> str:
         return self.message()
@@ -276,21 +274,23 @@ def handshake(
         )
     clips = list(probes(sample_rate=expected.sample_rate))
     clips += [_spoken(index, clip, expected) for index, clip in enumerate(speech, 1)]
-    answers = [ask(frontend, clip) for clip in clips]
-    diagnoses, agreed = _diagnosed(clips, answers, expected)
+    extracted = [extract_twice(frontend, clip) for clip in clips]
+    diagnoses, agreed = _diagnosed(clips, extracted, expected)
     results, layouts = [], []
-    for clip, answer, diagnosis in zip(clips, answers, diagnoses, strict=True):
-        if answer.mel is None:
+    for clip, returned, diagnosis in zip(clips, extracted, diagnoses, strict=True):
+        if returned.mel is None:
             frames = expected.frames(clip.waveform.shape[-1])
-            told = (answer.error, answer.fix)
+            told = (returned.error, returned.fix)
             results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, *told))
             continue
         known = diagnosis or agreed
         swapped = known is not None and known.names("axes-transposed")
         bands_last = swapped != (expected.axes == "frames_first")
         layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
-        layouts.append(layout.replace("[", "[batch, ") if answer.dimensions > _MEL_DIM else layout)
-        upright = answer.mel.T if bands_last else answer.mel
+        layouts.append(
+            layout.replace("[", "[batch, ") if returned.dimensions > _MEL_DIM else layout
+        )
+        upright = returned.mel.T if bands_last else returned.mel
         reference = log_mel(clip.waveform, expected)
         if expected.axes == "frames_first":
             reference = reference.T
@@ -324,7 +324,7 @@ def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
 
 
 def _diagnosed(
-    clips: Sequence[Probe], answers: Sequence[Answer], expected: MelRecipe
+    clips: Sequence[Probe], extracted: Sequence[FrontendResult], expected: MelRecipe
 ) -> tuple[list[Diagnosis | None], Diagnosis | None]:
     """Diagnose clips until two say the same of a mel that is not sound.
 
@@ -339,7 +339,7 @@ def _diagnosed(
     order = [*speech[:1], *(index for index in range(len(clips)) if index not in speech[:1])]
     said: set[tuple[str, tuple[str, ...]]] = set()
     for index in order:
-        mel = answers[index].mel
+        mel = extracted[index].mel
         if mel is None:
             continue
         diagnosis = diagnose(clips[index].waveform, mel, expected=expected)
@@ -398,7 +398,7 @@ def _low(mel: Tensor, expected: MelRecipe) -> Tensor:
     return mel <= limit
 
 
-def _verdict(results: list[ProbeResult]) -> Verdict:
+def _verdict(results: list[ProbeResult]) -> HandshakeVerdict:
     if any(result.error for result in results):
         return "failed"
     places = {place for result in results for place in result.where}

@@ -6,30 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from melcheck.diagnosis.causes import cause
+from melcheck.diagnosis.causes import Explanation, cause
 
 Kind = Literal["identical", "benign", "fault", "unknown"]
 
 _ANY_CONSTANT = "gain"
-
-
-@dataclass(frozen=True, slots=True)
-class NamedCause:
-    """One cause with its numbers.
-
-    Attributes:
-        code: As in `melcheck.diagnosis.causes`.
-        title: What it is.
-        detail: Its numbers: the attribute's value, the constant, the delay.
-        fix: What to do, in one line.
-        alternatives: Codes of causes that would look the same in a mel.
-    """
-
-    code: str
-    title: str
-    detail: str
-    fix: str
-    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +66,7 @@ class Diagnosis:
     """
 
     kind: Kind
-    causes: tuple[NamedCause, ...]
+    causes: tuple[Explanation, ...]
     evidence: Evidence
     nearest: tuple[Nearest, ...]
     notes: tuple[str, ...] = ()
@@ -136,10 +117,7 @@ class Diagnosis:
                 notes,
                 "do this: compare every number of the front end with the expected recipe",
             ]
-        causes = "; ".join(
-            f"{named.code}: {named.title}" + (f" ({named.detail})" if named.detail else "")
-            for named in self.causes
-        )
+        causes = "; ".join(named.summary for named in self.causes)
         if self.kind == "benign":
             by = f", differs only by {causes}" if causes else ""
             return [f"benign: same recipe{by}", f"evidence: {seen}", notes]

@@ -46,7 +46,7 @@ _ATTACK_REACH_FRAMES = 2
 _LISTED_PLACES = 5
 
 
-def located(
+def outlier_frames(
     reference: Tensor, estimate: Tensor, recipe: MelRecipe, *, sound_nats: float
 ) -> Explanation | None:
     """Explain an error of a mel that stands out in some frames: on a grid, at the end, in places.
@@ -236,7 +236,7 @@ def explain_round_trip(
         lambda: _levels(waveform, decoded, encode, reference),
         lambda: _shift(trip, encode, item, reference, estimate),
         lambda: _gain(reference, estimate, trip.recipe.log_floor, error),
-        lambda: located(reference, estimate, trip.recipe, sound_nats=_SOUND_NATS),
+        lambda: outlier_frames(reference, estimate, trip.recipe, sound_nats=_SOUND_NATS),
     )
     for check in checks:
         found = check()

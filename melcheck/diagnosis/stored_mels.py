@@ -153,7 +153,7 @@ class FreshMel:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class StoredMelResult:
     """What became of one stored mel.
 
     Attributes:
@@ -195,7 +195,7 @@ def fresh_mel(
     return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
 
 
-def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
+def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
     """Say whether a stored mel is the fresh one, and if not, what became of it.
 
     Args:
@@ -208,7 +208,7 @@ def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
         share = stored.broken / mel.numel()
         text = f"nan: {stored.broken} cells ({share:.1%}) are NaN or infinite"
         if stored.broken == mel.numel():
-            return Comparison(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
+            return StoredMelResult(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
         causes.append(("nan", text))
         mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
     sound = torch.isfinite(stored.mel)
@@ -234,17 +234,17 @@ def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
         moved = was is not None and now is not None and abs(was - now) > _SAME_FLOOR
         if not causes and moved:
             text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
-            return Comparison(True, "fresh", text, note=True)
+            return StoredMelResult(True, "fresh", text, note=True)
         if not causes:
             note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
-            return Comparison(True, "fresh", f"fresh{note}")
+            return StoredMelResult(True, "fresh", f"fresh{note}")
         told = "; ".join(text for _, text in causes)
-        return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+        return StoredMelResult(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
     causes.append(_other(stored, mel, clip))
     if causes[0][0] == "fresh":
-        return Comparison(True, *causes[0], note=True)
+        return StoredMelResult(True, *causes[0], note=True)
     told = "; ".join(text for _, text in causes)
-    return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+    return StoredMelResult(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
 
 
 def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:

@@ -26,9 +26,9 @@ from melcheck.diagnosis.waveform_tests.direct import (
     backwards,
     bandwidth,
     drift,
+    error_places,
     lag,
     left,
-    located,
     non_finite,
     rounded,
     saturated,
@@ -121,7 +121,7 @@ def explain_waveform(
     if same_length:
         checks.append(lambda: fitted(wanted, given))
     checks.append(lambda: drift(wanted, given))
-    checks.append(lambda: located(wanted, given, sample_rate))
+    checks.append(lambda: error_places(wanted, given, sample_rate))
     for check in checks:
         found = check()
         if found is not None:

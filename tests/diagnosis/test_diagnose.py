@@ -282,7 +282,7 @@ def test_a_number_between_those_of_the_bank_is_found(
     recipe = dataclasses.replace(VOCOS, **{name: value})
     diagnosis = diagnose(speech, log_mel(speech, recipe))
     assert diagnosis.codes == (code,)
-    found = float(diagnosis.causes[0].detail.removeprefix(f"{name}="))
+    found = float(diagnosis.causes[0].evidence.removeprefix(f"{name}="))
     assert found == pytest.approx(value, rel=0, abs=precision)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
 from melcheck.recipes import MelRecipe
 
@@ -39,7 +39,7 @@ _MIN_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sound:
+class AudioReading:
     """One reading of the audio: what was done to it, its frames, and which bands can be compared.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sound:
         highest_band: Bands from here up cannot be compared.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[RecipeChange, ...]
     waveform: Tensor
     recipe: MelRecipe
     offset: int
@@ -86,19 +86,19 @@ class Hypothesis:
     """A reading of the audio and a recipe.
 
     Attributes:
-        sound: The reading.
+        reading: The reading.
         changes: How the recipe differs from the expected one.
         recipe: The recipe.
     """
 
-    sound: Sound
-    changes: tuple[Change, ...]
+    reading: AudioReading
+    changes: tuple[RecipeChange, ...]
     recipe: MelRecipe
 
     @property
-    def all_changes(self) -> tuple[Change, ...]:
+    def all_changes(self) -> tuple[RecipeChange, ...]:
         """What differs, the audio's part first."""
-        return (*self.sound.changes, *self.changes)
+        return (*self.reading.changes, *self.changes)
 
     def log_mel(self, frames: int, *, pad_mode: str | None = None) -> Tensor:
         """Return its natural log-mel, `[n_mels, frames]`, without floor or normalisation."""
@@ -109,7 +109,7 @@ class Hypothesis:
         recipe = self.recipe
         if pad_mode is not None:
             recipe = dataclasses.replace(recipe, pad_mode=pad_mode)  # type: ignore[arg-type]
-        return energies(self.sound.waveform, recipe, self.sound.centres(frames))
+        return energies(self.reading.waveform, recipe, self.reading.centres(frames))
 
     def filtered(self, energy: Tensor) -> Tensor:
         """Return the natural log-mel of given spectra."""
@@ -118,10 +118,10 @@ class Hypothesis:
     @property
     def spectrum(self) -> tuple[object, ...]:
         """What its spectra depend on: two hypotheses that agree here have them in common."""
-        sound, recipe = self.sound, self.recipe
+        reading, recipe = self.reading, self.recipe
         return (
-            id(sound.waveform),
-            sound.offset,
+            id(reading.waveform),
+            reading.offset,
             recipe.n_fft,
             recipe.win_length,
             recipe.hop_length,
@@ -134,7 +134,7 @@ class Hypothesis:
 
     def moved(self, offset: int) -> Hypothesis:
         """Return it with frame 0 centred elsewhere."""
-        return dataclasses.replace(self, sound=dataclasses.replace(self.sound, offset=offset))
+        return dataclasses.replace(self, reading=dataclasses.replace(self.reading, offset=offset))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,11 +187,11 @@ def refine(
         if key not in spectra:
             spectra[key] = hypothesis.energies(candidate.shape[-1])
         mel = hypothesis.filtered(spectra[key])
-        fits.append(fit(candidate, usable, hypothesis, mel, step=step))
+        fits.append(fit_hypothesis(candidate, usable, hypothesis, mel, step=step))
     return [entry for entry in fits if math.isfinite(entry.residual)]
 
 
-def fit(
+def fit_hypothesis(
     candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, mel: Tensor, *, step: float = 0.0
 ) -> Fit:
     """Fit slope and offset by least squares over the active cells that see no padding.
@@ -203,9 +203,9 @@ def fit(
         mel: Its natural log-mel.
         step: The relative rounding error of how the candidate is stored.
     """
-    recipe, sound = hypothesis.recipe, hypothesis.sound
-    allowed = usable & sound.inner_frames(candidate.shape[-1], recipe.n_fft)
-    allowed[sound.highest_band :] = False
+    recipe, reading = hypothesis.recipe, hypothesis.reading
+    allowed = usable & reading.inner_frames(candidate.shape[-1], recipe.n_fft)
+    allowed[reading.highest_band :] = False
     level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
     active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
     if int(active.sum()) < max(MIN_CELLS, _MIN_ACTIVE_SHARE * int(allowed.sum())):

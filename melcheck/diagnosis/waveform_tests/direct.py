@@ -50,7 +50,7 @@ _FEWEST_JUMPS = 2
 _SHORTEST_CHUNK_BLOCKS = 8
 
 
-def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
+def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     """Explain an error that sits in some places, or that is larger there: on a grid, or the end."""
     blocks = min(len(wanted), len(given)) // _BLOCK_SAMPLES
     if blocks < _FEWEST_BLOCKS:
