@@ -1,7 +1,4 @@
-"""The audio damaged in every way that a mel shows, to be tried as an explanation of it.
-
-Search damaged audio: clipped, offset, narrowed, aliased or mixed otherwise before the mel.
-"""
+"""Hypotheses about damaged audio: clipped, offset, narrowed, aliased or mixed before the mel."""
 
 from __future__ import annotations
 
@@ -16,13 +13,11 @@ from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
     Cells,
     best,
-    golden_section,
     louder_cells,
+    minimum,
     residuals,
 )
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
-
-_SECTIONS = 22
 
 # Damage is worth a closer look where it ranks so much better than none.
 _PROMISING_SHARE = 0.7
@@ -78,7 +73,7 @@ def fallen(prepared: Prepared, entry: Fit, reading: AudioReading) -> bool:
 
 
 def _best_level(cells: Cells, reading: AudioReading, code: str) -> tuple[float, Hypothesis] | None:
-    """Return the clipping level, or the constant, that ranks best: a grid, then golden sections."""
+    """Return the clipping level, or the constant, that ranks best: on a grid, then between."""
     grid = levels(reading, code)
     tried = [best(cells, at_level(reading, code, level)) for level in grid]
     nearest = min(range(len(grid)), key=lambda index: tried[index][0])
@@ -95,8 +90,7 @@ def _best_level(cells: Cells, reading: AudioReading, code: str) -> tuple[float, 
         return float(residuals(cells, at(level), nowhere))
 
     low, high = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
-    low, high = golden_section(left, low, high, _SECTIONS)
-    return tried[nearest][0] / 2, at((low + high) / 2)
+    return tried[nearest][0] / 2, at(minimum(left, low, high)[0])
 
 
 _CLIP_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

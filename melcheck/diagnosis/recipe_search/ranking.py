@@ -1,14 +1,9 @@
 """Rank all hypotheses about a reading of the audio on few cells, so that a few need be fitted.
 
 The rank is 1 - correlation^2 between the candidate and each hypothesis, over the louder cells of
-some frames: free of slope and offset, so that one pass serves whatever logarithm, level or
-normalisation came after. Where a hypothesis is right, any few hundred cells say so.
-
-Tune the one number of a recipe that lies between those of the bank: an f_max of 9,123 Hz.
-
-From a hypothesis that came near, each number that recipes choose freely is moved along its grid
-and then, between its best neighbours, by golden sections. What is left falls to nothing only where
-the number is right, so that a tuned hypothesis is judged like any other.
+some frames. It does not depend on slope and offset, so one pass serves every logarithm, level and
+normalisation. `tuned` then moves a number that lies between those of the bank, such as an f_max of
+9,123 Hz, to where the residual is smallest; it falls to nothing only where the number is right.
 """
 
 from __future__ import annotations
@@ -20,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -33,11 +29,11 @@ from melcheck.diagnosis.recipe_search.recipe_changes import (
 )
 from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_SECTIONS = 22
-
-# So many sections show whether a number leads anywhere: they narrow it to a hundredth.
-_FIRST_SECTIONS = 9
+# How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
+_PRECISION = 2.5e-5
+_FIRST_PRECISION = 0.013
+# Stands for an infinite residual.
+_LARGEST_NATS = 1e3
 _FEWEST_VALUES = 2
 
 # Beside the best value of a grid, by this share of its interval, a number off the grid fits better.
@@ -74,29 +70,24 @@ _NUMBERS = (
 )
 
 
-def golden_section(
-    left: Callable[[float], float], low: float, high: float, sections: int
+def minimum(
+    left: Callable[[float], float], low: float, high: float, *, precision: float = _PRECISION
 ) -> tuple[float, float]:
-    """Return the bounds of a minimum after so many golden sections.
+    """Return where a residual of one minimum is smallest within bounds, and that residual.
 
     Args:
-        left: The function, of one minimum within the bounds.
+        left: The residual; its square is minimised, which is smooth where it falls to 0.
         low: Lower bound.
         high: Upper bound.
-        sections: Each one takes 38 % off.
+        precision: Of the place, as a share of the interval.
     """
-    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-    values = [left(place) for place in inner]
-    for _ in range(sections):
-        if values[0] < values[1]:
-            high = inner[1]
-            inner = [high - _GOLDEN * (high - low), inner[0]]
-            values = [left(inner[0]), values[0]]
-        else:
-            low = inner[0]
-            inner = [inner[1], low + _GOLDEN * (high - low)]
-            values = [values[1], left(inner[1])]
-    return low, high
+    found = scipy.optimize.minimize_scalar(
+        lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": precision * (high - low)},
+    )
+    return float(found.x), math.sqrt(found.fun)
 
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
@@ -125,11 +116,10 @@ def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
         beside = [value for value in (grid[best] - step, grid[best] + step) if low < value < high]
         if min(left(value) for value in beside) >= values[best]:
             continue
-        low, high = golden_section(left, low, high, _FIRST_SECTIONS)
-        if left((low + high) / 2) > _PROMISING_SHARE * start:
+        if minimum(left, low, high, precision=_FIRST_PRECISION)[1] > _PROMISING_SHARE * start:
             continue
-        low, high = golden_section(left, low, high, _SECTIONS - _FIRST_SECTIONS)
-        found.append(_with(hypothesis, number, round((low + high) / 2, number.decimals)))
+        place, _ = minimum(left, low, high)
+        found.append(_with(hypothesis, number, round(place, number.decimals)))
     return found
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Explanation, explanation
@@ -183,24 +185,16 @@ def _through_a_filter(source: Tensor, target: Tensor, fitted_samples: int, taps:
     power = torch.fft.rfft(row)
     inverse = 1 / power.real.clamp(min=_SPECTRAL_FLOOR * float(power.real.max()))
 
-    def times(factor: Tensor, vector: Tensor) -> Tensor:
-        product: Tensor = torch.fft.irfft(factor * torch.fft.rfft(vector, len(row)), len(row))
-        return product[:taps]
+    def product(factor: Tensor) -> LinearOperator:
+        def times(vector: np.ndarray) -> np.ndarray:
+            spectrum = torch.fft.rfft(torch.from_numpy(vector), len(row))
+            return torch.fft.irfft(factor * spectrum, len(row))[:taps].numpy()
 
-    weights = torch.zeros_like(correlation)
-    rest = cross.roll(early)[:taps]
-    step = times(inverse, rest)
-    size = rest @ step
-    for _ in range(_STEPS):
-        image = times(power, step)
-        slope = float(step @ image)
-        if not (float(size) > 0 and slope > 0):
-            break
-        weights = weights + size / slope * step
-        rest = rest - size / slope * image
-        towards = times(inverse, rest)
-        before, size = size, rest @ towards
-        step = towards + size / before * step
+        return LinearOperator((taps, taps), matvec=times, dtype=np.float64)
+
+    target_row = cross.roll(early)[:taps].numpy()
+    solved, _ = cg(product(power), target_row, rtol=0, maxiter=_STEPS, M=product(inverse))
+    weights = torch.from_numpy(solved)
     spectrum = torch.fft.rfft(source, length)
     through: Tensor = torch.fft.irfft(spectrum * torch.fft.rfft(weights, length), length)
     return through.roll(-early)[: len(source)]
