@@ -1,9 +1,9 @@
-"""Which recipe made this mel of this waveform? Recompute under each hypothesis, fit, name it.
+"""Which recipe made this mel of this waveform? Recompute it under each hypothesis and compare.
 
 `diagnose` answers with a verdict of four kinds:
 
     identical   the candidate is the expected mel, up to rounding
-    benign      the same recipe; it differs only where no vocoder minds (storage, floor, last frame)
+    benign      the same recipe; the differences (storage, floor, last frame) do not affect decoding
     fault       one or more causes, named
     unknown     no hypothesis explains it, or several do; the nearest three are given
 
@@ -41,7 +41,7 @@ from melcheck.diagnosis.recipe_search.unexplained_cells import altered, altered_
 from melcheck.diagnosis.result import Diagnosis, Evidence, Nearest
 from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, filterbank, log_mel
 
-# A cell is the same within rounding of the log-mel, or of the magnitude.
+# Two cells are equal within the rounding of the log-mel, or of the magnitude.
 _SAME_NATS = 1e-4
 # Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
 _DITHER_MAGNITUDE = 4e-4
@@ -53,8 +53,8 @@ _EXACT_NATS = 3e-4
 _SAME_SLOPE = 1e-3
 _SAME_OFFSET_NATS = 5e-3
 _AT_ZERO_DB = 1e-3
-# Cells are those expected within this, and a mel is one with strange cells where at most so many of
-# its sounding ones are not: other recipes agree in one cell of a hundred.
+# Cells are as expected within this. A mask is considered where at most this share of the cells off
+# the floor is not: different recipes agree in one cell of a hundred.
 _DIGITS_NATS = 1e-3
 _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
@@ -134,9 +134,9 @@ def _unpadded(mel: Tensor, frames: int) -> tuple[Tensor, Finding | None]:
 
 
 def _broken(given: Tensor) -> str:
-    """Return how many cells are NaN or infinite, and what that says."""
+    """Return how many values are NaN or infinite, and the likely cause."""
     broken = int((~torch.isfinite(given)).sum())
-    text = f"{broken} cells, {broken / given.numel():.1%}"
+    text = f"{broken} values, {broken / given.numel():.1%}"
     if int(torch.isneginf(given).sum()) == broken:
         return f"{text}, all -inf: the logarithm of 0, so clip first"
     return text
@@ -234,7 +234,7 @@ def _verdict(
     if strange is not None and not first:
         return Diagnosis("fault", (strange.explained(expected),), evidence, nearest, tuple(notes))
     if _like_noise(reference, given, expected):
-        notes.append("It differs by no more than 16-bit samples would make it.")
+        notes.append("The difference is no larger than that of rounding the samples to 16 bits.")
         return Diagnosis("benign", (), evidence, nearest, tuple(notes))
     causes = tuple(finding.explained(expected) for finding in first)
     telling = [finding.code for finding in first if not finding.benign]
@@ -242,7 +242,7 @@ def _verdict(
         notes.append("Beyond that, no known recipe explains it.")
         return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
     if entry.residual > _DIFFERENT_AUDIO_NATS:
-        notes.append("It does not follow this audio: is it the mel of another file?")
+        notes.append("It does not match this audio: is it the mel of a different file?")
     return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
 
 
@@ -271,17 +271,17 @@ def _explained(
     if not named:
         causes = tuple(finding.explained(expected) for finding in harmless)
         if not causes:
-            notes.append(f"It differs by noise of {evidence.residual:.4f} nats.")
+            notes.append(f"The difference is noise of {evidence.residual:.4f} nats.")
         return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
     for finding in harmless:
         if finding.code == "floor" and any(c.code.startswith(PROFILE_PREFIX) for c in named):
             continue
-        notes.append(f"Also, and harmless: {finding.text}.")
+        notes.append(f"Also, without effect on decoding: {finding.text}.")
     return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
 
 
 def _about_maximum(causes: tuple[Finding, ...], prepared: Prepared) -> tuple[Finding, ...]:
-    """Take the offset of decibels whose maximum is 0 for what it is, not for a gain."""
+    """Name the offset of decibels whose maximum is 0 as such, not as a gain."""
     gain = any(cause.code == "gain" for cause in causes)
     decibels = any(cause.code == "decibels" for cause in causes)
     if not (gain and decibels) or abs(float(prepared.mel.max())) > _AT_ZERO_DB:
@@ -328,7 +328,7 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
 
 
 def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
-    """Return which cells hold one value where most of the others are those expected.
+    """Return which cells hold one value where most of the rest are as expected.
 
     What varies with the audio may be a filter of its own, which is no mask.
     """

@@ -1,4 +1,4 @@
-"""What a diagnosis says: the kind of verdict, its causes, its evidence, and all of it in words."""
+"""The result of a diagnosis: the kind of verdict, its causes, its evidence, and the message."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Evidence:
 
     Attributes:
         residual: What the best hypothesis leaves unexplained, root mean square in nats.
-        runner_up_residual: The same of the best hypothesis that says something else.
+        runner_up_residual: Residual of the best hypothesis that predicts a different mel.
         runner_up: That hypothesis.
         slope: Candidate's units per nat of the hypothesis; 1 where nothing was scaled.
         offset: What was added, in the candidate's unit.
-        frames: Of the candidate.
-        expected_frames: Of the expected recipe, for this waveform.
+        frames: Frames of the candidate.
+        expected_frames: Frames of the expected recipe, for this waveform.
         floor: The candidate's lowest value where many cells share it, else None.
     """
 
@@ -55,11 +55,11 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What made a mel, as far as it can be told.
+    """Which recipe made a mel, as far as the audio shows.
 
     Attributes:
         kind: "identical", "benign", "fault" or "unknown".
-        causes: What was found, most telling first; for "benign", what the difference consists of.
+        causes: What was found, the likeliest first; for "benign", what the difference consists of.
         evidence: What that rests on.
         nearest: The three hypotheses that came nearest, best first.
         notes: What else was seen, in sentences.
@@ -79,13 +79,13 @@ class Diagnosis:
     @property
     def fix(self) -> str:
         """What to do, in one line; empty where there is nothing to do."""
-        told: dict[str, None] = dict.fromkeys(named.fix for named in self.causes)
+        fixes: dict[str, None] = dict.fromkeys(named.fix for named in self.causes)
         for named in self.causes:
-            # A gain says no more than the constant that is named; other causes have another fix.
+            # A gain is the same fix as the constant that is named; other causes have their own.
             for code in named.alternatives:
                 if code != _ANY_CONSTANT:
-                    told[f"Or, if it is {code}: {cause(code).fix}"] = None
-        return " ".join(told)
+                    fixes[f"Or, if it is {code}: {cause(code).fix}"] = None
+        return " ".join(fixes)
 
     def names(self, code: str) -> bool:
         """Return whether a cause is among those named, alternatives included."""
@@ -122,7 +122,7 @@ class Diagnosis:
             by = f", differs only by {causes}" if causes else ""
             return [f"benign: same recipe{by}", f"evidence: {seen}", notes]
         alike = [
-            f"a mel cannot tell {named.code} from {' or '.join(named.alternatives)}"
+            f"a mel does not distinguish {named.code} from {' or '.join(named.alternatives)}"
             for named in self.causes
             if named.alternatives
         ]

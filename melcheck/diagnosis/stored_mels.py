@@ -1,10 +1,9 @@
 """Is a stored mel still the mel of its audio, and if not, what became of it?
 
-`compare_stored` holds it against the one that the front end makes now, and names swapped axes, a
-shift, a part of the clip, NaN, a normalisation and other audio; and by
-`melcheck.diagnosis.diagnose.diagnose`, another recipe. Mels are `[n_mels, frames]` here.
-
-Which stored mel belongs to which clip: by name, and by the folders above.
+`match_mels` finds which stored mel belongs to which clip, by name and by the folders above.
+`compare_stored` compares it with the mel that the front end extracts now, and names swapped axes, a
+shift, a part of the clip, NaN, a normalisation, different audio and, by
+`melcheck.diagnosis.diagnose.diagnose`, a different recipe. Mels are `[n_mels, frames]` here.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _common_folders(file: Path, audio: Path) -> int:
     return common
 
 
-# Rounding of another library or device; what quiet cells lose is judged in magnitudes.
+# Rounding of a different library or device; quiet cells are compared in magnitudes.
 _SAME_NATS = 1e-3
 
 # No mel of audio is louder; what claims to be is no number of float64 after `exp`.
@@ -139,12 +138,12 @@ _EXTRACT_AGAIN = "Delete it and extract again."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FreshMel:
-    """What the front end makes of a clip now.
+    """What the front end extracts from a clip now.
 
     Attributes:
         waveform: The clip, `[samples]`.
         mel: `[n_mels, frames]`.
-        recipe: What the mel follows, up to what no vocoder minds; None where that is not known.
+        recipe: The mel's recipe, up to what does not affect decoding; None if that is not known.
     """
 
     waveform: Tensor
@@ -157,10 +156,10 @@ class StoredMelResult:
     """What became of one stored mel.
 
     Attributes:
-        fresh: Whether it is the mel that the front end makes now. code: "fresh", or a cause: one of
-        `melcheck.diagnosis.causes`, "other-audio", "part" or "unknown". text: The finding in a
-        sentence, with the fix where there is something to fix. note: Whether a fresh mel differs in
-        a way that should be known.
+        fresh: Whether it is the mel that the front end extracts now.
+        code: "fresh", or a cause: one of `melcheck.diagnosis.causes`, "other-audio" or "unknown".
+        text: The result in a sentence, with the fix where there is something to fix.
+        note: Whether a fresh mel differs in a way that should be known.
     """
 
     fresh: bool
@@ -175,7 +174,7 @@ class StoredMelResult:
 def fresh_mel(
     waveform: Tensor, extract: Callable[[Tensor], Tensor] | None, expected: MelRecipe
 ) -> FreshMel:
-    """Return the mel of a clip as a front end makes it now.
+    """Return the mel of a clip as a front end extracts it now.
 
     Args:
         waveform: `[samples]`.
@@ -199,29 +198,28 @@ def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
     """Say whether a stored mel is the fresh one, and if not, what became of it.
 
     Args:
-        stored: As `melcheck.mel_files.read_mel` gives it, with `finite=False`.
-        clip: What the front end makes of the whole clip now.
+        stored: As `melcheck.mel_files.read_mel` returns it, with `finite=False`.
+        clip: What the front end extracts from the whole clip now.
     """
     fresh = clip.mel
     mel, causes = stored.mel, []
     if stored.broken:
         share = stored.broken / mel.numel()
-        text = f"nan: {stored.broken} cells ({share:.1%}) are NaN or infinite"
+        text = f"nan: {stored.broken} values ({share:.1%}) are NaN or infinite"
         if stored.broken == mel.numel():
             return StoredMelResult(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
         causes.append(("nan", text))
         mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
-    sound = torch.isfinite(stored.mel)
+    valid = torch.isfinite(stored.mel)
     upright = _upright(mel, fresh)
     if upright is not mel:
         rows, columns = mel.shape
         causes.append(
             ("axes-transposed", f"axes-transposed: [{rows}, {columns}] is [frames, n_mels]")
         )
-        mel, sound = upright, sound.T
-    where = _alignment(mel, sound, fresh, stored.dtype)
-    if where is not None:
-        shift = where
+        mel, valid = upright, valid.T
+    shift = _alignment(mel, valid, fresh, stored.dtype)
+    if shift is not None:
         if shift:
             side = "early" if shift > 0 else "late"
             causes.append(("frame-shift", f"frame-shift: {abs(shift)} frames {side}"))
@@ -238,13 +236,13 @@ def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
         if not causes:
             note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
             return StoredMelResult(True, "fresh", f"fresh{note}")
-        told = "; ".join(text for _, text in causes)
-        return StoredMelResult(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+        text = "; ".join(text for _, text in causes)
+        return StoredMelResult(False, causes[0][0], f"{text}. {_EXTRACT_AGAIN}")
     causes.append(_other(stored, mel, clip))
     if causes[0][0] == "fresh":
         return StoredMelResult(True, *causes[0], note=True)
-    told = "; ".join(text for _, text in causes)
-    return StoredMelResult(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+    text = "; ".join(text for _, text in causes)
+    return StoredMelResult(False, causes[0][0], f"{text}. {_EXTRACT_AGAIN}")
 
 
 def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
@@ -256,16 +254,19 @@ def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
         if clip.recipe is not None:
             found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
             if found.kind in ("identical", "benign"):
-                return "fresh", f"fresh but for what no vocoder minds: {found}"
+                return "fresh", f"fresh but for differences that do not affect decoding: {found}"
             if found.kind == "fault" and found.codes:
                 return found.codes[0], f"stale: {found}"
         normalised = _normalisation(mel, fresh)
         if normalised is not None:
             return "normalisation", normalised
     if follows >= _SAME_AUDIO:
-        return "unknown", f"stale: made by another recipe, which has no name here ({correlation})"
+        return (
+            "unknown",
+            f"stale: made by a different recipe, none of those known here ({correlation})",
+        )
     return "other-audio", (
-        f"other-audio: {correlation}, so it was made from another file, or the clip has changed"
+        f"other-audio: {correlation}, so it was made from a different file, or the clip has changed"
     )
 
 
@@ -304,10 +305,10 @@ def _typical_difference(mel: Tensor, fresh: Tensor) -> float:
     return float((mel[:, :frames] - fresh[:, :frames]).abs().median())
 
 
-def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | None:
+def _alignment(mel: Tensor, valid: Tensor, fresh: Tensor, dtype: str) -> int | None:
     """Return by how many frames a mel is early, where it is the fresh one but for that.
 
-    Without a shift and a cut every cell must agree, but for those that are not `sound`.
+    Without a shift and a cut every cell must agree, but for those that are not `valid`.
     """
     if mel.shape[0] != fresh.shape[0]:
         return None
@@ -319,7 +320,7 @@ def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | N
             continue
         here = mel[:, begin : begin + frames].double()
         there = fresh[:, other : other + frames].double()
-        kept = sound[:, begin : begin + frames]
+        kept = valid[:, begin : begin + frames]
         # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
         rounding = magnitude_rounding(float(_magnitude(there.max())))
         apart = (_magnitude(here) - _magnitude(there)).abs()

@@ -100,9 +100,9 @@ def logarithms(prepared: Prepared) -> Iterator[tuple[Prepared, Finding | None]]:
         positive = usable & (mel > 0)
         logged = replace(prepared, mel=mel.clamp(min=1e-12).log(), usable=positive, floor=None)
         if float(values.max()) > 8 * float(values.median()):
-            yield logged, Finding("no-log", "no cell is negative")
+            yield logged, Finding("no-log", "no value is negative")
     lost = 1 - float(usable.float().mean())
     if float(values.max()) < _DOUBLE_LOG_MAX and lost > DOUBLE_LOG_SHARE:
         once = replace(prepared, mel=mel.exp(), floor=None)
-        yield once, Finding("double-log", f"{lost:.0%} of the cells say nothing")
+        yield once, Finding("double-log", f"{lost:.0%} of the values are lost")
     yield prepared, None

@@ -160,7 +160,9 @@ def _ceiling(prepared: Prepared, entry: Fit) -> list[Finding]:
     if int(beyond.sum()) < _MIN_CELLS:
         return []
     share = float(at_ceiling.float().mean())
-    return [Finding("clamped", f"at {prepared.ceiling:.4g}, {share:.1%} of the cells")]
+    return [
+        Finding("clamped", f"at {prepared.ceiling:.4g}, {share:.1%} of the time-frequency bins")
+    ]
 
 
 def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
@@ -296,7 +298,7 @@ def altered_cells(off: Tensor) -> Finding:
     count = int(off.sum())
     rows, columns = off.nonzero().unbind(dim=1)
     text = (
-        f"{count / off.numel():.1%} of the cells, in bands {int(rows.min())} to "
+        f"{count / off.numel():.1%} of the time-frequency bins, in bands {int(rows.min())} to "
         f"{int(rows.max())} and frames {int(columns.min())} to {int(columns.max())}"
     )
     return Finding("altered", text)
