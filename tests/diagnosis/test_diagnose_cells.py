@@ -90,8 +90,8 @@ def lifted(mel: Tensor) -> Tensor:
         pytest.param(masked(0.0), "bands 40 to 59 and frames 100 to 129", id="mask-of-0"),
         pytest.param(lowest_band, "bands 0 to 0", id="a-band-at-the-minimum"),
         pytest.param(mean_mask, "frames 100 to 129", id="time-mask-of-the-mean"),
-        pytest.param(gated, "of the cells", id="gate"),
-        pytest.param(lifted, "of the cells", id="quiet-cells-lifted"),
+        pytest.param(gated, "of the time-frequency bins", id="gate"),
+        pytest.param(lifted, "of the time-frequency bins", id="quiet-cells-lifted"),
     ],
 )
 def test_cells_that_the_audio_does_not_give_are_no_noise(
@@ -240,4 +240,4 @@ def test_nearest_hypotheses_predict_different_mels(speech: Tensor, reading: Tens
     texts = [near.text for near in diagnose(speech, noisy).nearest]
     assert texts[0] == "the expected recipe"
     assert not any("periodic" in text for text in texts[1:])
-    assert "is it the mel of another file?" in diagnose(speech, log_mel(reading)).message()
+    assert "is it the mel of a different file?" in diagnose(speech, log_mel(reading)).message()

@@ -5,7 +5,7 @@ alarms. Seeds are those of the generators below. What must hold is asserted; wha
 printed. Each fault is tried on one clip, in turn, with some of the pairs and windows; with
 MELCHECK_FIGURES=full in the environment on each of them, with all pairs and windows, and with every
 rung of the ladder on every window. What lies outside the bank is measured in
-`test_forensics_outsiders.py`.
+`test_diagnose_outsiders.py`.
 """
 
 from __future__ import annotations

@@ -378,7 +378,7 @@ def test_a_resampled_file_whose_header_is_right_is_not_said_to_be_mistaken(speec
     )
     assert found is not None
     assert found.code == "sample-rate"
-    assert found.evidence == "48000 Hz, as its header says, where 24000 Hz are expected"
+    assert found.evidence == "48000 Hz, as in its header, where 24000 Hz are expected"
 
 
 @pytest.mark.parametrize(
