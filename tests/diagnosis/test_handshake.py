@@ -164,7 +164,9 @@ def test_bands_that_alone_differ_are_given_by_number() -> None:
 
 def test_another_number_of_bands_is_told_without_a_difference() -> None:
     lines = handshake(_front(n_mels=80)).message().splitlines()
-    assert lines[1].endswith("282 frames, 282 expected; differs in number of bands: 80, 100 expected")
+    assert lines[1].endswith(
+        "282 frames, 282 expected; differs in number of bands: 80, 100 expected"
+    )
 
 
 # How much is diagnosed.
