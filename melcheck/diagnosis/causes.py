@@ -94,11 +94,57 @@ def _table(*rows: tuple[str, str, str]) -> dict[str, Explanation]:
     return {code: Explanation(code, title, "", fix) for code, title, fix in rows}
 
 
-CAUSES = _table(
+# What a recipe decides: the code, what differs, and the attributes that the fix names.
+_OF_A_RECIPE = (
+    ("power", "the exponent of the magnitudes differs (energy against magnitude)", ("power",)),
+    ("mel-scale", "the bands lie on the other mel scale (Slaney against HTK)", ("mel_scale",)),
+    ("filter-norm", "the filters are normalised differently", ("norm",)),
+    ("padding", "frames begin elsewhere: the padding at the ends differs", ("padding",)),
+    ("hop-length", "the hop length differs", ("hop_length",)),
+    ("n-fft", "the length of the transform differs", ("n_fft",)),
+    ("win-length", "the length of the window differs", ("win_length",)),
+    ("window", "the window differs", ("window", "periodic")),
+    ("f-max", "the highest band ends elsewhere", ("f_max",)),
+    ("f-min", "the lowest band begins elsewhere", ("f_min",)),
     (
-        "power",
-        "the exponent of the magnitudes differs (energy against magnitude)",
-        "Set power to the recipe's value.",
+        "filterbank-rate",
+        "the filters are laid out for a different sampling rate",
+        ("filterbank_rate", "sample_rate"),
+    ),
+    ("pad-mode", "the padding at the ends has different contents", ("pad_mode",)),
+    ("stft-normalized", "the STFT is divided by a property of its window", ("normalized",)),
+    ("pre-emphasis", "the pre-emphasis of the waveform differs", ("pre_emphasis",)),
+    ("n-mels", "the number of bands differs", ("n_mels",)),
+    (
+        "magnitude-eps",
+        "the constant that is added to the energies under the root differs",
+        ("magnitude_eps",),
+    ),
+)
+
+_ATTRIBUTES = {code: names for code, _, names in _OF_A_RECIPE}
+
+# What else to know where an attribute should have this value.
+_HINTS: dict[tuple[str, object], str] = {
+    ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",
+    ("mel_scale", "htk"): "In librosa htk=True.",
+    ("mel_scale", "slaney"): "torchaudio's default is htk.",
+    ("norm", "slaney"): "torchaudio's default is None.",
+    ("norm", None): "librosa's default is slaney.",
+    ("padding", "center"): "That is center=True; the vocoder's head must agree.",
+    ("padding", "same"): (
+        "That is center=False after (n_fft - hop_length) / 2 samples of padding on each side; the "
+        "vocoder's head must agree."
+    ),
+    ("padding", "none"): "That is center=False.",
+    ("periodic", True): "That is the default of torch.hann_window.",
+    ("filterbank_rate", None): "None is sample_rate, whose default in MelSpectrogram is 16000.",
+}
+
+CAUSES = _table(
+    *(
+        (code, title, f"Set {names[0]} to the recipe's value.")
+        for code, title, names in _OF_A_RECIPE
     ),
     ("log-base", "the logarithm has a different base", "Take the recipe's logarithm."),
     ("decibels", "the logarithm is in decibels", "Take the recipe's logarithm."),
@@ -107,43 +153,6 @@ CAUSES = _table(
         "double-log",
         "the logarithm was taken twice",
         "Take it once; what the second one clipped is lost, so extract again.",
-    ),
-    (
-        "mel-scale",
-        "the bands lie on the other mel scale (Slaney against HTK)",
-        "Set mel_scale to the recipe's value.",
-    ),
-    ("filter-norm", "the filters are normalised differently", "Set norm to the recipe's value."),
-    (
-        "padding",
-        "frames begin elsewhere: the padding at the ends differs",
-        "Set padding to the recipe's value.",
-    ),
-    ("hop-length", "the hop length differs", "Set hop_length to the recipe's value."),
-    ("n-fft", "the length of the transform differs", "Set n_fft to the recipe's value."),
-    ("win-length", "the length of the window differs", "Set win_length to the recipe's value."),
-    ("window", "the window differs", "Set window to the recipe's value."),
-    ("f-max", "the highest band ends elsewhere", "Set f_max to the recipe's value."),
-    ("f-min", "the lowest band begins elsewhere", "Set f_min to the recipe's value."),
-    (
-        "filterbank-rate",
-        "the filters are laid out for a different sampling rate",
-        "Set filterbank_rate to the recipe's value.",
-    ),
-    (
-        "pad-mode",
-        "the padding at the ends has different contents",
-        "Set pad_mode to the recipe's value.",
-    ),
-    (
-        "stft-normalized",
-        "the STFT is divided by a property of its window",
-        "Set normalized to the recipe's value.",
-    ),
-    (
-        "pre-emphasis",
-        "the pre-emphasis of the waveform differs",
-        "Set pre_emphasis to the recipe's value.",
     ),
     (
         "floor",
@@ -204,7 +213,6 @@ CAUSES = _table(
         "the audio was resampled without an anti-alias filter",
         "Resample with torchaudio.functional.resample, never by slicing or repeating samples.",
     ),
-    ("n-mels", "the number of bands differs", "Set n_mels to the recipe's value."),
     (
         "length",
         "the mel is longer or shorter than its audio",
@@ -230,11 +238,6 @@ CAUSES = _table(
         "padded-frames",
         "frames were padded with a value that is not silence (0 is loud in a log-mel)",
         "Pad with the log of the floor, and mask those frames.",
-    ),
-    (
-        "magnitude-eps",
-        "the constant that is added to the energies under the root differs",
-        "Set magnitude_eps to the recipe's value.",
     ),
     # Causes of a bad waveform that a mel does not show, or does not tell apart.
     (
@@ -336,43 +339,6 @@ CAUSES = _table(
     ),
 )
 """Every cause by its code, those that name a stage alone included; profiles are not among them."""
-
-# The attributes of a recipe that belong to a cause, so that a fix can name their values.
-_ATTRIBUTES = {
-    "power": ("power",),
-    "mel-scale": ("mel_scale",),
-    "filter-norm": ("norm",),
-    "padding": ("padding",),
-    "hop-length": ("hop_length",),
-    "n-fft": ("n_fft",),
-    "win-length": ("win_length",),
-    "window": ("window", "periodic"),
-    "f-max": ("f_max",),
-    "f-min": ("f_min",),
-    "filterbank-rate": ("filterbank_rate", "sample_rate"),
-    "pad-mode": ("pad_mode",),
-    "stft-normalized": ("normalized",),
-    "pre-emphasis": ("pre_emphasis",),
-    "magnitude-eps": ("magnitude_eps",),
-    "n-mels": ("n_mels",),
-}
-
-# What else to know where an attribute should have this value.
-_HINTS: dict[tuple[str, object], str] = {
-    ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",
-    ("mel_scale", "htk"): "In librosa htk=True.",
-    ("mel_scale", "slaney"): "torchaudio's default is htk.",
-    ("norm", "slaney"): "torchaudio's default is None.",
-    ("norm", None): "librosa's default is slaney.",
-    ("padding", "center"): "That is center=True; the vocoder's head must agree.",
-    ("padding", "same"): (
-        "That is center=False after (n_fft - hop_length) / 2 samples of padding on each side; the "
-        "vocoder's head must agree."
-    ),
-    ("padding", "none"): "That is center=False.",
-    ("periodic", True): "That is the default of torch.hann_window.",
-    ("filterbank_rate", None): "None is sample_rate, whose default in MelSpectrogram is 16000.",
-}
 
 
 def cause(code: str, expected: MelRecipe | None = None) -> Explanation:

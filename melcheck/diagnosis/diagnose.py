@@ -194,10 +194,8 @@ def _plain(
 
 
 def _better(choice: Choice, other: Choice) -> bool:
-    return (not choice.fit.explains, choice.fit.residual) < (
-        not other.fit.explains,
-        other.fit.residual,
-    )
+    one, two = ((not each.fit.explains, each.fit.residual) for each in (choice, other))
+    return one < two
 
 
 def _verdict(

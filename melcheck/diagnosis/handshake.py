@@ -126,12 +126,7 @@ def differs(reference: Tensor, mel: Tensor, *, nats: float = _DIFFERS_NATS) -> T
 
 
 def explain_front_end(name: str, found: Handshake) -> Explanation | None:
-    """Return what is wrong with a front end; None where the vocoder can take its mel.
-
-    Args:
-        name: Name of the front end.
-        found: Its handshake.
-    """
+    """Return what is wrong with a front end; None where the vocoder can take its mel."""
     if found.compatible:
         return None
     cause, fix = found.cause()
@@ -416,14 +411,11 @@ def _verdict(results: list[ProbeResult]) -> HandshakeVerdict:
 
 def _most_telling(results: list[ProbeResult]) -> Diagnosis | None:
     """Return the diagnosis that names most; one of speech before one of a probe."""
-    order = {"fault": 3, "unknown": 2, "benign": 1, "identical": 0}
-    best: tuple[int, int, int] | None = None
-    chosen = None
-    for result in results:
-        if result.diagnosis is None:
-            continue
-        speech = int(result.probe.startswith(_SPEECH))
-        key = (order[result.diagnosis.kind], speech, len(result.diagnosis.causes))
-        if best is None or key > best:
-            best, chosen = key, result.diagnosis
-    return chosen
+    order = ("identical", "benign", "unknown", "fault")
+    found = [
+        (order.index(each.diagnosis.kind), each.probe.startswith(_SPEECH), each.diagnosis)
+        for each in results
+        if each.diagnosis is not None
+    ]
+    most = max(found, key=lambda entry: (*entry[:2], len(entry[2].causes)), default=None)
+    return most and most[2]

@@ -70,12 +70,7 @@ class Marks:
 
 
 def marks_of(prepared: Prepared, values: Tensor) -> Marks:
-    """Return the surest mark of logarithm, floor and normalisation.
-
-    Args:
-        prepared: The mel.
-        values: Its finite cells, without those of padding; at least one.
-    """
+    """Return the surest mark of logarithm, floor and normalisation."""
     floor, usable = prepared.floor, prepared.mel[prepared.usable]
     low, high = float(values.min()), float(values.max())
     if low == high:

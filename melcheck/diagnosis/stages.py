@@ -92,14 +92,16 @@ def mel_deviation(reference: Tensor, estimate: Tensor, *, log_floor: float) -> M
 
 def relative_deviation(reference: Tensor, estimate: Tensor) -> float:
     """Return the largest absolute difference, in units of the reference's root mean square."""
-    pair = comparable(reference, estimate)
-    if pair is None:
-        return math.inf
-    largest = (pair[0] - pair[1]).abs().max().item()
-    scale = pair[0].square().mean().sqrt().item()
-    if largest == 0.0:
-        return 0.0
+    largest = _largest_difference(reference, estimate)
+    if largest in (0.0, math.inf):
+        return largest
+    scale = reference.detach().cpu().double().square().mean().sqrt().item()
     return largest / scale if scale else math.inf
+
+
+def _largest_difference(reference: Tensor, estimate: Tensor) -> float:
+    pair = comparable(reference, estimate)
+    return math.inf if pair is None else (pair[0] - pair[1]).abs().max().item()
 
 
 def comparable(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -202,11 +204,7 @@ class Bisection:
 
 
 def audio_stages(config: MelCheckConfig) -> Stages:
-    """Return load, mix and resample, as `melcheck.audio.load_audio` runs them, but for padding.
-
-    Args:
-        config: How the file is read; its path is replaced by the one that the stages are given.
-    """
+    """Return load, mix and resample, as `melcheck.audio.load_audio` runs them, but for padding."""
 
     def load(path: Any) -> DecodedAudio:
         return decode_audio(MelCheckConfig(path, config.target_sr, config.target_duration))
@@ -268,8 +266,7 @@ def bisect_stages(
             own, alone = tried(own), tried(before)
         except (ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            infinite = float("inf")
-            found.append(StageDeviation(name, infinite, infinite, tolerances[name], reason))
+            found.append(StageDeviation(name, math.inf, math.inf, tolerances[name], reason))
             break
         found.append(
             StageDeviation(
@@ -317,20 +314,12 @@ def _whole(stages: Stages) -> Stages:
 def _deviation(name: str, expected: Any, found: Any, log_floor: float) -> float:
     if isinstance(expected, DecodedAudio) and isinstance(found, DecodedAudio):
         if expected.sample_rate != found.sample_rate:
-            return float("inf")
+            return math.inf
         expected, found = expected.samples, found.samples
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
-        return float("inf")
+        return math.inf
     if name in ("encode", "re-encode"):
         return mel_deviation(expected, found, log_floor=log_floor).max_nats
     if name in ("backbone", "head", "decode"):
         return relative_deviation(expected, found)
-    return _largest(expected, found)
-
-
-def _largest(expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    difference = (expected.detach().cpu().double() - found.detach().cpu().double()).abs()
-    largest: float = torch.nan_to_num(difference, nan=float("inf")).max().item()
-    return largest
+    return _largest_difference(expected, found)

@@ -195,54 +195,48 @@ def fresh_mel(
 
 
 def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
-    """Say whether a stored mel is the fresh one, and if not, what became of it.
-
-    Args:
-        stored: As `melcheck.mel_files.read_mel` returns it, with `finite=False`.
-        clip: What the front end extracts from the whole clip now.
-    """
-    fresh = clip.mel
-    mel, causes = stored.mel, []
+    """Say whether a stored mel is the fresh one, and if not, what became of it."""
+    fresh, mel = clip.mel, stored.mel
+    causes: list[tuple[str, str]] = []
     if stored.broken:
         share = stored.broken / mel.numel()
-        text = f"nan: {stored.broken} values ({share:.1%}) are NaN or infinite"
+        causes.append(("nan", f"{stored.broken} values ({share:.1%}) are NaN or infinite"))
         if stored.broken == mel.numel():
-            return StoredMelResult(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
-        causes.append(("nan", text))
+            return _stale(causes)
         mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
     valid = torch.isfinite(stored.mel)
     upright = _upright(mel, fresh)
     if upright is not mel:
         rows, columns = mel.shape
-        causes.append(
-            ("axes-transposed", f"axes-transposed: [{rows}, {columns}] is [frames, n_mels]")
-        )
+        causes.append(("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"))
         mel, valid = upright, valid.T
     shift = _alignment(mel, valid, fresh, stored.dtype)
-    if shift is not None:
-        if shift:
-            side = "early" if shift > 0 else "late"
-            causes.append(("frame-shift", f"frame-shift: {abs(shift)} frames {side}"))
-        missing = fresh.shape[1] - mel.shape[1]
-        if missing and abs(missing) != abs(shift):
-            causes.append(
-                ("length", f"length: {mel.shape[1]} frames, {fresh.shape[1]} in the clip")
-            )
-        was, now = prepare(mel).floor, prepare(fresh).floor
-        moved = was is not None and now is not None and abs(was - now) > _SAME_FLOOR
-        if not causes and moved:
-            text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
-            return StoredMelResult(True, "fresh", text, note=True)
-        if not causes:
-            note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
-            return StoredMelResult(True, "fresh", f"fresh{note}")
-        text = "; ".join(text for _, text in causes)
-        return StoredMelResult(False, causes[0][0], f"{text}. {_EXTRACT_AGAIN}")
-    causes.append(_other(stored, mel, clip))
-    if causes[0][0] == "fresh":
-        return StoredMelResult(True, *causes[0], note=True)
-    text = "; ".join(text for _, text in causes)
-    return StoredMelResult(False, causes[0][0], f"{text}. {_EXTRACT_AGAIN}")
+    if shift is None:
+        code, text = _other(stored, mel, clip)
+        if code == "fresh" and not causes:
+            return StoredMelResult(True, code, text, note=True)
+        return _stale(causes, (code, text))
+    if shift:
+        side = "early" if shift > 0 else "late"
+        causes.append(("frame-shift", f"{abs(shift)} frames {side}"))
+    missing = fresh.shape[1] - mel.shape[1]
+    if missing and abs(missing) != abs(shift):
+        causes.append(("length", f"{mel.shape[1]} frames, {fresh.shape[1]} in the clip"))
+    if causes:
+        return _stale(causes)
+    was, now = prepare(mel).floor, prepare(fresh).floor
+    if was is not None and now is not None and abs(was - now) > _SAME_FLOOR:
+        text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
+        return StoredMelResult(True, "fresh", text, note=True)
+    note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
+    return StoredMelResult(True, "fresh", f"fresh{note}")
+
+
+def _stale(causes: list[tuple[str, str]], *other: tuple[str, str]) -> StoredMelResult:
+    """Return the result of causes, each with its code before its text, and of others without."""
+    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text in other)]
+    first = [*causes, *other][0][0]
+    return StoredMelResult(False, first, f"{'; '.join(texts)}. {_EXTRACT_AGAIN}")
 
 
 def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:

@@ -161,7 +161,7 @@ def _combinations() -> Iterator[tuple[str, str, tuple[int, int, int], int]]:
         yield padding, pad_mode, _SIZES[i % len(_SIZES)], 0
 
 
-@pytest.mark.parametrize(("padding", "pad_mode", "size", "beyond_shortest"), _combinations())
+@pytest.mark.parametrize(("padding", "pad_mode", "size", "beyond_shortest"), list(_combinations()))
 def test_frames_is_the_length_of_the_mel(
     padding: Any, pad_mode: Any, size: tuple[int, int, int], beyond_shortest: int
 ) -> None:

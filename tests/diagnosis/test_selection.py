@@ -36,7 +36,7 @@ def ends_at(speech: Tensor, f_max: float) -> Hypothesis:
 
 def choose(candidate: Tensor, *hypotheses: Hypothesis) -> Choice:
     prepared = prepare(candidate)
-    return decide(prepared, refine(prepared.mel, prepared.usable, hypotheses))
+    return decide(prepared, refine(prepared, hypotheses))
 
 
 def between(speech: Tensor, *maxima: float) -> Tensor:
@@ -73,7 +73,7 @@ def test_unnamed_statistics_cost_as_much_as_two_changes(speech: Tensor) -> None:
     second = RecipeChange("f-min", (("f_min", 0.1),))
     double = dataclasses.replace(first, changes=(*first.changes, second))
     prepared = prepare(candidate)
-    [fitted] = refine(prepared.mel, prepared.usable, [first])
+    [fitted] = refine(prepared, [first])
     near = dataclasses.replace(fitted, hypothesis=double, slope=1.0, offset=0.0, residual=1e-3)
     far = dataclasses.replace(fitted, hypothesis=plain, slope=1.1, offset=0.4, residual=1.5e-3)
     assert decide(prepared, [far, near]).fit is near
@@ -85,7 +85,7 @@ def test_unnamed_statistics_cost_as_much_as_two_changes(speech: Tensor) -> None:
 def test_no_pair_of_changes_has_a_window_longer_than_its_transform(speech: Tensor) -> None:
     prepared = prepare(log_mel(speech, MelRecipe(n_fft=800, win_length=800)))
     reading = base_reading(speech, VOCOS.n_mels, VOCOS)
-    cells = louder_cells(prepared.mel, prepared.usable, reading)
+    cells = louder_cells(prepared, reading)
     assert cells is not None
     recipes = [hypothesis.recipe for _, hypothesis in rank_pairs(cells, reading)]
     assert any(recipe.n_fft == 800 for recipe in recipes)
@@ -97,7 +97,7 @@ def test_a_number_that_is_right_on_the_grid_is_not_sectioned(
 ) -> None:
     prepared = prepare(log_mel(speech, MelRecipe(f_max=8_000.0, window="hamming")))
     hypothesis = ends_at(speech, 8_000.0)
-    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.reading)
+    cells = louder_cells(prepared, hypothesis.reading)
     assert cells is not None
     sectioned: list[tuple[float, float]] = []
 

@@ -85,13 +85,7 @@ def base_reading(waveform: Tensor, n_mels: int, expected: MelRecipe) -> AudioRea
 
 
 def likely_readings(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[AudioReading]:
-    """Return the readings whose frames fit the candidate's, best aligned first.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        waveform: `[samples]`, at the expected rate.
-        expected: The expected recipe.
-    """
+    """Return the readings whose frames fit the candidate's, best aligned first."""
     n_mels, frames = candidate.shape
     base = base_reading(waveform, n_mels, expected)
     difference = frames - expected.frames(len(waveform))
@@ -121,13 +115,7 @@ def likely_readings(candidate: Tensor, waveform: Tensor, expected: MelRecipe) ->
 
 
 def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[AudioReading]:
-    """Return readings of a hop that is off by a sample or two: a frame more or less in the end.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        waveform: `[samples]`, at the expected rate.
-        expected: The expected recipe.
-    """
+    """Return readings of a hop that is off by a sample or two: a frame more or less in the end."""
     n_mels, frames = candidate.shape
     if not 0 < abs(frames - expected.frames(len(waveform))) <= _FRAME_SLACK:
         return []
@@ -140,13 +128,7 @@ def correlation_with(candidate: Tensor, reading: AudioReading) -> float:
 
 
 def _align(candidate: Tensor, reading: AudioReading, apart: int = 0) -> tuple[int, float]:
-    """Return where frame 0 lies, and the correlation there.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        reading: The reading.
-        apart: By how many frames candidate and reading differ in length.
-    """
+    """Return where frame 0 lies, and the correlation there."""
     lags = min(apart, _MAX_PART_FRAMES) + _MAX_LAG_FRAMES
     bands = slice(0, reading.highest_band, 2)
     filters = filters_of(reading.recipe)[:, bands]

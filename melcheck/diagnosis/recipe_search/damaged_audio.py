@@ -46,11 +46,11 @@ def damaged(
     ranked: list[tuple[float, int, Hypothesis]] = []
     for origin in origins:
         for damage in damaged_readings(origin, channels):
-            cells = louder_cells(prepared.mel, prepared.usable, damage)
+            cells = louder_cells(prepared, damage)
             if cells is not None:
                 distance, hypothesis = best(cells, damage)
                 ranked.append((distance, len(ranked), hypothesis))
-        cells = louder_cells(prepared.mel, prepared.usable, origin)
+        cells = louder_cells(prepared, origin)
         if cells is None:
             continue
         for code in ("clipping", "dc-offset"):
@@ -118,12 +118,7 @@ def levels(reading: AudioReading, code: str) -> tuple[float, ...]:
 
 
 def damaged_readings(reading: AudioReading, channels: Tensor | None) -> list[AudioReading]:
-    """Return the audio with each kind of damage that a mel shows and that has no level.
-
-    Args:
-        reading: A reading of the audio.
-        channels: The audio before it was mixed down, where it has several channels.
-    """
+    """Return the audio with each kind of damage that a mel shows and that has no level."""
     waveform, rate = reading.waveform, reading.recipe.sample_rate
     made: list[tuple[str, str, Tensor, int]] = []
     everything = reading.highest_band

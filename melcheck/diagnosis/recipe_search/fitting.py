@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
 from melcheck.recipes import MelRecipe
@@ -169,42 +170,23 @@ class Fit:
         return self.residual <= self.allowed and self.loud_residual <= self.loud_allowed
 
 
-def refine(
-    candidate: Tensor, usable: Tensor, hypotheses: Iterable[Hypothesis], *, step: float = 0.0
-) -> list[Fit]:
-    """Compute hypotheses in full and fit them; those that fit nothing are left out.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something.
-        hypotheses: What is fitted.
-        step: The relative rounding error of how the candidate is stored.
-    """
+def refine(prepared: Prepared, hypotheses: Iterable[Hypothesis]) -> list[Fit]:
+    """Compute hypotheses in full and fit them; those that fit nothing are left out."""
     spectra: dict[tuple[object, ...], Tensor] = {}
     fits = []
     for hypothesis in hypotheses:
         key = hypothesis.spectrum
         if key not in spectra:
-            spectra[key] = hypothesis.energies(candidate.shape[-1])
-        mel = hypothesis.filtered(spectra[key])
-        fits.append(fit_hypothesis(candidate, usable, hypothesis, mel, step=step))
+            spectra[key] = hypothesis.energies(prepared.mel.shape[-1])
+        fits.append(fit_hypothesis(prepared, hypothesis, hypothesis.filtered(spectra[key])))
     return [entry for entry in fits if math.isfinite(entry.residual)]
 
 
-def fit_hypothesis(
-    candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, mel: Tensor, *, step: float = 0.0
-) -> Fit:
-    """Fit slope and offset by least squares over the active cells that see no padding.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something.
-        hypothesis: What is fitted.
-        mel: Its natural log-mel.
-        step: The relative rounding error of how the candidate is stored.
-    """
+def fit_hypothesis(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> Fit:
+    """Fit slope and offset of a hypothesis's mel over the active cells that see no padding."""
     recipe, reading = hypothesis.recipe, hypothesis.reading
-    allowed = usable & reading.inner_frames(candidate.shape[-1], recipe.n_fft)
+    candidate = prepared.mel
+    allowed = prepared.usable & reading.inner_frames(candidate.shape[-1], recipe.n_fft)
     allowed[reading.highest_band :] = False
     level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
     active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
@@ -223,7 +205,7 @@ def fit_hypothesis(
     # What storage can cost each cell: dither of 16 bits on the waveform, rounding of the mel.
     levels = level[active].double()
     noise = recipe.power * _DITHER_MAGNITUDE * (-levels).exp()
-    rounding = step * y / slope
+    rounding = storage_step(prepared.storage) * y / slope
     bounds = noise.square() + rounding.square()
     loud = levels >= quantile(levels, 0.75)
     return Fit(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, AudioReading, Hypothesis, quantile
+from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
     changed,
@@ -91,12 +92,7 @@ def minimum(
 
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
-    """Return the hypothesis with one number tuned, for each number that leads somewhere.
-
-    Args:
-        cells: Of the candidate.
-        hypothesis: One that came near.
-    """
+    """Return the hypothesis with one number tuned, for each number that leads somewhere."""
     start = float(residuals(cells, hypothesis, _NOWHERE))
     found: list[Hypothesis] = []
     if start > _HOPELESS_NATS:
@@ -173,22 +169,13 @@ class Cells:
     highest_band: int
 
 
-def louder_cells(
-    candidate: Tensor, usable: Tensor, reading: AudioReading, *, bands: int = _BANDS
-) -> Cells | None:
-    """Choose the cells to compare; None where too few say anything.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something, the same shape: neither at a floor nor broken.
-        reading: Says which frames see no padding, and which bands can be compared.
-        bands: About how many bands.
-    """
-    frames = _loud_frames(candidate, usable, reading)
+def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BANDS) -> Cells | None:
+    """Choose the cells to compare; None where too few say anything."""
+    frames = _loud_frames(prepared, reading)
     band_step = max(1, math.ceil(reading.highest_band / bands))
     kept = slice(0, reading.highest_band, band_step)
-    cells = candidate[kept, frames].T
-    mask = usable[kept, frames].T
+    cells = prepared.mel[kept, frames].T
+    mask = prepared.usable[kept, frames].T
     if mask.any():
         mask = mask & (cells > quantile(cells[mask], _QUIET_SHARE))
     if int(mask.sum()) < MIN_CELLS:
@@ -372,14 +359,15 @@ def _two_spectra(
     return list(found.values())
 
 
-def _loud_frames(candidate: Tensor, usable: Tensor, reading: AudioReading) -> Tensor:
+def _loud_frames(prepared: Prepared, reading: AudioReading) -> Tensor:
     """Return some of the louder frames that see no padding, in order."""
+    candidate, heard = prepared.mel, prepared.usable.any(dim=0)
     centres = reading.centres(candidate.shape[-1])
     # Room for a transform of twice the length.
     inner = reading.inner_frames(candidate.shape[-1], 2 * reading.recipe.n_fft)
-    inside = inner & usable.any(dim=0)
+    inside = inner & heard
     if int(inside.sum()) < _FRAMES // 2:
-        inside = (centres >= 0) & (centres < len(reading.waveform)) & usable.any(dim=0)
+        inside = (centres >= 0) & (centres < len(reading.waveform)) & heard
     frames = inside.nonzero()[:, 0]
     loudness = candidate[:, frames].mean(dim=0)
     louder = frames[loudness.argsort(descending=True)[: max(1, math.ceil(0.6 * len(frames)))]]

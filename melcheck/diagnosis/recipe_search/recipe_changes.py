@@ -94,12 +94,7 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
 
 @functools.lru_cache(maxsize=16)
 def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[RecipeChange, ...], ...]:
-    """Return what can be other about the filters: the product of scale, norm and range.
-
-    Args:
-        expected: The recipe that is varied.
-        every_range: Whether to vary the range (f_min, f_max, the rate) as well.
-    """
+    """Return what can be other about the filters: the product of scale, norm and range."""
     scales: list[tuple[RecipeChange, ...]] = [()]
     other_scale = "slaney" if expected.mel_scale == "htk" else "htk"
     scales.append((RecipeChange("mel-scale", (("mel_scale", other_scale),)),))

@@ -7,6 +7,7 @@ damaged audio.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from melcheck.diagnosis.recipe_search.fitting import (
     fit_hypothesis,
     refine,
 )
-from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
+from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
     louder_cells,
     rank,
@@ -80,13 +81,7 @@ class Look:
 
 
 def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Look | None:
-    """Fit what is likely; None where nothing could be fitted.
-
-    Args:
-        prepared: The candidate.
-        waveform: The audio as given, `[samples]`.
-        expected: The expected recipe.
-    """
+    """Fit what is likely; None where nothing could be fitted."""
     readings = likely_readings(prepared.mel, waveform, expected)
     found: list[Hypothesis] = []
     for reading in readings:
@@ -96,24 +91,19 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
         found += likely
     for reading in profile_readings(prepared.mel, waveform, expected):
         found.append(_plain(reading))
-    fits = _refined(prepared, found)
+    fits = refine(prepared, found)
     return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
 
 
 def closer_look(look: Look, channels: Tensor | None) -> Choice:
-    """Try pairs of changes, frames at any place and damaged audio, as far as that is needed.
-
-    Args:
-        look: What the first look found.
-        channels: The audio before it was mixed down, where it has several channels.
-    """
+    """Try pairs of changes, frames at any place and damaged audio, as far as that is needed."""
     prepared, fits = look.prepared, list(look.fits)
     smallest = min(entry.residual for entry in fits)
     if smallest > (_STORED_ROUNDING_NATS if prepared.storage else _ROUNDING_NATS):
         fits += _moved(prepared, fits)
     if not _explained(fits):
         for reading in drifting(prepared.mel, look.waveform, look.expected):
-            fits += _refined(prepared, _likely(prepared, reading))
+            fits += refine(prepared, _likely(prepared, reading))
     if not _explained(fits):
         paired = _paired(prepared, fits)
         better = min((entry.residual for entry in paired), default=math.inf)
@@ -128,7 +118,7 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
             return trimmed
         reading = look.readings[0]
         ranked = damaged(prepared, _simplest(fits), reading, channels)
-        fitted = _refined(prepared, ranked[:_REFINED])
+        fitted = refine(prepared, ranked[:_REFINED])
         fits += [entry for entry in fitted if fallen(prepared, entry, reading)]
     return decide(prepared, fits)
 
@@ -136,8 +126,8 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
 def _paired(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best pairs of changes, where the frames lie best."""
     [nearest] = _nearest(fits, 1)
-    cells = louder_cells(prepared.mel, prepared.usable, nearest.reading, bands=_PAIR_BANDS)
-    return [] if cells is None else _refined(prepared, _first(rank_pairs(cells, nearest.reading)))
+    cells = louder_cells(prepared, nearest.reading, bands=_PAIR_BANDS)
+    return [] if cells is None else refine(prepared, _first(rank_pairs(cells, nearest.reading)))
 
 
 def _explained(fits: Iterable[Fit]) -> bool:
@@ -146,17 +136,12 @@ def _explained(fits: Iterable[Fit]) -> bool:
 
 def _likely(prepared: Prepared, reading: AudioReading) -> list[Hypothesis]:
     """Return the hypotheses about a reading that rank first."""
-    cells = louder_cells(prepared.mel, prepared.usable, reading)
+    cells = louder_cells(prepared, reading)
     return [] if cells is None else _first(rank(cells, reading))
 
 
 def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
     return [hypothesis for _, hypothesis in ranked[:_REFINED]]
-
-
-def _refined(prepared: Prepared, hypotheses: Iterable[Hypothesis]) -> list[Fit]:
-    step = storage_step(prepared.storage)
-    return refine(prepared.mel, prepared.usable, hypotheses, step=step)
 
 
 def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:
@@ -188,15 +173,15 @@ def _moved(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
             add(placed, *_likely(prepared, reading))
         # A wrong window can be as good half a sample off: each has its own place.
         add(_placed(prepared, _plain(reading), (1,)))
-    fitted = _refined(prepared, found.values())
+    fitted = refine(prepared, found.values())
     known = set(found)
     add(*(_placed(prepared, hypothesis, (1,)) for hypothesis in _nearest(fitted, 2)))
-    return fitted + _refined(prepared, [found[key] for key in found if key not in known])
+    return fitted + refine(prepared, [found[key] for key in found if key not in known])
 
 
 def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) -> Hypothesis:
     """Return a hypothesis moved to where it fits best, in ever finer steps of samples."""
-    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.reading)
+    cells = louder_cells(prepared, hypothesis.reading)
     if cells is None:
         return hypothesis
     for step in steps:
@@ -222,10 +207,10 @@ def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
 def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
     found = []
     for start in {(h.all_changes, h.reading.offset): h for h in starts}.values():
-        cells = louder_cells(prepared.mel, prepared.usable, start.reading)
+        cells = louder_cells(prepared, start.reading)
         found += [] if cells is None else tuned(cells, start)
     # What made up for the wrong number may be needed no more.
-    return _refined(prepared, [each for full in found for each in (full, *_simpler(full))])
+    return refine(prepared, [each for full in found for each in (full, *_simpler(full))])
 
 
 def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
@@ -250,11 +235,8 @@ def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
     plain = [entry for entry in ordered if not entry.hypothesis.all_changes]
     usable = prepared.usable.clone()
     usable[math.floor(TOP_BANDS_SHARE * len(usable)) :] = False
-    step = storage_step(prepared.storage)
-    again = [
-        fit_hypothesis(prepared.mel, usable, entry.hypothesis, entry.mel, step=step)
-        for entry in ordered[:4] + plain
-    ]
+    below = dataclasses.replace(prepared, usable=usable)
+    again = [fit_hypothesis(below, entry.hypothesis, entry.mel) for entry in ordered[:4] + plain]
     choice = decide(prepared, again, ignored=("top",))
     known = choice.named and top_bands(prepared, choice.fit) is not None
     return choice if known else None

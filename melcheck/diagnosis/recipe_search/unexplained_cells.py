@@ -55,12 +55,7 @@ _ALTERED_CELLS = 16
 
 
 def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
-    """Return what else is other, given a chosen hypothesis.
-
-    Args:
-        prepared: The candidate.
-        choice: The chosen hypothesis.
-    """
+    """Return what else is other, given a chosen hypothesis."""
     entry = choice.fit
     findings = _place(prepared, entry)
     findings += _edges(prepared, entry, findings)
@@ -251,10 +246,6 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
 
     The fit looks at loud cells, away from the ends, the floor and the ceiling; a mask, a gate or a
     band of something else lies where it does not look.
-
-    Args:
-        prepared: The candidate.
-        choice: A hypothesis that leaves nothing else to say.
     """
     entry = choice.fit
     hypothesis = entry.hypothesis

@@ -87,12 +87,7 @@ def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None
 
 
 def _jumps(difference: Tensor, rate: int) -> Explanation | None:
-    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet.
-
-    Args:
-        difference: `[blocks, samples]`.
-        rate: Hz.
-    """
+    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet."""
     steps = difference.flatten().diff().abs()
     edges = torch.arange(1, len(difference)) * _BLOCK_SAMPLES - 1
     about = steps.unfold(0, _BLOCK_SAMPLES, _BLOCK_SAMPLES // 2)[1::2][: len(edges)]
@@ -256,12 +251,7 @@ def _part_of_a_sample(wanted: Tensor, given: Tensor) -> tuple[float, float] | No
 
 
 def drift(wanted: Tensor, given: Tensor) -> Explanation | None:
-    """Explain a different speed: each segment is found later, or earlier, than the one before.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: Likewise.
-    """
+    """Explain a different speed: each segment is found later, or earlier, than the one before."""
     late, places, agreement = 0, [], []
     reach, size = _LARGEST_STEP_SAMPLES, _SEGMENT_SAMPLES
     quiet = _QUIET_BLOCK_SHARE * float(wanted.square().mean().sqrt())

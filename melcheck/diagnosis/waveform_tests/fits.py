@@ -43,12 +43,7 @@ _BLOCK_SAMPLES = 256
 
 
 def fitted(wanted: Tensor, given: Tensor) -> Explanation | None:
-    """Explain a filter, a curve or a gain that moves.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: As many.
-    """
+    """Explain a filter, a curve or a gain that moves."""
     bound = _bound(wanted, given)
     if not bound > 0:
         return None
@@ -146,10 +141,6 @@ def filtered_share(wanted: Tensor, given: Tensor) -> float:
 
     It is fitted to the first half and judged by the second: so many taps follow whatever is slow in
     the half that they are fitted to, but not in another.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: As many.
     """
     half, taps = len(wanted) // 2, _taps(wanted)
     if taps < 1 or not float(wanted[:half].square().sum()) > 0:

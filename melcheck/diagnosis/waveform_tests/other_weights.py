@@ -45,13 +45,7 @@ _FLOOR_NATS = math.log(1e-5)
 
 
 def weights_or_unknown(wanted: Tensor, given: Tensor, *, share: float) -> Explanation:
-    """Name wrong weights, rounding or noise; "unknown" where none is shown.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: Likewise.
-        share: Root mean square of the difference, as a share of what is wanted.
-    """
+    """Name wrong weights, rounding or noise; "unknown" where none is shown."""
     evidence = f"an error of {share:.1%} of the level"
     lengths = ""
     if len(wanted) != len(given):
