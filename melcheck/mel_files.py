@@ -1,7 +1,7 @@
 """Mels on disk: `.npy`, `.npz`, `.pt` and `.safetensors`, read without running any code of theirs.
 
-A pickle that holds more than tensors is refused, not executed. What is no mel (several arrays
-without a name, integers, NaN, nothing, half a file) is told in one `MelFileError` with the fix.
+A pickle that holds more than tensors is refused, not executed. A file without a usable mel (several
+arrays without a name, integers, NaN, nothing, half a file) raises a `MelFileError` with the fix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LISTED_NAMES = 6
 
 
 class MelFileError(ValueError):
-    """A file that holds no mel; the message names it and the fix."""
+    """A file holds no usable mel; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +39,9 @@ class StoredMel:
         path: The file.
         mel: `[rows, columns]`, float32: which of them are the bands is not known here.
         array: Name of the array in the file; "" where it holds one alone.
-        dtype: In which the file stores it: "float16", "bfloat16", "float32" or "float64".
-        shape: In the file, with leading axes of size 1.
-        broken: How many cells are NaN or infinite.
+        dtype: Type in which the file stores it: "float16", "bfloat16", "float32" or "float64".
+        shape: Shape in the file, with leading axes of size 1.
+        broken: How many values are NaN or infinite.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class StoredMel:
 
     def __str__(self) -> str:
         name = f", array {self.array!r}" if self.array else ""
-        broken = f", {self.broken} cells NaN or infinite" if self.broken else ""
+        broken = f", {self.broken} values NaN or infinite" if self.broken else ""
         return f"{one_line(self.path)}: {list(self.shape)} {self.dtype}{name}{broken}"
 
 
@@ -84,7 +84,7 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
     Args:
         path: A file that ends in one of `MEL_SUFFIXES`.
         array: Which array of it; None takes the only one, or the one that is called "mel".
-        finite: Whether NaN and infinite cells are refused; they are counted otherwise.
+        finite: Whether NaN and infinite values are refused; they are counted otherwise.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -107,9 +107,9 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
             "torch.save(mel, path)."
         )
     except _DAMAGE as error:
-        told = first_line(error)
-        problem = f"it cannot be read ({told:.160}). It is truncated or damaged: write it again."
-        if "allow_pickle" in told:
+        reason = first_line(error)
+        problem = f"it cannot be read ({reason:.160}). It is truncated or damaged: write it again."
+        if "allow_pickle" in reason:
             problem = "it holds Python objects, not numbers. Save a float array: np.save(path, mel)"
     else:
         return _stored(path, content, array, finite)
@@ -170,10 +170,10 @@ def _stored(path: Path, content: object, array: str | None, finite: bool) -> Sto
     name, value = _picked(path, content, array)
     shape = tuple(getattr(value, "shape", ()))
     dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-    mel, told = float_tensor(value)
+    mel, kind = float_tensor(value)
     if mel is None:
         raise MelFileError(
-            f"{one_line(path)}: a mel must be floating point, got {told}. Store it as float32 "
+            f"{one_line(path)}: a mel must be floating point, got {kind}. Store it as float32 "
             "or float16, and the magnitude of what is complex."
         )
     if not mel.numel():
@@ -188,7 +188,7 @@ def _stored(path: Path, content: object, array: str | None, finite: bool) -> Sto
     broken = int((~torch.isfinite(mel)).sum())
     if broken and finite:
         raise MelFileError(
-            f"{one_line(path)}: {broken} of {mel.numel()} cells are NaN or infinite. Find the "
+            f"{one_line(path)}: {broken} of {mel.numel()} values are NaN or infinite. Find the "
             "first step that makes them, such as a logarithm without a floor."
         )
     return StoredMel(path, mel.contiguous(), name, dtype, shape, broken)

@@ -1,11 +1,11 @@
-"""The probe clips of the handshake: sounds that show what speech hides.
+"""The probe clips of the handshake: synthetic audio that shows what speech hides.
 
 A floor shows only in digital silence, padding only where the ends are loud, the highest bands only
-in sound that reaches them. Each probe has all three: its first and last 60 ms are loud, 300 ms are
+in audio that reaches them. Each probe has all three: its first and last 60 ms are loud, 300 ms are
 exact zeros, the rest holds noise at -80 dBFS under broadband noise, an impulse, a chirp to 12 kHz
 and tones of at most 0.35, so that a head that limits magnitudes is not driven into its limit. The
-lengths part the ways of counting frames: 71,936 is a whole number of hops, 72,000 and 72,191 round
-up and down, 25,400 has as many frames as bands.
+lengths distinguish the ways of counting frames: 71,936 is a whole number of hops, 72,000 and
+72,191 round up and down, 25,400 has as many frames as bands.
 """
 
 from __future__ import annotations

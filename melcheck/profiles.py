@@ -4,10 +4,10 @@ A profile describes what the project feeds its model or vocoder. Where the proje
 only part of the way (F5-TTS and ZipVoice share the vocoder of `vocos`), the note says so.
 
 Every number was read in the file that `source` names, at the release or the revision that it gives.
-Two were read at one remove: HiFi-GAN's configuration in the copy that Matcha-TTS releases, and the
-statistics of LJ Speech in the README of Matcha-TTS. `tests/core/test_profiles.py` holds `vocos`,
-`librosa-default` and `torchaudio-default` to the libraries themselves, and those that use librosa's
-transform and filters to librosa.
+Two were read second-hand: HiFi-GAN's configuration in the copy that Matcha-TTS releases, and the
+statistics of LJ Speech in the README of Matcha-TTS. `tests/core/test_profiles.py` compares `vocos`,
+`librosa-default` and `torchaudio-default` with the libraries themselves, and those that use
+librosa's transform and filters with librosa.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _PROFILES = (
             floor=1e-5,
         ),
         "BigVGAN 169ffbe, meldataset.py and configs/bigvgan_24khz_100band.json",
-        "the rate, hop and number of bands of `vocos`, yet another mel",
+        "the rate, hop and number of bands of `vocos`, but a different mel",
     ),
     Profile(
         "matcha-22k",

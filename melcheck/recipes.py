@@ -15,11 +15,13 @@ import functools
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torchaudio
 from torch import Tensor
+
+_Values = TypeVar("_Values", float, Tensor)
 
 FLOORS_IN_USE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 """What projects keep a logarithm finite with."""
@@ -205,6 +207,24 @@ class MelRecipe:
         """Return one value less `mean`, divided by `std`."""
         return (value - self.mean) / self.std
 
+    @property
+    def log_units_per_nat(self) -> float:
+        """What a nat comes to in the recipe's logarithm, before normalisation: 8.686 for dB."""
+        return self.log_scale / (math.log(10) if self.log_base == "10" else 1.0)
+
+    @property
+    def units_per_nat(self) -> float:
+        """What a nat comes to in the finished mel."""
+        return self.log_units_per_nat / self.std
+
+    def to_nats(self, mel: _Values) -> _Values:
+        """Return the natural logarithm of the bands that a log-mel holds: normalisation undone."""
+        return (mel * self.std + self.mean) / self.log_units_per_nat
+
+    def to_magnitude(self, mel: Tensor) -> Tensor:
+        """Return the bands of a log-mel as magnitudes, whatever its `power`."""
+        return (self.to_nats(mel) / self.power).exp()
+
     def text(self) -> str:
         """Return the recipe in its canonical form: every number, in a fixed order, on one line."""
         return " ".join(f"{key}={value}" for key, value in dataclasses.asdict(self).items())
@@ -288,7 +308,7 @@ def filterbank(recipe: MelRecipe) -> Tensor:
     Returns:
         `[n_fft // 2 + 1, n_mels]`, float32, exactly as torchaudio's `MelScale` builds them.
     """
-    filters: Tensor = torchaudio.functional.melscale_fbanks(
+    triangles: Tensor = torchaudio.functional.melscale_fbanks(
         n_freqs=recipe.n_fft // 2 + 1,
         f_min=recipe.f_min,
         f_max=recipe.f_max,
@@ -297,7 +317,7 @@ def filterbank(recipe: MelRecipe) -> Tensor:
         norm=recipe.norm,
         mel_scale=recipe.mel_scale,
     )
-    return filters
+    return triangles
 
 
 @functools.lru_cache(maxsize=64)
@@ -337,15 +357,13 @@ def log_mel(waveform: Tensor, recipe: MelRecipe = VOCOS) -> Tensor:
             "integer samples must also be divided by their full scale."
         )
     frames = recipe.frames(waveform.shape[-1])  # raises on a waveform that is too short
-    if recipe.pre_emphasis:
-        previous = torch.nn.functional.pad(waveform, (1, 0))[..., :-1]
-        waveform = waveform - recipe.pre_emphasis * previous
+    waveform = pre_emphasised(waveform, recipe.pre_emphasis)
     if recipe.padding == "same":
         waveform = _pad(waveform, recipe.pad_samples, recipe.pad_mode)
     spectrogram = torchaudio.functional.spectrogram(
         waveform,
         pad=0,
-        window=_window(recipe, waveform.dtype, waveform.device),
+        window=window(recipe, waveform.dtype, waveform.device),
         n_fft=recipe.n_fft,
         hop_length=recipe.hop_length,
         win_length=recipe.win_length,
@@ -357,8 +375,8 @@ def log_mel(waveform: Tensor, recipe: MelRecipe = VOCOS) -> Tensor:
     )
     if recipe.magnitude_eps:
         spectrogram = (spectrogram + recipe.magnitude_eps) ** (recipe.power / 2)
-    filters = _filters(recipe, waveform.dtype, waveform.device)
-    mel = torch.matmul(spectrogram.transpose(-1, -2), filters).transpose(-1, -2)
+    bands = filters(recipe, waveform.dtype, waveform.device)
+    mel = torch.matmul(spectrogram.transpose(-1, -2), bands).transpose(-1, -2)
     mel = _fit_tail(mel, frames)
     mel = mel + recipe.floor if recipe.floor_mode == "add" else mel.clip(min=recipe.floor)
     if recipe.log_base is not None:
@@ -373,27 +391,41 @@ def log_mel(waveform: Tensor, recipe: MelRecipe = VOCOS) -> Tensor:
     return mel.transpose(-1, -2) if recipe.axes == "frames_first" else mel
 
 
+def pre_emphasised(waveform: Tensor, coefficient: float) -> Tensor:
+    """Return y[n] = x[n] - coefficient x[n - 1] of `[..., samples]`, with x[-1] = 0."""
+    if not coefficient:
+        return waveform
+    return waveform - coefficient * torch.nn.functional.pad(waveform, (1, 0))[..., :-1]
+
+
 # What is cached may be wanted with gradients later, so it must not be made as inference tensors.
-
-
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)
-def _window(recipe: MelRecipe, dtype: torch.dtype, device: torch.device) -> Tensor:
-    length, periodic = recipe.win_length, recipe.periodic
-    if recipe.window == "rectangular":
-        window = torch.ones(length)
-    elif recipe.window == "hamming":
-        window = torch.hamming_window(length, periodic=periodic)
-    else:
-        window = torch.hann_window(length, periodic=periodic)
-    if recipe.window == "sqrt_hann":
-        window = window.sqrt()
-    return window.to(device, dtype)
+_CPU = torch.device("cpu")
 
 
 @functools.lru_cache(maxsize=256)
 @torch.inference_mode(mode=False)
-def _filters(recipe: MelRecipe, dtype: torch.dtype, device: torch.device) -> Tensor:
+def window(
+    recipe: MelRecipe, dtype: torch.dtype = torch.float32, device: torch.device = _CPU
+) -> Tensor:
+    """Return the window of a recipe, `[win_length]`; made in float32, and kept for later."""
+    length, periodic = recipe.win_length, recipe.periodic
+    if recipe.window == "rectangular":
+        values = torch.ones(length)
+    elif recipe.window == "hamming":
+        values = torch.hamming_window(length, periodic=periodic)
+    else:
+        values = torch.hann_window(length, periodic=periodic)
+    if recipe.window == "sqrt_hann":
+        values = values.sqrt()
+    return values.to(device, dtype)
+
+
+@functools.lru_cache(maxsize=512)
+@torch.inference_mode(mode=False)
+def filters(
+    recipe: MelRecipe, dtype: torch.dtype = torch.float32, device: torch.device = _CPU
+) -> Tensor:
+    """Return `filterbank(recipe)`, kept for later: do not write into it."""
     return filterbank(recipe).to(device, dtype)
 
 

@@ -1,11 +1,7 @@
-"""The causes that forensics can name: a code, a title and the fix in one line for each.
+"""The causes that a diagnosis can name: a code, a title and the fix in one line for each.
 
 A code is kebab-case and stable: tests and reports refer to it. `profile:<name>` stands for a whole
 recipe of another project; `cause` accepts those too.
-
-One likely cause of a bad waveform, by its name in `causes`, with what was measured.
-
-What one look at a mel has found: a cause with its numbers, before it is put into words.
 """
 
 from __future__ import annotations
@@ -20,22 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One likely cause of a bad reconstruction.
+    """One cause of a bad mel or waveform, in words.
 
     Attributes:
         code: Stable name, kebab-case.
         title: What is wrong, in a few words.
-        evidence: What was measured.
+        evidence: What was measured: the attribute's value, the factor, the delay.
         fix: What to do, in one line.
+        alternatives: Codes of causes that look the same.
     """
 
     code: str
     title: str
     evidence: str
     fix: str
+    alternatives: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.title} ({self.evidence}). {self.fix}"
+
+    @property
+    def summary(self) -> str:
+        """The code, the title and the evidence."""
+        return f"{self.code}: {self.title}" + (f" ({self.evidence})" if self.evidence else "")
 
 
 def explanation(
@@ -44,9 +47,9 @@ def explanation(
     """Return the cause of a code, with evidence.
 
     Args:
-        code: As in `melcheck.diagnosis.causes`.
+        code: As in `CAUSES`.
         evidence: What was measured.
-        title: Where the cause's own is about a mel, or says less; None for the cause's own.
+        title: Replaces the cause's own; None keeps that.
         fix: Likewise.
 
     Raises:
@@ -58,49 +61,92 @@ def explanation(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a mel shows.
+    """One thing that a mel shows, before it is put into words.
 
     Attributes:
-        code: As in `melcheck.diagnosis.causes`, or "" where it is no cause.
-        text: Its numbers, or what was seen.
-        benign: Whether no vocoder minds.
+        code: As in `CAUSES`, or "" where it is no cause.
+        text: What was measured or seen.
+        benign: Whether it does not affect decoding.
+        alternatives: Codes of causes that look the same.
+        fix: What to do about just this, in one line; "" for the cause's own fix.
+        shift_nats: What it adds before the logarithm is scaled, power * ln(factor).
     """
 
     code: str
     text: str
     benign: bool = False
+    alternatives: tuple[str, ...] = ()
+    fix: str = ""
+    shift_nats: float = 0.0
+
+    def explained(self, expected: MelRecipe) -> Explanation:
+        """Return it in words; the fix names the numbers of the expected recipe."""
+        known = cause(self.code, expected)
+        fix = self.fix or known.fix
+        return Explanation(self.code, known.title, self.text, fix, self.alternatives)
 
 
 PROFILE_PREFIX = "profile:"
 """What the code of a named profile begins with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """What can be wrong with a mel.
-
-    Attributes:
-        code: Its stable name, kebab-case.
-        title: What it is, in a few words.
-        fix: What to do, in one line.
-    """
-
-    code: str
-    title: str
-    fix: str
+def _table(*rows: tuple[str, str, str]) -> dict[str, Explanation]:
+    return {code: Explanation(code, title, "", fix) for code, title, fix in rows}
 
 
-def _table(*rows: tuple[str, str, str]) -> dict[str, Cause]:
-    return {code: Cause(code, title, fix) for code, title, fix in rows}
+# What a recipe decides: the code, what differs, and the attributes that the fix names.
+_OF_A_RECIPE = (
+    ("power", "the exponent of the magnitudes differs (energy against magnitude)", ("power",)),
+    ("mel-scale", "the bands lie on the other mel scale (Slaney against HTK)", ("mel_scale",)),
+    ("filter-norm", "the filters are normalised differently", ("norm",)),
+    ("padding", "frames begin elsewhere: the padding at the ends differs", ("padding",)),
+    ("hop-length", "the hop length differs", ("hop_length",)),
+    ("n-fft", "the length of the transform differs", ("n_fft",)),
+    ("win-length", "the length of the window differs", ("win_length",)),
+    ("window", "the window differs", ("window", "periodic")),
+    ("f-max", "the highest band ends elsewhere", ("f_max",)),
+    ("f-min", "the lowest band begins elsewhere", ("f_min",)),
+    (
+        "filterbank-rate",
+        "the filters are laid out for a different sampling rate",
+        ("filterbank_rate", "sample_rate"),
+    ),
+    ("pad-mode", "the padding at the ends has different contents", ("pad_mode",)),
+    ("stft-normalized", "the STFT is divided by a property of its window", ("normalized",)),
+    ("pre-emphasis", "the pre-emphasis of the waveform differs", ("pre_emphasis",)),
+    ("n-mels", "the number of bands differs", ("n_mels",)),
+    (
+        "magnitude-eps",
+        "the constant that is added to the energies under the root differs",
+        ("magnitude_eps",),
+    ),
+)
 
+_ATTRIBUTES = {code: names for code, _, names in _OF_A_RECIPE}
+
+# What else to know where an attribute should have this value.
+_HINTS: dict[tuple[str, object], str] = {
+    ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",
+    ("mel_scale", "htk"): "In librosa htk=True.",
+    ("mel_scale", "slaney"): "torchaudio's default is htk.",
+    ("norm", "slaney"): "torchaudio's default is None.",
+    ("norm", None): "librosa's default is slaney.",
+    ("padding", "center"): "That is center=True; the vocoder's head must agree.",
+    ("padding", "same"): (
+        "That is center=False after (n_fft - hop_length) / 2 samples of padding on each side; the "
+        "vocoder's head must agree."
+    ),
+    ("padding", "none"): "That is center=False.",
+    ("periodic", True): "That is the default of torch.hann_window.",
+    ("filterbank_rate", None): "None is sample_rate, whose default in MelSpectrogram is 16000.",
+}
 
 CAUSES = _table(
-    (
-        "power",
-        "the exponent of the magnitudes differs (energy against magnitude)",
-        "Set power to the recipe's value.",
+    *(
+        (code, title, f"Set {names[0]} to the recipe's value.")
+        for code, title, names in _OF_A_RECIPE
     ),
-    ("log-base", "the logarithm has another base", "Take the recipe's logarithm."),
+    ("log-base", "the logarithm has a different base", "Take the recipe's logarithm."),
     ("decibels", "the logarithm is in decibels", "Take the recipe's logarithm."),
     ("no-log", "no logarithm was taken", "Take torch.log(mel.clip(min=floor))."),
     (
@@ -109,45 +155,8 @@ CAUSES = _table(
         "Take it once; what the second one clipped is lost, so extract again.",
     ),
     (
-        "mel-scale",
-        "the bands lie on the other mel scale (Slaney against HTK)",
-        "Set mel_scale to the recipe's value.",
-    ),
-    ("filter-norm", "the filters are normalised otherwise", "Set norm to the recipe's value."),
-    (
-        "padding",
-        "frames begin elsewhere: other padding at the ends",
-        "Set padding to the recipe's value.",
-    ),
-    ("hop-length", "another hop length", "Set hop_length to the recipe's value."),
-    ("n-fft", "another length of the transform", "Set n_fft to the recipe's value."),
-    ("win-length", "another length of the window", "Set win_length to the recipe's value."),
-    ("window", "another window", "Set window to the recipe's value."),
-    ("f-max", "the highest band ends elsewhere", "Set f_max to the recipe's value."),
-    ("f-min", "the lowest band begins elsewhere", "Set f_min to the recipe's value."),
-    (
-        "filterbank-rate",
-        "the filters are laid out for another sampling rate",
-        "Set filterbank_rate to the recipe's value.",
-    ),
-    (
-        "pad-mode",
-        "the padding at the ends holds something else",
-        "Set pad_mode to the recipe's value.",
-    ),
-    (
-        "stft-normalized",
-        "the STFT is divided by a property of its window",
-        "Set normalized to the recipe's value.",
-    ),
-    (
-        "pre-emphasis",
-        "the waveform was pre-emphasised otherwise",
-        "Set pre_emphasis to the recipe's value.",
-    ),
-    (
         "floor",
-        "another floor under the logarithm",
+        "the floor under the logarithm differs",
         "Clip at the recipe's floor; some projects differ on purpose, then use their profile.",
     ),
     (
@@ -172,7 +181,7 @@ CAUSES = _table(
     ),
     (
         "sample-rate",
-        "the waveform has another sampling rate than the recipe says",
+        "the waveform has a different sampling rate than the recipe",
         "Resample to the recipe's rate before the mel; trust the file's header, not a default.",
     ),
     (
@@ -196,7 +205,7 @@ CAUSES = _table(
     ("clamped", "the mel was cut off at a largest value", "Remove the clamp on the mel."),
     (
         "band-limited",
-        "the sound ends below the highest band",
+        "the audio has no energy in the highest bands",
         "Use a source of the full bandwidth; no code can bring the upper bands back.",
     ),
     (
@@ -204,7 +213,6 @@ CAUSES = _table(
         "the audio was resampled without an anti-alias filter",
         "Resample with torchaudio.functional.resample, never by slicing or repeating samples.",
     ),
-    ("n-mels", "another number of bands", "Set n_mels to the recipe's value."),
     (
         "length",
         "the mel is longer or shorter than its audio",
@@ -220,27 +228,22 @@ CAUSES = _table(
         "one channel was taken where the mean is expected",
         "Mix down with waveform.mean(dim=0).",
     ),
-    ("nan", "the mel holds NaN or infinite cells", "Find the first step that makes them."),
+    ("nan", "the mel holds NaN or infinite values", "Find the first step that makes them."),
     (
         "altered",
-        "most cells are right, and some are not: masked, gated, filtered or replaced",
+        "most time-frequency bins are right, but some were masked, gated, filtered or replaced",
         "Look for augmentation, a noise gate or an edit of single bands or frames.",
     ),
     (
         "padded-frames",
-        "frames were padded with a value that is no silence (0 is loud in a log-mel)",
+        "frames were padded with a value that is not silence (0 is loud in a log-mel)",
         "Pad with the log of the floor, and mask those frames.",
     ),
-    (
-        "magnitude-eps",
-        "another constant is added to the energies under the root",
-        "Set magnitude_eps to the recipe's value.",
-    ),
-    # Of waveforms, which no mel shows or which a mel does not tell apart.
+    # Causes of a bad waveform that a mel does not show, or does not tell apart.
     (
         "header-rate",
-        "the file's header gives another rate than its samples have",
-        "Write the rate of the samples into the header; players believe it.",
+        "the rate in the file's header is not the rate of its samples",
+        "Write the rate of the samples into the header; players rely on it.",
     ),
     (
         "saturated",
@@ -249,8 +252,8 @@ CAUSES = _table(
     ),
     (
         "polarity",
-        "every sample has the other sign",
-        "Harmless to the ear; find the sign, or leave it.",
+        "every sample has the opposite sign",
+        "Inaudible by itself; find the step that inverts the sign, or leave it.",
     ),
     (
         "shifted",
@@ -270,7 +273,7 @@ CAUSES = _table(
     (
         "places",
         "only some places are wrong",
-        "Listen there; sound that begins or ends abruptly is hard on a vocoder.",
+        "Listen there; abrupt onsets and ends are hard to reconstruct for a vocoder.",
     ),
     (
         "rounding",
@@ -290,8 +293,8 @@ CAUSES = _table(
     ("non-finite", "samples are NaN or infinite", "Run in float32; check the weights for NaN."),
     (
         "silent-clip",
-        "there is no sound in the clip",
-        "Use a clip with sound in it; channels in antiphase cancel when they are mixed down.",
+        "the clip is silent",
+        "Use a clip that is not silent; channels in antiphase cancel when they are mixed down.",
     ),
     (
         "silent-output",
@@ -305,18 +308,18 @@ CAUSES = _table(
     ),
     (
         "curve",
-        "every sample was bent by one curve: tanh, mu-law, a soft limiter",
+        "every sample went through one non-linear curve: tanh, mu-law, a soft limiter",
         "Undo the companding, or leave the limiter out and lower the level instead.",
     ),
     (
         "noise",
-        "noise was added, as much where there is no sound",
+        "noise was added, as loud in silence as elsewhere",
         "Leave the dither or the augmentation out.",
     ),
-    # Of a round trip, where nothing more precise holds.
+    # Causes of a bad round trip, where nothing more precise was found.
     (
         "vocoder",
-        "the mel is sound and the vocoder does not reproduce it",
+        "the mel is correct, but the vocoder does not reproduce it",
         "Check which weights were loaded, with which keys and precision, and for which mel.",
     ),
     (
@@ -326,8 +329,8 @@ CAUSES = _table(
     ),
     (
         "front-end",
-        "the front end makes another mel than the vocoder's",
-        "Give the front end the recipe of the vocoder, or take a vocoder of its recipe.",
+        "the front end extracts a different mel than the vocoder was trained on",
+        "Give the front end the recipe of the vocoder, or use a vocoder of its recipe.",
     ),
     (
         "unknown",
@@ -337,53 +340,9 @@ CAUSES = _table(
 )
 """Every cause by its code, those that name a stage alone included; profiles are not among them."""
 
-# What a recipe says of a cause, so that a fix can name its numbers.
-_ATTRIBUTES = {
-    "power": ("power",),
-    "mel-scale": ("mel_scale",),
-    "filter-norm": ("norm",),
-    "padding": ("padding",),
-    "hop-length": ("hop_length",),
-    "n-fft": ("n_fft",),
-    "win-length": ("win_length",),
-    "window": ("window", "periodic"),
-    "f-max": ("f_max",),
-    "f-min": ("f_min",),
-    "filterbank-rate": ("filterbank_rate", "sample_rate"),
-    "pad-mode": ("pad_mode",),
-    "stft-normalized": ("normalized",),
-    "pre-emphasis": ("pre_emphasis",),
-    "magnitude-eps": ("magnitude_eps",),
-    "n-mels": ("n_mels",),
-}
 
-# The same in the words of the libraries with which it goes wrong.
-_HINTS: dict[tuple[str, object], str] = {
-    ("power", 1.0): "torchaudio's default is 2. Halving the log does not undo it.",
-    ("mel_scale", "htk"): "In librosa htk=True.",
-    ("mel_scale", "slaney"): "torchaudio's default is htk.",
-    ("norm", "slaney"): "torchaudio's default is None.",
-    ("norm", None): "librosa's default is slaney.",
-    ("padding", "center"): "That is center=True; the vocoder's head must agree.",
-    ("padding", "same"): (
-        "That is center=False after (n_fft - hop_length) / 2 samples of padding on each side; the "
-        "vocoder's head must agree."
-    ),
-    ("padding", "none"): "That is center=False.",
-    ("periodic", True): "That is the default of torch.hann_window.",
-    ("filterbank_rate", None): "None is sample_rate, whose default in MelSpectrogram is 16000.",
-}
-
-INDISTINGUISHABLE = (
-    frozenset({"gain", "stereo-sum"}),
-    frozenset({"gain", "stft-normalized"}),
-    frozenset({"gain", "int16-scale"}),
-)
-"""Causes that one mel can have in common, where constants coincide: they are listed together."""
-
-
-def cause(code: str, expected: MelRecipe | None = None) -> Cause:
-    """Return the cause of a code, that of a profile included.
+def cause(code: str, expected: MelRecipe | None = None) -> Explanation:
+    """Return the cause of a code, that of a profile included, without evidence.
 
     Args:
         code: The code.
@@ -394,9 +353,10 @@ def cause(code: str, expected: MelRecipe | None = None) -> Cause:
     """
     if code.startswith(PROFILE_PREFIX):
         name = code.removeprefix(PROFILE_PREFIX)
-        return Cause(
+        return Explanation(
             code,
             f"the mel follows the recipe of {name}",
+            "",
             f"Extract with the expected recipe, or decode with a vocoder trained on {name} mels; "
             "an equal rate, hop and number of bands do not make two mels compatible.",
         )
@@ -413,8 +373,3 @@ def cause(code: str, expected: MelRecipe | None = None) -> Cause:
 
 def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
-def alike(code: str, other: str) -> bool:
-    """Return whether two codes are one, or can explain the same mel."""
-    return code == other or any({code, other} <= group for group in INDISTINGUISHABLE)

@@ -1,9 +1,9 @@
-"""Which recipe made this mel of this waveform? Recompute under each hypothesis, fit, name it.
+"""Which recipe made this mel of this waveform? Recompute it under each hypothesis and compare.
 
 `diagnose` answers with a verdict of four kinds:
 
     identical   the candidate is the expected mel, up to rounding
-    benign      the same recipe; it differs only where no vocoder minds (storage, floor, last frame)
+    benign      the same recipe; the differences (storage, floor, last frame) do not affect decoding
     fault       one or more causes, named
     unknown     no hypothesis explains it, or several do; the nearest three are given
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
-from melcheck.diagnosis.causes import PROFILE_PREFIX, Finding, cause
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
@@ -36,13 +36,12 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     storage_of,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause
 from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
 from melcheck.diagnosis.recipe_search.unexplained_cells import altered, altered_cells, examine
-from melcheck.diagnosis.result import Diagnosis, Evidence, NamedCause, Nearest
+from melcheck.diagnosis.result import Diagnosis, Evidence, Nearest
 from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, filterbank, log_mel
 
-# A cell is the same within rounding of the log-mel, or of the magnitude.
+# Two cells are equal within the rounding of the log-mel, or of the magnitude.
 _SAME_NATS = 1e-4
 # Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
 _DITHER_MAGNITUDE = 4e-4
@@ -54,8 +53,8 @@ _EXACT_NATS = 3e-4
 _SAME_SLOPE = 1e-3
 _SAME_OFFSET_NATS = 5e-3
 _AT_ZERO_DB = 1e-3
-# Cells are those expected within this, and a mel is one with strange cells where at most so many of
-# its sounding ones are not: other recipes agree in one cell of a hundred.
+# Cells are as expected within this. A mask is considered where at most this share of the cells off
+# the floor is not: different recipes agree in one cell of a hundred.
 _DIGITS_NATS = 1e-3
 _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
@@ -64,8 +63,8 @@ _AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
-# What leaves more than this follows another sound.
-_ANOTHER_SOUND_NATS = 1.0
+# What leaves more than this belongs to different audio.
+_DIFFERENT_AUDIO_NATS = 1.0
 
 _Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
@@ -103,7 +102,7 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     layout = orient(given, clip, expected)
     mel, padded = _unpadded(layout.mel, reference.shape[-1])
     if padded is not None and (quick := _same(reference, mel, expected)) is not None:
-        causes = (_named(padded, expected), *quick.causes)
+        causes = (padded.explained(expected), *quick.causes)
         return dataclasses.replace(quick, kind="benign", causes=causes)
     prepared = prepare(mel)
     first = list(layout.findings) if padded is None else [*layout.findings, padded]
@@ -135,9 +134,9 @@ def _unpadded(mel: Tensor, frames: int) -> tuple[Tensor, Finding | None]:
 
 
 def _broken(given: Tensor) -> str:
-    """Return how many cells are NaN or infinite, and what that says."""
+    """Return how many values are NaN or infinite, and the likely cause."""
     broken = int((~torch.isfinite(given)).sum())
-    text = f"{broken} cells, {broken / given.numel():.1%}"
+    text = f"{broken} values, {broken / given.numel():.1%}"
     if int(torch.isneginf(given).sum()) == broken:
         return f"{text}, all -inf: the logarithm of 0, so clip first"
     return text
@@ -150,7 +149,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if expected.log_base is None or expected.dynamic_range is not None:
         close = (given - reference).abs().max() <= _SAME_NATS
         return _plain("identical", (), reference, given) if close else None
-    unit = _unit(expected)
+    unit = expected.units_per_nat
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given))
     clipped = expected.floor_mode == "clip"
     lowest = float(given.min())
@@ -159,7 +158,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     difference = (given.clamp(min=top) - reference.clamp(min=top)).abs()
     error = difference / unit - step * given.abs() / unit
     # d ln m = dm / m, so that an error of the magnitude weighs more where the mel is low.
-    nats = (reference * expected.std + expected.mean) / (unit * expected.std)
+    nats = expected.to_nats(reference)
     rounding = magnitude_rounding(float(nats.max().exp()))
     bound = torch.maximum(torch.tensor(_SAME_NATS), rounding * (-nats).exp())
     if not bool((error <= bound).all()):
@@ -168,11 +167,11 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest)):
         if not clipped or not low <= lowest <= high:
             return None
-        value = math.exp((lowest * expected.std + expected.mean) / (unit * expected.std))
+        value = math.exp(expected.to_nats(lowest))
         atom = prepare(given).floor is not None
         how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
         text = f"{how}, {expected.floor:g} expected"
-        causes.append(_named(Finding("floor", text, benign=True), expected))
+        causes.append(Finding("floor", text, benign=True).explained(expected))
     storage = storage_of(given)
     notes = (f"It is stored with the precision of {storage}.",) if storage else ()
     if causes or storage:
@@ -182,7 +181,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
 
 def _plain(
     kind: Any,
-    causes: tuple[NamedCause, ...],
+    causes: tuple[Explanation, ...],
     reference: Tensor,
     given: Tensor,
     notes: tuple[str, ...] = (),
@@ -194,18 +193,9 @@ def _plain(
     return Diagnosis(kind, causes, evidence, (), notes)
 
 
-def _named(
-    finding: Finding, expected: MelRecipe, alternatives: tuple[str, ...] = (), fix: str = ""
-) -> NamedCause:
-    known = cause(finding.code, expected)
-    return NamedCause(finding.code, known.title, finding.text, fix or known.fix, alternatives)
-
-
 def _better(choice: Choice, other: Choice) -> bool:
-    return (not choice.fit.explains, choice.fit.residual) < (
-        not other.fit.explains,
-        other.fit.residual,
-    )
+    one, two = ((not each.fit.explains, each.fit.residual) for each in (choice, other))
+    return one < two
 
 
 def _verdict(
@@ -220,7 +210,7 @@ def _verdict(
     if best is None:
         evidence = Evidence(math.inf, math.inf, "none", math.nan, math.nan, *frames, None)
         kind: Any = "fault" if first else "unknown"
-        named = tuple(_named(finding, expected) for finding in first)
+        named = tuple(finding.explained(expected) for finding in first)
         return Diagnosis(kind, named, evidence, ())
     look, choice, extra = best
     prepared, entry = look.prepared, choice.fit
@@ -240,17 +230,17 @@ def _verdict(
         return _explained(first + extra, prepared, choice, evidence, notes, expected)
     strange = _mask(reference, given, expected)
     if strange is not None and not first:
-        return Diagnosis("fault", (_named(strange, expected),), evidence, nearest, tuple(notes))
+        return Diagnosis("fault", (strange.explained(expected),), evidence, nearest, tuple(notes))
     if _like_noise(reference, given, expected):
-        notes.append("It differs by no more than 16-bit samples would make it.")
+        notes.append("The difference is no larger than that of rounding the samples to 16 bits.")
         return Diagnosis("benign", (), evidence, nearest, tuple(notes))
-    causes = tuple(_named(finding, expected) for finding in first)
+    causes = tuple(finding.explained(expected) for finding in first)
     telling = [finding.code for finding in first if not finding.benign]
     if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
         notes.append("Beyond that, no known recipe explains it.")
         return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
-    if entry.residual > _ANOTHER_SOUND_NATS:
-        notes.append("It does not follow this audio: is it the mel of another file?")
+    if entry.residual > _DIFFERENT_AUDIO_NATS:
+        notes.append("It does not match this audio: is it the mel of a different file?")
     return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
 
 
@@ -266,38 +256,37 @@ def _explained(
     if all(finding.benign for finding in rest) and _is_expected(choice):
         strange = altered(prepared, choice)
         rest += [] if strange is None else [strange]
-    named = [_named(finding, expected) for finding in first if not finding.benign]
+    named = [finding.explained(expected) for finding in first if not finding.benign]
     for change in choice.fit.hypothesis.all_changes:
-        named.append(_named(Finding(change.code, str(change)), expected))
+        named.append(Finding(change.code, str(change)).explained(expected))
     if named and choice.affine and _as_expected(choice, expected):
         notes.append("Its logarithm and normalisation are the expected ones.")
     else:
         for affine in _about_maximum(choice.affine, prepared):
-            finding = Finding(affine.code, affine.text)
-            named.append(_named(finding, expected, affine.alternatives, affine.fix))
+            named.append(affine.explained(expected))
     harmless = [finding for finding in rest if finding.benign]
-    named += [_named(finding, expected) for finding in rest[len(first) :] if not finding.benign]
+    named += [finding.explained(expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
-        causes = tuple(_named(finding, expected) for finding in harmless)
+        causes = tuple(finding.explained(expected) for finding in harmless)
         if not causes:
-            notes.append(f"It differs by noise of {evidence.residual:.4f} nats.")
+            notes.append(f"The difference is noise of {evidence.residual:.4f} nats.")
         return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
     for finding in harmless:
         if finding.code == "floor" and any(c.code.startswith(PROFILE_PREFIX) for c in named):
             continue
-        notes.append(f"Also, and harmless: {finding.text}.")
+        notes.append(f"Also, without effect on decoding: {finding.text}.")
     return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
 
 
-def _about_maximum(causes: tuple[AffineCause, ...], prepared: Prepared) -> tuple[AffineCause, ...]:
-    """Take the offset of decibels whose maximum is 0 for what it is, not for a gain."""
+def _about_maximum(causes: tuple[Finding, ...], prepared: Prepared) -> tuple[Finding, ...]:
+    """Name the offset of decibels whose maximum is 0 as such, not as a gain."""
     gain = any(cause.code == "gain" for cause in causes)
     decibels = any(cause.code == "decibels" for cause in causes)
     if not (gain and decibels) or abs(float(prepared.mel.max())) > _AT_ZERO_DB:
         return causes
     text = "0 dB is the clip's own maximum (ref=np.max)"
     fix = "Refer to 1.0 (ref=1.0), the same for every clip."
-    own = AffineCause("normalisation", text, fix=fix)
+    own = Finding("normalisation", text, fix=fix)
     return tuple(own if cause.code == "gain" else cause for cause in causes)
 
 
@@ -308,15 +297,9 @@ def _is_expected(choice: Choice) -> bool:
 def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
     """Return whether slope and offset are the expected recipe's, though a profile has others."""
     profile = any(c.code.startswith(PROFILE_PREFIX) for c in choice.fit.hypothesis.all_changes)
-    slope, offset = _unit(expected), -expected.mean / expected.std
+    slope, offset = expected.units_per_nat, -expected.mean / expected.std
     near = abs(choice.fit.slope / slope - 1) < _SAME_SLOPE
     return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
-
-
-def _unit(recipe: MelRecipe) -> float:
-    """Return a recipe's units per nat."""
-    unit = recipe.log_scale / recipe.std
-    return unit / math.log(10) if recipe.log_base == "10" else unit
 
 
 def _text(entry: Fit) -> str:
@@ -343,14 +326,14 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
 
 
 def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | None:
-    """Return which cells hold one value where most of the others are those expected.
+    """Return which cells hold one value where most of the rest are as expected.
 
-    What varies with the sound may be a filter of its own, which is no mask.
+    What varies with the audio may be a filter of its own, which is no mask.
     """
     if reference.shape != given.shape:
         return None
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
-    off = ~((given - reference).abs() <= _DIGITS_NATS * _unit(expected) + step)
+    off = ~((given - reference).abs() <= _DIGITS_NATS * expected.units_per_nat + step)
     # At the floor all recipes agree.
     heard = reference > expected.log_floor + _DIGITS_NATS
     if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
@@ -373,7 +356,7 @@ def _like_noise(reference: Tensor, given: Tensor, expected: MelRecipe) -> bool:
         return False
     if (expected.log_base, expected.power, expected.log_scale) != ("e", 1.0, 1.0):
         return False
-    magnitudes = [(mel * expected.std + expected.mean).double().exp() for mel in (given, reference)]
+    magnitudes = [expected.to_magnitude(mel.double()) for mel in (given, reference)]
     sums = filterbank(expected).sum(dim=0).clamp(min=1e-6)[:, None]
     error = (magnitudes[0] - magnitudes[1]) / sums
     by_band = error.square().mean(dim=1).sqrt()

@@ -1,15 +1,10 @@
-"""Does a front end make the mels that a vocoder expects? Run probes through both and compare.
+"""Does a front end extract the mels that a vocoder expects? Run probes through both and compare.
 
-`handshake` takes the user's own function, so that what is checked is what will run in training. It
-says identical, "differs only at the floor", or incompatible; where (edges, bands, floor, length);
-and, by `melcheck.diagnosis.diagnose.diagnose`, why.
-
-What a front end gives for a clip: one mel, the same when it is asked again, or what is wrong.
-
-What it raises, what it returns instead of a mel and what differs from call to call are told in one
-line each, with what to do; none of them is worth a diagnosis.
-
-A front end that makes another mel than the vocoder's, as the cause of a bad round trip.
+`handshake` takes the user's own function, so that what is checked is what runs in training. Its
+verdict is "identical", "differs only at the floor", "incompatible" or "failed"; with where (edges,
+bands, floor, length) and, by `melcheck.diagnosis.diagnose.diagnose`, why. Each clip goes through
+the front end twice: what it raises, what it returns instead of a mel, and mels that differ from
+call to call are reported in one line each, without a diagnosis.
 """
 
 from __future__ import annotations
@@ -38,24 +33,24 @@ from melcheck.probe_clips import Probe, probes
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from melcheck.user_code import THEIR_ERRORS
 
-# A cell differs beyond the rounding of another library, and beyond that of the type that it
-# returns: float16 and bfloat16 resolve 0.004 and 0.03 nats at -16, which no vocoder minds.
+# Beyond the rounding of a different library and of the type that is returned: float16 and bfloat16
+# resolve 0.004 and 0.03 nats at -16, which does not affect decoding.
 _DIFFERS_NATS = 1e-3
 
-# Rounding that differs from call to call, as on several threads, was seen to move 0.05 % of the
-# cells, the quiet ones beside loud ones, and none by more than 0.005 nats.
+# Rounding that differs from call to call, as on several threads, moved 0.05 % of the cells, none by
+# more than 0.005 nats.
 _OTHER_SHARE = 0.01
 _OTHER_NATS = 0.05
 _RETURN_A_MEL = "Return a mel, [n_mels, frames] or [batch, n_mels, frames], floating point."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What the front end gave for one clip.
+class FrontendResult:
+    """What the front end returned for one clip.
 
     Attributes:
-        mel: Of two dimensions, axes as they came; None where it gave none.
-        dimensions: That it came with.
+        mel: Mel of two dimensions, axes as returned; None where it returned none.
+        dimensions: Number of dimensions that were returned.
         error: What went wrong, in one line; "" for nothing.
         fix: What to do about it.
     """
@@ -66,12 +61,12 @@ class Answer:
     fix: str = ""
 
 
-def ask(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
-    """Return what a front end gives for a clip, if it gives that twice."""
-    first = _ask_once(frontend, clip)
+def extract_twice(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendResult:
+    """Return the mel of a clip if two calls agree on it, else what went wrong."""
+    first = _extract_once(frontend, clip)
     if first.mel is None:
         return first
-    again = _ask_once(frontend, clip)
+    again = _extract_once(frontend, clip)
     if again.mel is None:
         return again
     if first.mel.shape != again.mel.shape:
@@ -80,18 +75,19 @@ def ask(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
         return first
     else:
         apart = (first.mel - again.mel).abs().nan_to_num(0.0, posinf=0.0)
-        how = f"up to {float(apart.max()):.3g} apart" if apart.any() else "NaN in other places"
-    return Answer(
+        how = f"up to {float(apart.max()):.3g} apart" if apart.any() else "NaN in different places"
+    return FrontendResult(
         None,
         0,
-        f"the front end is not deterministic: of the same samples it gives other mels, {how}",
+        f"the front end is not deterministic: two calls with the same samples gave "
+        f"different mels, {how}",
         "Put a module into evaluation mode, and leave out dither, random gain and cropping.",
     )
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two mels are one but for rounding."""
-    # What is NaN, or the same infinity, in both is no difference, and is told elsewhere.
+    """Return whether two mels agree but for rounding."""
+    # NaN, or the same infinity, in both is no difference here; `_where` reports it.
     agree = (one == other) | (one.isnan() & other.isnan())
     other_share = float((differs(one, other) & ~agree).float().mean())
     return other_share < _OTHER_SHARE and bool(
@@ -99,7 +95,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _ask_once(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
+def _extract_once(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendResult:
     waveform = clip.waveform[None].clone()
     try:
         returned = frontend(waveform)
@@ -107,46 +103,43 @@ def _ask_once(frontend: Callable[[Tensor], Any], clip: Probe) -> Answer:
     except THEIR_ERRORS as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
-        return Answer(None, 0, f"{text}: {reason}", "Call it with that input and see.")
+        return FrontendResult(None, 0, f"{text}: {reason}", "Call it with that input and see.")
     told = f"the front end returned {kind_of(returned)}, no mel"
     if not hasattr(returned, "__array__"):
-        return Answer(None, 0, told, "Return the mel alone, a tensor or a NumPy array.")
+        return FrontendResult(None, 0, told, "Return the mel alone, a tensor or a NumPy array.")
     shape = list(returned.shape) if hasattr(returned, "shape") else []
     try:
         mel = as_mel(returned, name="it")
     except (TypeError, ValueError) as error:
-        return Answer(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
+        return FrontendResult(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
     if 1 in mel.shape:
-        return Answer(None, 0, f"the front end returned {shape}, no mel: one band", _RETURN_A_MEL)
-    return Answer(mel, len(shape))
+        return FrontendResult(
+            None, 0, f"the front end returned {shape}, no mel: one band", _RETURN_A_MEL
+        )
+    return FrontendResult(mel, len(shape))
 
 
 def differs(reference: Tensor, mel: Tensor, *, nats: float = _DIFFERS_NATS) -> Tensor:
-    """Return which cells differ by more than so much and rounding; NaN does."""
+    """Return which cells differ by more than `nats` and the rounding of storage; NaN does."""
     step = STORAGE_ROUNDINGS * storage_step(storage_of(mel))
     return ~((mel - reference).abs() <= nats + step * reference.abs())
 
 
 def explain_front_end(name: str, found: Handshake) -> Explanation | None:
-    """Return what is wrong with a front end; None where the vocoder can take its mel.
-
-    Args:
-        name: Of the front end.
-        found: What it was found to be.
-    """
+    """Return what is wrong with a front end; None where the vocoder can take its mel."""
     if found.compatible:
         return None
     cause, fix = found.cause()
     return Explanation("front-end", f"{name}: {cause}", found.verdict, fix)
 
 
-Verdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
+HandshakeVerdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
 
 # Below the floors in use, from 1e-5 down, a difference is one of the floor.
 _FLOOR_MAGNITUDE = 1.2e-5
 
-# Of a magnitude, relative to the loudest of its frame: transforms of float64, and librosa's, were
-# seen to differ by a quarter of it.
+# Of a magnitude, relative to the loudest of its frame: four times what the transforms of float64
+# and of librosa differ by.
 _ROUNDING = 1e-7
 _EDGE_FRAMES = 2
 _MEL_DIM = 2
@@ -159,11 +152,12 @@ class ProbeResult:
 
     Attributes:
         probe: Its name.
-        frames: Of the front end's mel; 0 where there is none.
-        expected_frames: Of the reference.
-        max_abs_diff: Over the common frames, nats; NaN where the shapes cannot be compared.
+        frames: Frames of the front end's mel; 0 where there is none.
+        expected_frames: Frames of the reference.
+        max_abs_diff: Largest difference over the common frames, nats; NaN where the shapes cannot
+            be compared.
         where: Where it differs: "length", "floor", "edges", "bands 3-7", "everywhere".
-        diagnosis: Of this probe; None where it failed, or where two others had agreed before.
+        diagnosis: Diagnosis of this probe; None where it failed, or after two others agreed.
         error: What the front end raised or returned instead, in one line; "" for nothing.
         fix: What to do about that.
     """
@@ -186,11 +180,11 @@ class Handshake:
         verdict: "identical" (up to the precision of what it returns), "differs only at the floor",
             "incompatible" or "failed".
         results: One for each probe, in order.
-        diagnosis: The most telling of the probes' diagnoses, None where all failed.
-        layout: How the front end's axes lie, as "[batch, n_mels, frames]".
+        diagnosis: The diagnosis of a probe that names most, None where all failed.
+        layout: Order of the front end's axes, as "[batch, n_mels, frames]".
     """
 
-    verdict: Verdict
+    verdict: HandshakeVerdict
     results: tuple[ProbeResult, ...]
     diagnosis: Diagnosis | None
     layout: str
@@ -210,8 +204,8 @@ class Handshake:
                 largest = result.max_abs_diff
                 lines.append(
                     f"{result.probe}: {result.frames} frames, {result.expected_frames} expected; "
-                    f"differs at {', '.join(result.where)}"
-                    + (f", by up to {largest:.4g}" if math.isfinite(largest) else "")
+                    f"differs {_in_words(result.where)}"
+                    + (f", by up to {largest:.4g} nats" if math.isfinite(largest) else "")
                 )
         if self.verdict == "failed":
             lines.append(f"do this: {self.cause()[1]}")
@@ -232,11 +226,7 @@ class Handshake:
                 f"unknown: no known recipe explains its mel; nearest is {near}",
                 "Compare every number of the front end with the vocoder's recipe.",
             )
-        named = "; ".join(
-            f"{each.code}: {each.title}" + (f" ({each.detail})" if each.detail else "")
-            for each in found.causes
-        )
-        return named, found.fix
+        return "; ".join(each.summary for each in found.causes), found.fix
 
     def __str__(self) -> str:
         return self.message()
@@ -250,8 +240,8 @@ def handshake(
 ) -> Handshake:
     """Run probe clips through a front end and compare its mels with the reference.
 
-    Each clip goes through it twice: a front end that gives another mel the second time fails, since
-    what a diagnosis named would be of that one call.
+    Each clip goes through it twice: a front end whose second mel differs fails, since a diagnosis
+    would hold for that one call only.
 
     Args:
         frontend: Takes a waveform `[1, samples]`, float32, at `expected.sample_rate`, and returns
@@ -259,7 +249,7 @@ def handshake(
             swapped; a tensor or a NumPy array.
         expected: The recipe of the vocoder.
         speech: More clips, `[samples]` or `[1, samples]`, tensors or NumPy arrays: real speech
-            settles what noise cannot.
+            distinguishes causes that the probes do not.
 
     Returns:
         The verdict, where the mels differ, and the diagnosis.
@@ -276,21 +266,23 @@ def handshake(
         )
     clips = list(probes(sample_rate=expected.sample_rate))
     clips += [_spoken(index, clip, expected) for index, clip in enumerate(speech, 1)]
-    answers = [ask(frontend, clip) for clip in clips]
-    diagnoses, agreed = _diagnosed(clips, answers, expected)
+    extracted = [extract_twice(frontend, clip) for clip in clips]
+    diagnoses, agreed = _diagnosed(clips, extracted, expected)
     results, layouts = [], []
-    for clip, answer, diagnosis in zip(clips, answers, diagnoses, strict=True):
-        if answer.mel is None:
+    for clip, returned, diagnosis in zip(clips, extracted, diagnoses, strict=True):
+        if returned.mel is None:
             frames = expected.frames(clip.waveform.shape[-1])
-            told = (answer.error, answer.fix)
+            told = (returned.error, returned.fix)
             results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, *told))
             continue
         known = diagnosis or agreed
         swapped = known is not None and known.names("axes-transposed")
         bands_last = swapped != (expected.axes == "frames_first")
         layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
-        layouts.append(layout.replace("[", "[batch, ") if answer.dimensions > _MEL_DIM else layout)
-        upright = answer.mel.T if bands_last else answer.mel
+        layouts.append(
+            layout.replace("[", "[batch, ") if returned.dimensions > _MEL_DIM else layout
+        )
+        upright = returned.mel.T if bands_last else returned.mel
         reference = log_mel(clip.waveform, expected)
         if expected.axes == "frames_first":
             reference = reference.T
@@ -324,50 +316,57 @@ def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
 
 
 def _diagnosed(
-    clips: Sequence[Probe], answers: Sequence[Answer], expected: MelRecipe
+    clips: Sequence[Probe], extracted: Sequence[FrontendResult], expected: MelRecipe
 ) -> tuple[list[Diagnosis | None], Diagnosis | None]:
-    """Diagnose clips until two say the same of a mel that is not sound.
+    """Diagnose clips until two diagnoses of a wrong mel agree.
 
-    What no recipe explains takes longest, and a third clip would say it again. Speech comes first
-    and a probe second, so that those two are as unlike as they can be.
+    What no recipe explains takes longest, and a third clip would not change the verdict. Speech
+    comes first and a probe second, so that those two are as different as possible.
 
     Returns:
-        A diagnosis for each clip, None where there is no mel or no need; and what two agreed on.
+        A diagnosis for each clip, None where there is no mel or no need; and the one agreed on.
     """
     found: list[Diagnosis | None] = [None] * len(clips)
     speech = [index for index, clip in enumerate(clips) if clip.name.startswith(_SPEECH)]
     order = [*speech[:1], *(index for index in range(len(clips)) if index not in speech[:1])]
-    said: set[tuple[str, tuple[str, ...]]] = set()
+    seen: set[tuple[str, tuple[str, ...]]] = set()
     for index in order:
-        mel = answers[index].mel
+        mel = extracted[index].mel
         if mel is None:
             continue
         diagnosis = diagnose(clips[index].waveform, mel, expected=expected)
         found[index] = diagnosis
         if diagnosis.kind not in ("fault", "unknown"):
             continue
-        if (diagnosis.kind, diagnosis.codes) in said:
+        if (diagnosis.kind, diagnosis.codes) in seen:
             return found, diagnosis
-        said.add((diagnosis.kind, diagnosis.codes))
+        seen.add((diagnosis.kind, diagnosis.codes))
     return found, None
 
 
+def _in_words(where: tuple[str, ...]) -> str:
+    if "everywhere" in where:
+        where = tuple(place for place in where if place != "floor")
+    places = {"floor": "at the floor", "edges": "at the edges", "everywhere": "everywhere"}
+    return " and ".join(places.get(place, f"in {place}") for place in where)
+
+
 def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[str, ...], float]:
-    """Return where a mel leaves its reference, and by how much at most."""
+    """Return where a mel differs from its reference, and by how many nats at most."""
     found = []
     if mel.shape[0] != reference.shape[0]:
-        return (f"{mel.shape[0]} bands for {reference.shape[0]}",), float("nan")
+        return (f"number of bands: {mel.shape[0]}, {reference.shape[0]} expected",), math.nan
     if mel.shape[1] != reference.shape[1]:
         found.append("length")
     frames = min(mel.shape[1], reference.shape[1])
     reference, mel = reference[:, :frames], mel[:, :frames]
     low = _low(reference, expected) & _low(mel, expected)
     off = differs(reference, mel) & (low | ~_rounded(reference, mel, expected))
-    largest = float((mel - reference).abs().max())
-    # The logarithm of zero is no other floor: it makes a loss NaN.
+    largest = float((mel - reference).abs().max()) / expected.units_per_nat
+    # The logarithm of zero is not a different floor: it makes a loss NaN.
     broken = ~torch.isfinite(mel)
     if broken.any():
-        found.append(f"{int(broken.sum())} cells that are NaN or infinite")
+        found.append(f"{int(broken.sum())} values that are NaN or infinite")
     at_floor = off & ~broken & low
     if at_floor.any():
         found.append("floor")
@@ -386,14 +385,10 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
 
 
 def _rounded(reference: Tensor, mel: Tensor, expected: MelRecipe) -> Tensor:
-    """Return which cells differ by the rounding of a transform: relative to each loudest bin."""
+    """Return which cells differ by no more than a transform rounds, relative to its loudest bin."""
     if expected.log_base is None:
         return torch.zeros_like(mel, dtype=torch.bool)
-    unit = expected.log_scale / (math.log(10) if expected.log_base == "10" else 1.0)
-    one, other = (
-        ((each.double() * expected.std + expected.mean) / unit / expected.power).exp()
-        for each in (reference, mel)
-    )
+    one, other = (expected.to_magnitude(each.double()) for each in (reference, mel))
     return (other - one).abs() <= _ROUNDING * one.amax(dim=0)
 
 
@@ -402,7 +397,7 @@ def _low(mel: Tensor, expected: MelRecipe) -> Tensor:
     return mel <= limit
 
 
-def _verdict(results: list[ProbeResult]) -> Verdict:
+def _verdict(results: list[ProbeResult]) -> HandshakeVerdict:
     if any(result.error for result in results):
         return "failed"
     places = {place for result in results for place in result.where}
@@ -416,14 +411,11 @@ def _verdict(results: list[ProbeResult]) -> Verdict:
 
 def _most_telling(results: list[ProbeResult]) -> Diagnosis | None:
     """Return the diagnosis that names most; one of speech before one of a probe."""
-    order = {"fault": 3, "unknown": 2, "benign": 1, "identical": 0}
-    best: tuple[int, int, int] | None = None
-    chosen = None
-    for result in results:
-        if result.diagnosis is None:
-            continue
-        speech = int(result.probe.startswith(_SPEECH))
-        key = (order[result.diagnosis.kind], speech, len(result.diagnosis.causes))
-        if best is None or key > best:
-            best, chosen = key, result.diagnosis
-    return chosen
+    order = ("identical", "benign", "unknown", "fault")
+    found = [
+        (order.index(each.diagnosis.kind), each.probe.startswith(_SPEECH), each.diagnosis)
+        for each in results
+        if each.diagnosis is not None
+    ]
+    most = max(found, key=lambda entry: (*entry[:2], len(entry[2].causes)), default=None)
+    return most and most[2]

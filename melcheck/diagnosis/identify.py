@@ -1,18 +1,9 @@
-"""What a mel tells without its audio: `identify` reads the marks that a recipe leaves in an array.
+"""What a mel shows without its audio: `identify` reads the marks that a recipe leaves in an array.
 
-A floor leaves an atom at its logarithm; decibels and normalisations leave a range; padding leaves
-frames of one value; a source of less bandwidth leaves the upper bands empty. None of this proves a
-recipe: `melcheck.diagnosis.diagnose.diagnose` does, with the audio.
-
-Marks in the values of a bare mel: of its logarithm and floor, of a normalisation, of integers.
-
-Each of these leaves the values somewhere: at the logarithm of a usual floor, in a range that is too
-short or too long for nats, at a mean of 0, above what full scale reaches.
-
-Why an array cannot be the mel of a recipe: its bands, its range and its floor say so.
-
-None of this needs the audio, and none of it proves a recipe: what contradicts nothing may still be
-another mel.
+A floor leaves many values at its logarithm; decibels, normalisation and integer samples leave an
+unusual range; padding leaves frames of one value; a source of less bandwidth leaves the upper bands
+empty. Bands, range and floor contradict some recipes. None of this proves a recipe:
+`melcheck.diagnosis.diagnose.diagnose` does, with the audio.
 """
 
 from __future__ import annotations
@@ -54,7 +45,7 @@ _USUAL_RANGE_NATS = 18.0
 _LINEAR_RATIO = 8.0
 _SMALLEST = 1e-12
 
-# Statistics of a mel that was divided by its own; no other has both by chance.
+# Mean and standard deviation of a mel that was normalised by its own are 0 and 1 within this.
 _STANDARD_TOLERANCE = 5e-3
 
 # ln(12), of the loudest cell, is 2.5.
@@ -79,22 +70,17 @@ class Marks:
 
 
 def marks_of(prepared: Prepared, values: Tensor) -> Marks:
-    """Return the surest mark of logarithm, floor and normalisation.
-
-    Args:
-        prepared: The mel.
-        values: Its finite cells, without those of padding; at least one.
-    """
+    """Return the surest mark of logarithm, floor and normalisation."""
     floor, usable = prepared.floor, prepared.mel[prepared.usable]
     low, high = float(values.min()), float(values.max())
     if low == high:
-        text = f"every cell is {low:.4g}: silence, or a mel that was never filled"
+        text = f"every value is {low:.4g}: silence, or a mel that was never filled"
         return Marks((Finding("", text),))
     if not len(usable):
-        text = "every cell that is left is the lowest or the highest: silence?"
+        text = "every other value is the lowest or the highest: silence?"
         return Marks((Finding("", text),))
     if low >= 0 and high > _LINEAR_RATIO * max(float(usable.median()), _SMALLEST):
-        text = "no cell is negative and few are large: no logarithm taken"
+        text = "no value is negative and few are large: no logarithm taken"
         return Marks((Finding("no-log", text),), foreign=text)
     twice = _twice(prepared, low, high)
     if twice is not None:
@@ -137,7 +123,7 @@ def _twice(prepared: Prepared, low: float, high: float) -> Finding | None:
     lower = quantile(prepared.mel[prepared.usable], _LOWEST_SHARE)
     if lost < DOUBLE_LOG_SHARE or lower - low < _GAP_SHARE * (high - low):
         return None
-    text = f"{lost:.0%} of the cells at the floor and none above {high:.2f}: logarithm twice"
+    text = f"{lost:.0%} of the values at the floor and none above {high:.2f}: logarithm twice"
     return Finding("double-log", text)
 
 
@@ -150,7 +136,7 @@ def _integers(nats: Tensor, bands: int) -> tuple[Finding, ...]:
     beyond = high > ceiling and quantile(nats, _LOWEST_SHARE) > 0
     if high <= _LOUDEST_NATS and not beyond:
         return ()
-    text = f"cells of {high:.1f} nats, {ceiling:.1f} at most for samples within +-1: integers?"
+    text = f"values of {high:.1f} nats, {ceiling:.1f} at most for samples within +-1: integers?"
     return (Finding("int16-scale", text),)
 
 
@@ -208,8 +194,7 @@ def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
         return f"a floor of {prepared.floor:.4f} where it has {lowest:.4f}"
     if low <= lowest + slack or recipe.log_base is None:
         return ""
-    unit = recipe.log_scale / recipe.std / (math.log(10) if recipe.log_base == "10" else 1.0)
-    nats = (high - low) / unit / recipe.power
+    nats = (high - low) / recipe.units_per_nat / recipe.power
     if nats < SHORTEST_RANGE_NATS:
         return f"a range of {high - low:.2f}, less than speech or music has"
     return ""
@@ -222,19 +207,19 @@ _FALL_BANDS = 8
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What can be told of a bare mel.
+    """What a mel shows without its audio.
 
     Attributes:
-        rows: Of the array as given.
-        columns: Of the array as given.
-        n_mels: Number of bands, as far as the shape tells.
+        rows: Rows of the array as given.
+        columns: Columns of the array as given.
+        n_mels: Number of bands, as far as the shape shows.
         frames: Number of frames, likewise.
         minimum: Lowest finite value.
         maximum: Highest finite value.
         floor: The lowest value, where cells share it.
         clues: What was seen.
         profiles: Names of the profiles that it does not contradict.
-        contradictions: Why it is of none of the others, by their names.
+        contradictions: Why it follows none of the rest, by their names.
     """
 
     rows: int
@@ -267,7 +252,7 @@ class Identity:
 
 
 def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
-    """Say what can be told from a mel alone.
+    """Return what a mel shows without its audio.
 
     Args:
         candidate_mel: `[n_mels, frames]`, up to leading dimensions of 1; a tensor or a NumPy array.
@@ -282,7 +267,7 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
     """
     given = as_mel(candidate_mel)
     if not torch.isfinite(given).any():
-        raise ValueError("candidate_mel must hold a finite cell, got none. Look where NaN begins.")
+        raise ValueError("candidate_mel must hold a finite value, got none. Look where NaN begins.")
     clues = []
     rows, columns = given.shape
     mel = given
@@ -293,7 +278,7 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
         clues.append(Finding("", f"square, [{rows}, {columns}]: the shape does not tell the axes"))
     prepared = prepare(mel)
     if prepared.broken:
-        clues.append(Finding("nan", f"{prepared.broken} cells are NaN or infinite"))
+        clues.append(Finding("nan", f"{prepared.broken} values are NaN or infinite"))
     if prepared.leading or prepared.trailing:
         count = prepared.leading + prepared.trailing
         text = f"{count} frames hold nothing but {prepared.padding_value:g}: padding in a log-mel?"
@@ -308,7 +293,7 @@ def identify(candidate_mel: Any, *, sample_rate: int | None = None) -> Identity:
     if prepared.storage:
         clues.append(Finding("", f"stored with the precision of {prepared.storage}"))
     if prepared.ceiling is not None:
-        clues.append(Finding("clamped", f"cells share the maximum {prepared.ceiling:.4g}"))
+        clues.append(Finding("clamped", f"many values share the maximum {prepared.ceiling:.4g}"))
     return Identity(
         rows=rows,
         columns=columns,

@@ -1,4 +1,4 @@
-"""What a diagnosis says: the kind of verdict, its causes, its evidence, and all of it in words."""
+"""The result of a diagnosis: the kind of verdict, its causes, its evidence, and the message."""
 
 from __future__ import annotations
 
@@ -6,30 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from melcheck.diagnosis.causes import cause
+from melcheck.diagnosis.causes import Explanation, cause
 
 Kind = Literal["identical", "benign", "fault", "unknown"]
 
 _ANY_CONSTANT = "gain"
-
-
-@dataclass(frozen=True, slots=True)
-class NamedCause:
-    """One cause with its numbers.
-
-    Attributes:
-        code: As in `melcheck.diagnosis.causes`.
-        title: What it is.
-        detail: Its numbers: the attribute's value, the constant, the delay.
-        fix: What to do, in one line.
-        alternatives: Codes of causes that would look the same in a mel.
-    """
-
-    code: str
-    title: str
-    detail: str
-    fix: str
-    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +19,12 @@ class Evidence:
 
     Attributes:
         residual: What the best hypothesis leaves unexplained, root mean square in nats.
-        runner_up_residual: The same of the best hypothesis that says something else.
+        runner_up_residual: Residual of the best hypothesis that predicts a different mel.
         runner_up: That hypothesis.
         slope: Candidate's units per nat of the hypothesis; 1 where nothing was scaled.
         offset: What was added, in the candidate's unit.
-        frames: Of the candidate.
-        expected_frames: Of the expected recipe, for this waveform.
+        frames: Frames of the candidate.
+        expected_frames: Frames of the expected recipe, for this waveform.
         floor: The candidate's lowest value where many cells share it, else None.
     """
 
@@ -74,18 +55,18 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What made a mel, as far as it can be told.
+    """Which recipe made a mel, as far as the audio shows.
 
     Attributes:
         kind: "identical", "benign", "fault" or "unknown".
-        causes: What was found, most telling first; for "benign", what the difference consists of.
+        causes: What was found, the likeliest first; for "benign", what the difference consists of.
         evidence: What that rests on.
         nearest: The three hypotheses that came nearest, best first.
         notes: What else was seen, in sentences.
     """
 
     kind: Kind
-    causes: tuple[NamedCause, ...]
+    causes: tuple[Explanation, ...]
     evidence: Evidence
     nearest: tuple[Nearest, ...]
     notes: tuple[str, ...] = ()
@@ -98,13 +79,13 @@ class Diagnosis:
     @property
     def fix(self) -> str:
         """What to do, in one line; empty where there is nothing to do."""
-        told: dict[str, None] = dict.fromkeys(named.fix for named in self.causes)
+        fixes: dict[str, None] = dict.fromkeys(named.fix for named in self.causes)
         for named in self.causes:
-            # A gain says no more than the constant that is named; other causes have another fix.
+            # A gain is the same fix as the constant that is named; other causes have their own.
             for code in named.alternatives:
                 if code != _ANY_CONSTANT:
-                    told[f"Or, if it is {code}: {cause(code).fix}"] = None
-        return " ".join(told)
+                    fixes[f"Or, if it is {code}: {cause(code).fix}"] = None
+        return " ".join(fixes)
 
     def names(self, code: str) -> bool:
         """Return whether a cause is among those named, alternatives included."""
@@ -136,15 +117,12 @@ class Diagnosis:
                 notes,
                 "do this: compare every number of the front end with the expected recipe",
             ]
-        causes = "; ".join(
-            f"{named.code}: {named.title}" + (f" ({named.detail})" if named.detail else "")
-            for named in self.causes
-        )
+        causes = "; ".join(named.summary for named in self.causes)
         if self.kind == "benign":
             by = f", differs only by {causes}" if causes else ""
             return [f"benign: same recipe{by}", f"evidence: {seen}", notes]
         alike = [
-            f"a mel cannot tell {named.code} from {' or '.join(named.alternatives)}"
+            f"a mel does not distinguish {named.code} from {' or '.join(named.alternatives)}"
             for named in self.causes
             if named.alternatives
         ]

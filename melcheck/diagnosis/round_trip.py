@@ -1,10 +1,8 @@
 """Why a round trip failed: what the error has in common names its likely cause.
 
-`melcheck.diagnosis.diagnose` asks which recipe made a mel. Here the mel is right and what came back
-is not: the same reconstruction is measured again under each explanation (moved in time, made
-louder, without its worst frames), and an explanation that takes most of the error away is named.
-
-Where the error of a mel that came back sits: on a grid of chunks, at the end, in some places.
+`melcheck.diagnosis.diagnose` asks which recipe made a mel. Here the mel is right, but the
+reconstruction is not. It is measured again under each explanation (moved in time, made louder,
+without its worst frames), and an explanation that removes most of the error is named.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Explanation, explanation
-from melcheck.diagnosis.waveform_tests.direct import non_finite, saturated, silent
+from melcheck.diagnosis.waveform_tests.direct import non_finite, runs, saturated, silent
 from melcheck.metrics import floor_share, mae
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import MelRecipe
@@ -26,6 +24,7 @@ from melcheck.sanity import Thresholds
 # Frames whose error is more than so many times the median stand out; some places explain a round
 # trip where without them the mean error falls to this share.
 _OUTLIER_FACTOR = 3.0
+_JOINED_FRAMES = 4
 
 # A healthy frame stands out here and there. The end alone is wrong, and seams lie on a grid, where
 # so much of what stands out does; of the grid's places, as many do.
@@ -38,28 +37,29 @@ _SHORTEST_CHUNK_FRAMES = 8
 _MOST_STARTS = 16
 _GAP_TOLERANCE_FRAMES = 2
 
-# A vocoder errs most where a sound begins, and beats are as even as chunks. Of the places where a
-# healthy result of the fixtures stands out, 36 of 40 are within two frames of the twentieth of all
-# frames that rise most; of the seams that chunks of 32 and 64 leave, 22 of 135.
+# A vocoder errs most at onsets, and beats are as even as chunks: of the places where a healthy
+# result stands out, 36 of 40 are within two frames of the steepest twentieth of all frames; of the
+# seams of chunks, 22 of 135.
 _ATTACK_QUANTILE = 0.95
 _ATTACK_REACH_FRAMES = 2
 _LISTED_PLACES = 5
 
 
-def located(
-    reference: Tensor, estimate: Tensor, recipe: MelRecipe, *, sound_nats: float
+def outlier_frames(
+    reference: Tensor, estimate: Tensor, recipe: MelRecipe, *, healthy_nats: float
 ) -> Explanation | None:
     """Explain an error of a mel that stands out in some frames: on a grid, at the end, in places.
 
     Args:
         reference: `[n_mels, frames]`.
         estimate: Likewise.
-        recipe: Of both.
-        sound_nats: What the other frames err at most where no more than some places are wrong.
+        recipe: Recipe of both.
+        healthy_nats: Largest error of the remaining frames where only some places are wrong.
     """
     by_frame = (reference - estimate).abs().mean(dim=0)
     usual = float(by_frame.median())
-    groups = _groups((by_frame > _OUTLIER_FACTOR * usual).nonzero().flatten().tolist())
+    outliers = (by_frame > _OUTLIER_FACTOR * usual).nonzero().flatten().tolist()
+    groups = runs(outliers, lambda last, frame: frame - last <= _JOINED_FRAMES)
     if usual == 0 or not groups:
         return None
     seconds = recipe.hop_length / recipe.sample_rate
@@ -70,7 +70,7 @@ def located(
     grid = _grid(groups, sizes, len(by_frame))
     if grid is not None and 2 * _at_attacks(grid[1], reference) <= len(grid[1]):
         return explanation("seams", f"{evidence}, every {grid[0]:.0f} frames")
-    if usual > sound_nats or by_frame.mean() < usual / _REMAINING_SHARE:
+    if usual > healthy_nats or by_frame.mean() < usual / _REMAINING_SHARE:
         return None
     if groups[-1][1] == len(by_frame) - 1 and sizes[-1] >= _MOST * sum(sizes):
         start = groups[-1][0] * seconds
@@ -124,29 +124,14 @@ def _at_attacks(groups: list[tuple[int, int]], reference: Tensor) -> int:
     return sum(bool(each.any()) for each in near)
 
 
-def _groups(frames: list[int]) -> list[tuple[int, int]]:
-    """Return runs of frames as (first, last), those at most 4 apart taken together."""
-    groups: list[tuple[int, int]] = []
-    for frame in frames:
-        if groups and frame - groups[-1][1] <= 4:
-            groups[-1] = (groups[-1][0], frame)
-        else:
-            groups.append((frame, frame))
-    return groups
-
-
-# An explanation is named when it leaves at most this share of the error. Measured on the nine
-# speech fixtures with the embedded vocoder: a delay of 128 to 384 samples, moved back, leaves 0.25
-# to 0.71 of it, while no other delay brings a sound output below 0.99; an even gain of 1.5 or 0.5
-# leaves less than 0.5.
+# An explanation is named when it leaves at most this share of the error: delays of 128 to 384
+# samples, moved back, leave 0.25 to 0.71 of it, a wrong delay 0.99; an even gain leaves below 0.5.
 _REMAINING_SHARE_OF_SHIFT = 0.85
 _REMAINING_SHARE = 0.6
 
-# And when no more than this is left, one and a half times the gate: a vocoder errs by 0.10 to 0.14
-# nats itself on these clips, moved back or made as loud as it should be. Where the cause is another
-# one, more is left: 0.38 (one second) to 1.2 of an output at another speed, 1.2 to 1.8 of a delay
-# out of reach, 1.7 to 1.9 of a square wave, made quieter.
-_SOUND_NATS = 0.3
+# And when no more than this is left, one and a half times the gate: a healthy vocoder errs by 0.10
+# to 0.14 nats on the fixtures, and a wrong explanation leaves 0.38 and more.
+_HEALTHY_NATS = 0.3
 
 # As the sanity gate has it.
 _SILENT_SHARE = Thresholds().reference_floor_share
@@ -171,10 +156,10 @@ _SMALLEST_SHIFT_SAMPLES = 32
 _DB_PER_NAT = 20 / math.log(10)
 _SMALLEST_GAIN_NATS = 0.1
 
-# A cell counts as sound when it is this far above the floor.
+# A cell is loud enough to be compared when it is this far above the floor.
 _ABOVE_FLOOR_NATS = 4.0
 
-# What each makes of it, its code, and what to do.
+# Of each gain in nats: the code, the likely cause, and what to do.
 _KNOWN_GAINS = {
     math.log(1.5): (
         "gain",
@@ -236,7 +221,7 @@ def explain_round_trip(
         lambda: _levels(waveform, decoded, encode, reference),
         lambda: _shift(trip, encode, item, reference, estimate),
         lambda: _gain(reference, estimate, trip.recipe.log_floor, error),
-        lambda: located(reference, estimate, trip.recipe, sound_nats=_SOUND_NATS),
+        lambda: outlier_frames(reference, estimate, trip.recipe, healthy_nats=_HEALTHY_NATS),
     )
     for check in checks:
         found = check()
@@ -278,7 +263,7 @@ def _levels(
     if nothing is not None and float(decoded.abs().max()) > 0:
         louder = encode(_FULL_SCALE * decoded[None])[0].double()[:, : reference.shape[-1]]
         left = float(mae(reference[:, : louder.shape[-1]], louder))
-        if left <= _SOUND_NATS:
+        if left <= _HEALTHY_NATS:
             return explanation(
                 "int16-scale", f"{nothing.evidence}; times {_FULL_SCALE:,} the error is {left:.2f}"
             )
@@ -300,7 +285,7 @@ def _shift(
     late, left, unmoved = _best_shift(trip, encode, item, [*fine, 0])
     if (
         abs(late) < _SMALLEST_SHIFT_SAMPLES
-        or left > min(_SOUND_NATS, _REMAINING_SHARE_OF_SHIFT * unmoved)
+        or left > min(_HEALTHY_NATS, _REMAINING_SHARE_OF_SHIFT * unmoved)
         or unmoved == 0
     ):
         return None
@@ -347,13 +332,13 @@ def _best_shift(
 def _gain(
     reference: Tensor, estimate: Tensor, log_floor: float, error: float
 ) -> Explanation | None:
-    sound = (reference > log_floor + _ABOVE_FLOOR_NATS) & (estimate > log_floor + _ABOVE_FLOOR_NATS)
-    if not bool(sound.any()):
+    loud = (reference > log_floor + _ABOVE_FLOOR_NATS) & (estimate > log_floor + _ABOVE_FLOOR_NATS)
+    if not bool(loud.any()):
         return None
-    difference = (estimate - reference)[sound]
+    difference = (estimate - reference)[loud]
     gain = float(difference.median())
     left = float((difference - gain).abs().mean())
-    if abs(gain) < _SMALLEST_GAIN_NATS or left > min(_SOUND_NATS, _REMAINING_SHARE * error):
+    if abs(gain) < _SMALLEST_GAIN_NATS or left > min(_HEALTHY_NATS, _REMAINING_SHARE * error):
         return None
     word = "loud" if gain > 0 else "quiet"
     code, why, fix = next(

@@ -1,10 +1,9 @@
 """Is a stored mel still the mel of its audio, and if not, what became of it?
 
-`compare_stored` holds it against the one that the front end makes now, and names swapped axes, a
-shift, a part of the clip, NaN, a normalisation and other audio; and by
-`melcheck.diagnosis.diagnose.diagnose`, another recipe. Mels are `[n_mels, frames]` here.
-
-Which stored mel belongs to which clip: by name, and by the folders above.
+`match_mels` finds which stored mel belongs to which clip, by name and by the folders above.
+`compare_stored` compares it with the mel that the front end extracts now, and names swapped axes, a
+shift, a part of the clip, NaN, a normalisation, different audio and, by
+`melcheck.diagnosis.diagnose.diagnose`, a different recipe. Mels are `[n_mels, frames]` here.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _common_folders(file: Path, audio: Path) -> int:
     return common
 
 
-# Rounding of another library or device; what quiet cells lose is judged in magnitudes.
+# Rounding of a different library or device; quiet cells are compared in magnitudes.
 _SAME_NATS = 1e-3
 
 # No mel of audio is louder; what claims to be is no number of float64 after `exp`.
@@ -139,12 +138,12 @@ _EXTRACT_AGAIN = "Delete it and extract again."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FreshMel:
-    """What the front end makes of a clip now.
+    """What the front end extracts from a clip now.
 
     Attributes:
         waveform: The clip, `[samples]`.
         mel: `[n_mels, frames]`.
-        recipe: What the mel follows, up to what no vocoder minds; None where that is not known.
+        recipe: The mel's recipe, up to what does not affect decoding; None if that is not known.
     """
 
     waveform: Tensor
@@ -153,14 +152,14 @@ class FreshMel:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class StoredMelResult:
     """What became of one stored mel.
 
     Attributes:
-        fresh: Whether it is the mel that the front end makes now. code: "fresh", or a cause: one of
-        `melcheck.diagnosis.causes`, "other-audio", "part" or "unknown". text: The finding in a
-        sentence, with the fix where there is something to fix. note: Whether a fresh mel differs in
-        a way that should be known.
+        fresh: Whether it is the mel that the front end extracts now.
+        code: "fresh", or a cause: one of `melcheck.diagnosis.causes`, "other-audio" or "unknown".
+        text: The result in a sentence, with the fix where there is something to fix.
+        note: Whether a fresh mel differs in a way that should be known.
     """
 
     fresh: bool
@@ -175,7 +174,7 @@ class Comparison:
 def fresh_mel(
     waveform: Tensor, extract: Callable[[Tensor], Tensor] | None, expected: MelRecipe
 ) -> FreshMel:
-    """Return the mel of a clip as a front end makes it now.
+    """Return the mel of a clip as a front end extracts it now.
 
     Args:
         waveform: `[samples]`.
@@ -195,56 +194,49 @@ def fresh_mel(
     return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
 
 
-def compare_stored(stored: StoredMel, clip: FreshMel) -> Comparison:
-    """Say whether a stored mel is the fresh one, and if not, what became of it.
-
-    Args:
-        stored: As `melcheck.mel_files.read_mel` gives it, with `finite=False`.
-        clip: What the front end makes of the whole clip now.
-    """
-    fresh = clip.mel
-    mel, causes = stored.mel, []
+def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
+    """Say whether a stored mel is the fresh one, and if not, what became of it."""
+    fresh, mel = clip.mel, stored.mel
+    causes: list[tuple[str, str]] = []
     if stored.broken:
         share = stored.broken / mel.numel()
-        text = f"nan: {stored.broken} cells ({share:.1%}) are NaN or infinite"
+        causes.append(("nan", f"{stored.broken} values ({share:.1%}) are NaN or infinite"))
         if stored.broken == mel.numel():
-            return Comparison(False, "nan", f"{text}. {_EXTRACT_AGAIN}")
-        causes.append(("nan", text))
+            return _stale(causes)
         mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
-    sound = torch.isfinite(stored.mel)
+    valid = torch.isfinite(stored.mel)
     upright = _upright(mel, fresh)
     if upright is not mel:
         rows, columns = mel.shape
-        causes.append(
-            ("axes-transposed", f"axes-transposed: [{rows}, {columns}] is [frames, n_mels]")
-        )
-        mel, sound = upright, sound.T
-    where = _alignment(mel, sound, fresh, stored.dtype)
-    if where is not None:
-        shift = where
-        if shift:
-            side = "early" if shift > 0 else "late"
-            causes.append(("frame-shift", f"frame-shift: {abs(shift)} frames {side}"))
-        missing = fresh.shape[1] - mel.shape[1]
-        if missing and abs(missing) != abs(shift):
-            causes.append(
-                ("length", f"length: {mel.shape[1]} frames, {fresh.shape[1]} in the clip")
-            )
-        was, now = prepare(mel).floor, prepare(fresh).floor
-        moved = was is not None and now is not None and abs(was - now) > _SAME_FLOOR
-        if not causes and moved:
-            text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
-            return Comparison(True, "fresh", text, note=True)
-        if not causes:
-            note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
-            return Comparison(True, "fresh", f"fresh{note}")
-        told = "; ".join(text for _, text in causes)
-        return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
-    causes.append(_other(stored, mel, clip))
-    if causes[0][0] == "fresh":
-        return Comparison(True, *causes[0], note=True)
-    told = "; ".join(text for _, text in causes)
-    return Comparison(False, causes[0][0], f"{told}. {_EXTRACT_AGAIN}")
+        causes.append(("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"))
+        mel, valid = upright, valid.T
+    shift = _alignment(mel, valid, fresh, stored.dtype)
+    if shift is None:
+        code, text = _other(stored, mel, clip)
+        if code == "fresh" and not causes:
+            return StoredMelResult(True, code, text, note=True)
+        return _stale(causes, (code, text))
+    if shift:
+        side = "early" if shift > 0 else "late"
+        causes.append(("frame-shift", f"{abs(shift)} frames {side}"))
+    missing = fresh.shape[1] - mel.shape[1]
+    if missing and abs(missing) != abs(shift):
+        causes.append(("length", f"{mel.shape[1]} frames, {fresh.shape[1]} in the clip"))
+    if causes:
+        return _stale(causes)
+    was, now = prepare(mel).floor, prepare(fresh).floor
+    if was is not None and now is not None and abs(was - now) > _SAME_FLOOR:
+        text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
+        return StoredMelResult(True, "fresh", text, note=True)
+    note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
+    return StoredMelResult(True, "fresh", f"fresh{note}")
+
+
+def _stale(causes: list[tuple[str, str]], *other: tuple[str, str]) -> StoredMelResult:
+    """Return the result of causes, each with its code before its text, and of others without."""
+    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text in other)]
+    first = [*causes, *other][0][0]
+    return StoredMelResult(False, first, f"{'; '.join(texts)}. {_EXTRACT_AGAIN}")
 
 
 def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
@@ -256,16 +248,19 @@ def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
         if clip.recipe is not None:
             found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
             if found.kind in ("identical", "benign"):
-                return "fresh", f"fresh but for what no vocoder minds: {found}"
+                return "fresh", f"fresh but for differences that do not affect decoding: {found}"
             if found.kind == "fault" and found.codes:
                 return found.codes[0], f"stale: {found}"
         normalised = _normalisation(mel, fresh)
         if normalised is not None:
             return "normalisation", normalised
     if follows >= _SAME_AUDIO:
-        return "unknown", f"stale: made by another recipe, which has no name here ({correlation})"
+        return (
+            "unknown",
+            f"stale: made by a different recipe, none of those known here ({correlation})",
+        )
     return "other-audio", (
-        f"other-audio: {correlation}, so it was made from another file, or the clip has changed"
+        f"other-audio: {correlation}, so it was made from a different file, or the clip has changed"
     )
 
 
@@ -304,10 +299,10 @@ def _typical_difference(mel: Tensor, fresh: Tensor) -> float:
     return float((mel[:, :frames] - fresh[:, :frames]).abs().median())
 
 
-def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | None:
+def _alignment(mel: Tensor, valid: Tensor, fresh: Tensor, dtype: str) -> int | None:
     """Return by how many frames a mel is early, where it is the fresh one but for that.
 
-    Without a shift and a cut every cell must agree, but for those that are not `sound`.
+    Without a shift and a cut every cell must agree, but for those that are not `valid`.
     """
     if mel.shape[0] != fresh.shape[0]:
         return None
@@ -319,7 +314,7 @@ def _alignment(mel: Tensor, sound: Tensor, fresh: Tensor, dtype: str) -> int | N
             continue
         here = mel[:, begin : begin + frames].double()
         there = fresh[:, other : other + frames].double()
-        kept = sound[:, begin : begin + frames]
+        kept = valid[:, begin : begin + frames]
         # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
         rounding = magnitude_rounding(float(_magnitude(there.max())))
         apart = (_magnitude(here) - _magnitude(there)).abs()

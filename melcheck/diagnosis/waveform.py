@@ -1,10 +1,10 @@
 """What was done to a waveform on the way to a file or through a vocoder, given what it should be.
 
-A mel cannot show all of it: a header with another rate, samples that wrapped around, a seam. As in
+A mel cannot show all of it: a wrong rate in the header, samples that wrapped around, a seam. As in
 `melcheck.diagnosis.diagnose`, each explanation is recomputed from the reference and named only
-where next to nothing of the estimate is left over; other weights, which nobody can recompute, only
-where the error answers to the sound. What shows neither is "unknown". `(reference, estimate)` is
-the order.
+where next to nothing of the estimate is left over; wrong weights, which cannot be recomputed, only
+where the error is correlated with the signal. Everything else is "unknown". The order is
+`(reference, estimate)`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from melcheck.diagnosis.waveform_tests.direct import (
     backwards,
     bandwidth,
     drift,
+    error_places,
     lag,
     left,
-    located,
     non_finite,
     rounded,
     saturated,
     silent,
 )
 from melcheck.diagnosis.waveform_tests.fits import fitted
-from melcheck.diagnosis.waveform_tests.other_weights import answer
+from melcheck.diagnosis.waveform_tests.other_weights import weights_or_unknown
 
 # A sample of a 16-bit file is off by half a step, one step more with dither.
 _SAME_SAMPLES = 2 / 32_768
-# No amplifier's factor, 72 dB: integers of 16 bits have 32,768, or its inverse where they were
-# scaled down twice.
+# A factor of 72 dB or more is one of integers: 32,768, or its inverse where they were scaled twice.
 _INTEGER_GAIN = 4_000
 
 # A square wave has nearly all samples at the peak, a clipped one these few.
@@ -66,7 +65,7 @@ def explain_waveform(
     estimate_rate: int | None = None,
     channels: Tensor | None = None,
 ) -> Explanation | None:
-    """Name what made one waveform of another.
+    """Name what turned one waveform into the other.
 
     Args:
         reference: What it should be: the file as written, or a healthy vocoder's output;
@@ -121,12 +120,12 @@ def explain_waveform(
     if same_length:
         checks.append(lambda: fitted(wanted, given))
     checks.append(lambda: drift(wanted, given))
-    checks.append(lambda: located(wanted, given, sample_rate))
+    checks.append(lambda: error_places(wanted, given, sample_rate))
     for check in checks:
         found = check()
         if found is not None:
             return found
-    return answer(wanted, given, share=left(wanted, given))
+    return weights_or_unknown(wanted, given, share=left(wanted, given))
 
 
 def _single(waveform: Tensor, name: str) -> Tensor:
@@ -143,7 +142,7 @@ def _single(waveform: Tensor, name: str) -> Tensor:
 
 def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation | None:
     if claimed != rate and len(wanted) == len(given):
-        text = f"the header says {claimed} Hz, the samples are of {rate} Hz"
+        text = f"the header gives {claimed} Hz, the samples have {rate} Hz"
         return explanation("header-rate", text)
     for other in RATES:
         samples = math.ceil(len(wanted) * other / rate)
@@ -156,7 +155,7 @@ def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation
         both = torch.stack([back[:samples], wanted[:samples]])
         if float(torch.corrcoef(both)[0, 1]) > _RATE_CORRELATION:
             if other == claimed:
-                text = f"{other} Hz, as its header says, where {rate} Hz are expected"
+                text = f"{other} Hz, as in its header, where {rate} Hz are expected"
             else:
                 text = f"{other} Hz samples taken for {claimed} Hz"
             return explanation("sample-rate", text)
@@ -164,7 +163,7 @@ def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation
 
 
 def _nothing(wanted: Tensor, given: Tensor) -> Explanation | None:
-    """Say what there is where the reference is silent: nothing can be explained from nothing."""
+    """Describe an estimate whose reference is silent: nothing can be recomputed from it."""
     peak = float(given.abs().max())
     if float(wanted.abs().max()) >= SILENT_PEAK:
         return None
@@ -198,7 +197,7 @@ def _level(wanted: Tensor, given: Tensor) -> Explanation | None:
         factor = f", after a factor of {gain:.4g}" if abs(gain - 1) > SAME_GAIN else ""
         return explanation("dc-offset", f"a constant of {offset:+.4g}{factor}")
     if abs(gain + 1) < SAME_GAIN:
-        return explanation("polarity", "every sample has the other sign")
+        return explanation("polarity", "a factor of -1")
     return _gain_of(gain) if abs(gain - 1) > SAME_GAIN else None
 
 

@@ -137,7 +137,7 @@ def broken(mel: Tensor) -> Tensor:
         pytest.param(MEL[:, :0], "the mel is empty", id="no-frames"),
         pytest.param(MEL[0], r"up to leading axes of size 1, got \[141\]", id="vector"),
         pytest.param(torch.stack([MEL, MEL]), r"got \[2, 100, 141\]", id="batch"),
-        pytest.param(broken(MEL), "2 of 14100 cells are NaN or infinite", id="nan"),
+        pytest.param(broken(MEL), "2 of 14100 values are NaN or infinite", id="nan"),
     ],
 )
 def test_what_is_no_mel_is_told(tmp_path: Path, mel: Tensor, says: str) -> None:
@@ -154,7 +154,7 @@ def test_text_is_no_mel(tmp_path: Path) -> None:
 def test_broken_cells_are_counted_where_they_are_wanted(tmp_path: Path) -> None:
     stored = read_mel(save(tmp_path / "a.npy", broken(MEL)), finite=False)
     assert stored.broken == 2
-    assert "2 cells NaN or infinite" in str(stored)
+    assert "2 values NaN or infinite" in str(stored)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import librosa
@@ -137,24 +139,33 @@ def test_no_vocoder_decodes_less_than_a_frame(frames: int) -> None:
         VOCOS.num_samples(frames)
 
 
-@pytest.mark.parametrize("padding", ["center", "same", "none"])
-@pytest.mark.parametrize("pad_mode", ["reflect", "constant", "replicate"])
-@pytest.mark.parametrize(
-    ("n_fft", "win_length", "hop_length"),
-    [
-        pytest.param(64, 64, 16, id="quarter-hop"),
-        pytest.param(64, 64, 64, id="hop-of-a-window"),
-        pytest.param(64, 48, 10, id="short-window"),
-        pytest.param(64, 31, 7, id="short-odd-window"),
-        pytest.param(63, 63, 16, id="odd-transform"),
-        pytest.param(63, 50, 17, id="odd-transform-even-window"),
-        pytest.param(64, 64, 100, id="hop-past-the-window"),
-    ],
+_PADDINGS = ("center", "same", "none")
+_PAD_MODES = ("reflect", "constant", "replicate")
+# n_fft, win_length, hop_length: with short, odd and even windows, and a hop past the window.
+_SIZES = (
+    (64, 64, 16),
+    (64, 64, 64),
+    (64, 48, 10),
+    (64, 31, 7),
+    (63, 63, 16),
+    (63, 50, 17),
+    (64, 64, 100),
 )
-@pytest.mark.parametrize("beyond_shortest", [0, 1, 99, 800])
+
+
+def _combinations() -> Iterator[tuple[str, str, tuple[int, int, int], int]]:
+    """Every size with every padding, and the shortest waveform of every padding and pad mode."""
+    for (i, size), (j, padding) in itertools.product(enumerate(_SIZES), enumerate(_PADDINGS)):
+        yield padding, _PAD_MODES[(i + j) % 3], size, (1, 99, 800)[(i + 2 * j) % 3]
+    for i, (padding, pad_mode) in enumerate(itertools.product(_PADDINGS, _PAD_MODES)):
+        yield padding, pad_mode, _SIZES[i % len(_SIZES)], 0
+
+
+@pytest.mark.parametrize(("padding", "pad_mode", "size", "beyond_shortest"), list(_combinations()))
 def test_frames_is_the_length_of_the_mel(
-    padding: Any, pad_mode: Any, n_fft: int, win_length: int, hop_length: int, beyond_shortest: int
+    padding: Any, pad_mode: Any, size: tuple[int, int, int], beyond_shortest: int
 ) -> None:
+    n_fft, win_length, hop_length = size
     recipe = MelRecipe(
         n_fft=n_fft,
         win_length=win_length,
@@ -235,6 +246,36 @@ def test_log10_is_the_natural_logarithm_over_ln_10() -> None:
     decimal = log_mel(waveform, MelRecipe(log_base="10"))
     # float32 resolves 2e-7 at 2: 1.2e-7 was measured.
     torch.testing.assert_close(decimal, log_mel(waveform) / math.log(10), rtol=0, atol=1e-6)
+
+
+def test_the_mean_is_subtracted_and_the_deviation_divided_by() -> None:
+    waveform = _noise(1, _SECOND)
+    recipe = MelRecipe(mean=-5.5, std=2.0)
+    # float32 resolves 5e-7 at 5, and both are rounded: 2.4e-7 was measured.
+    expected = (log_mel(waveform) + 5.5) / 2
+    torch.testing.assert_close(log_mel(waveform, recipe), expected, rtol=0, atol=2e-6)
+    assert recipe.log_floor == pytest.approx((math.log(1e-7) + 5.5) / 2, rel=0, abs=1e-14)
+
+
+_DECIBELS = MelRecipe(power=2.0, log_base="10", log_scale=10.0, mean=-30.0, std=20.0)
+
+
+def test_nats_and_magnitudes_undo_logarithm_and_normalisation() -> None:
+    waveform = _noise(1, _SECOND).double()
+    mel = log_mel(waveform, _DECIBELS)
+    nats = log_mel(waveform, MelRecipe(power=2.0))
+    # float64 throughout: 1.8e-15 nats was measured.
+    torch.testing.assert_close(_DECIBELS.to_nats(mel), nats, rtol=0, atol=1e-12)
+    torch.testing.assert_close(_DECIBELS.to_magnitude(mel), (nats / 2).exp(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("recipe", [VOCOS, _DECIBELS], ids=["nats", "normalised-decibels"])
+def test_a_factor_of_e_is_a_nat(recipe: MelRecipe) -> None:
+    waveform = _noise(1, _SECOND).double()
+    moved = log_mel(math.e * waveform, recipe) - log_mel(waveform, recipe)
+    expected = torch.full_like(moved, recipe.power * recipe.units_per_nat)
+    # float64 throughout, far from the floor: 1e-14 was measured.
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
 
 
 def test_a_higher_floor_clips_what_lies_below_it() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.causes import CAUSES, alike, cause
+from melcheck.diagnosis.causes import CAUSES, cause
 from melcheck.diagnosis.diagnose import diagnose
 from melcheck.diagnosis.identify import identify
 from melcheck.diagnosis.recipe_search.scale_and_offset import explain_affine
@@ -54,10 +54,6 @@ def test_the_code_of_a_profile_is_a_cause() -> None:
 def test_an_unknown_code_is_refused() -> None:
     with pytest.raises(KeyError, match="got 'louder'"):
         cause("louder")
-
-
-def test_gain_and_a_summed_stereo_are_alike() -> None:
-    assert alike("gain", "stereo-sum")
 
 
 # The parts.
@@ -282,7 +278,7 @@ def test_a_number_between_those_of_the_bank_is_found(
     recipe = dataclasses.replace(VOCOS, **{name: value})
     diagnosis = diagnose(speech, log_mel(speech, recipe))
     assert diagnosis.codes == (code,)
-    found = float(diagnosis.causes[0].detail.removeprefix(f"{name}="))
+    found = float(diagnosis.causes[0].evidence.removeprefix(f"{name}="))
     assert found == pytest.approx(value, rel=0, abs=precision)
 
 

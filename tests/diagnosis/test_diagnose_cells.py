@@ -90,8 +90,8 @@ def lifted(mel: Tensor) -> Tensor:
         pytest.param(masked(0.0), "bands 40 to 59 and frames 100 to 129", id="mask-of-0"),
         pytest.param(lowest_band, "bands 0 to 0", id="a-band-at-the-minimum"),
         pytest.param(mean_mask, "frames 100 to 129", id="time-mask-of-the-mean"),
-        pytest.param(gated, "of the cells", id="gate"),
-        pytest.param(lifted, "of the cells", id="quiet-cells-lifted"),
+        pytest.param(gated, "of the time-frequency bins", id="gate"),
+        pytest.param(lifted, "of the time-frequency bins", id="quiet-cells-lifted"),
     ],
 )
 def test_cells_that_the_audio_does_not_give_are_no_noise(
@@ -100,7 +100,7 @@ def test_cells_that_the_audio_does_not_give_are_no_noise(
     waveform = clip(name)
     found = diagnose(waveform, change(log_mel(waveform)))
     assert (found.kind, found.codes) == ("fault", ("altered",))
-    assert where in found.causes[0].detail
+    assert where in found.causes[0].evidence
 
 
 @pytest.mark.parametrize("gain", [0.0, 1e-6])
@@ -190,7 +190,7 @@ def test_the_logarithm_of_zero_is_said_to_be_one() -> None:
     broken = torch.where(mel <= VOCOS.log_floor + 1e-3, -math.inf, mel)
     found = diagnose(silence, broken)
     assert found.codes == ("nan",)
-    assert "the logarithm of 0, so clip first" in found.causes[0].detail
+    assert "the logarithm of 0, so clip first" in found.causes[0].evidence
 
 
 @pytest.mark.parametrize("name", ["kokoro-gap.flac", "cowbell-sparse.flac"])
@@ -227,7 +227,7 @@ def test_numbers_of_the_logarithm_and_the_window_are_those_at_hand(speech: Tenso
     decibels = 20 * mel / math.log(10)
     found = diagnose(speech, decibels - decibels.max())
     assert found.codes == ("decibels", "normalisation")
-    assert "ref=np.max" in found.causes[1].detail
+    assert "ref=np.max" in found.causes[1].evidence
 
 
 def test_evidence_counts_the_frames_of_a_mel_on_its_side(speech: Tensor) -> None:
@@ -240,4 +240,4 @@ def test_nearest_hypotheses_predict_different_mels(speech: Tensor, reading: Tens
     texts = [near.text for near in diagnose(speech, noisy).nearest]
     assert texts[0] == "the expected recipe"
     assert not any("periodic" in text for text in texts[1:])
-    assert "is it the mel of another file?" in diagnose(speech, log_mel(reading)).message()
+    assert "is it the mel of a different file?" in diagnose(speech, log_mel(reading)).message()

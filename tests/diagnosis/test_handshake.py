@@ -164,7 +164,9 @@ def test_bands_that_alone_differ_are_given_by_number() -> None:
 
 def test_another_number_of_bands_is_told_without_a_difference() -> None:
     lines = handshake(_front(n_mels=80)).message().splitlines()
-    assert lines[1].endswith("282 frames, 282 expected; differs at 80 bands for 100")
+    assert lines[1].endswith(
+        "282 frames, 282 expected; differs in number of bands: 80, 100 expected"
+    )
 
 
 # How much is diagnosed.
@@ -272,7 +274,7 @@ def test_what_is_no_mel_is_told_at_once_with_what_to_return(
         pytest.param(lambda mel: torch.nn.functional.dropout(mel), "apart", id="dropout"),
         pytest.param(
             lambda mel: mel.index_fill(1, torch.randint(100, (1,)), torch.nan),
-            "NaN in other places",
+            "NaN in different places",
             id="nan",
         ),
         pytest.param(

@@ -114,7 +114,7 @@ def test_a_mel_of_one_value_is_said_to_be_silence_or_empty(
     value: float, profiles: tuple[str, ...]
 ) -> None:
     identity = identify(torch.full((100, 90), value))
-    assert f"every cell is {value:.4g}: silence" in identity.message()
+    assert f"every value is {value:.4g}: silence" in identity.message()
     assert identity.codes == ()
     assert identity.profiles == profiles
 

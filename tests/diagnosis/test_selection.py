@@ -12,12 +12,12 @@ from torch import Tensor
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.recipe_search import ranking as tuning
-from melcheck.diagnosis.recipe_search.audio_readings import base_sound
+from melcheck.diagnosis.recipe_search.audio_readings import base_reading
 from melcheck.diagnosis.recipe_search.choice import Choice, decide
 from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, refine
 from melcheck.diagnosis.recipe_search.mel_values import prepare
 from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank_pairs, tuned
-from melcheck.diagnosis.recipe_search.recipe_changes import Change
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 
 SPEECH = Path(__file__).parents[2] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
@@ -29,14 +29,14 @@ def speech() -> Tensor:
 
 
 def ends_at(speech: Tensor, f_max: float) -> Hypothesis:
-    change = Change("f-max", (("f_max", f_max),))
-    sound = base_sound(speech, VOCOS.n_mels, VOCOS)
-    return Hypothesis(sound, (change,), dataclasses.replace(VOCOS, f_max=f_max))
+    change = RecipeChange("f-max", (("f_max", f_max),))
+    reading = base_reading(speech, VOCOS.n_mels, VOCOS)
+    return Hypothesis(reading, (change,), dataclasses.replace(VOCOS, f_max=f_max))
 
 
 def choose(candidate: Tensor, *hypotheses: Hypothesis) -> Choice:
     prepared = prepare(candidate)
-    return decide(prepared, refine(prepared.mel, prepared.usable, hypotheses))
+    return decide(prepared, refine(prepared, hypotheses))
 
 
 def between(speech: Tensor, *maxima: float) -> Tensor:
@@ -70,10 +70,10 @@ def test_unnamed_statistics_cost_as_much_as_two_changes(speech: Tensor) -> None:
     candidate = between(speech, 11_900.0)
     plain = dataclasses.replace(ends_at(speech, 12_000.0), changes=())
     first = ends_at(speech, 11_900.0)
-    second = Change("f-min", (("f_min", 0.1),))
+    second = RecipeChange("f-min", (("f_min", 0.1),))
     double = dataclasses.replace(first, changes=(*first.changes, second))
     prepared = prepare(candidate)
-    [fitted] = refine(prepared.mel, prepared.usable, [first])
+    [fitted] = refine(prepared, [first])
     near = dataclasses.replace(fitted, hypothesis=double, slope=1.0, offset=0.0, residual=1e-3)
     far = dataclasses.replace(fitted, hypothesis=plain, slope=1.1, offset=0.4, residual=1.5e-3)
     assert decide(prepared, [far, near]).fit is near
@@ -84,10 +84,10 @@ def test_unnamed_statistics_cost_as_much_as_two_changes(speech: Tensor) -> None:
 
 def test_no_pair_of_changes_has_a_window_longer_than_its_transform(speech: Tensor) -> None:
     prepared = prepare(log_mel(speech, MelRecipe(n_fft=800, win_length=800)))
-    sound = base_sound(speech, VOCOS.n_mels, VOCOS)
-    cells = louder_cells(prepared.mel, prepared.usable, sound)
+    reading = base_reading(speech, VOCOS.n_mels, VOCOS)
+    cells = louder_cells(prepared, reading)
     assert cells is not None
-    recipes = [hypothesis.recipe for _, hypothesis in rank_pairs(cells, sound)]
+    recipes = [hypothesis.recipe for _, hypothesis in rank_pairs(cells, reading)]
     assert any(recipe.n_fft == 800 for recipe in recipes)
     assert all(recipe.win_length <= recipe.n_fft for recipe in recipes)
 
@@ -97,7 +97,7 @@ def test_a_number_that_is_right_on_the_grid_is_not_sectioned(
 ) -> None:
     prepared = prepare(log_mel(speech, MelRecipe(f_max=8_000.0, window="hamming")))
     hypothesis = ends_at(speech, 8_000.0)
-    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.sound)
+    cells = louder_cells(prepared, hypothesis.reading)
     assert cells is not None
     sectioned: list[tuple[float, float]] = []
 

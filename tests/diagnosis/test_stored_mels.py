@@ -14,8 +14,8 @@ from melcheck.audio import load_audio
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.stored_mels import (
-    Comparison,
     FreshMel,
+    StoredMelResult,
     compare_stored,
     fresh_mel,
     match_mels,
@@ -149,7 +149,7 @@ def test_a_front_end_with_a_recipe_of_its_own_has_no_name() -> None:
 
 
 def test_a_comparison_says_its_text() -> None:
-    assert str(Comparison(True, "fresh", "fresh")) == "fresh"
+    assert str(StoredMelResult(True, "fresh", "fresh")) == "fresh"
 
 
 # Which file belongs to which clip.

@@ -37,7 +37,7 @@ def test_what_finds_causes_can_be_called_as_shown(capsys: pytest.CaptureFixture[
     exec(compile(example, "README.md", "exec"), names | {"written": waveform, "read": -waveform})
     printed = capsys.readouterr().out
     assert printed.startswith("identical")
-    assert "every sample has the other sign" in printed
+    assert "every sample has the opposite sign" in printed
 
 
 @pytest.mark.parametrize("command", blocks("bash")[:2])

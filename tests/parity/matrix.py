@@ -23,17 +23,12 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.stages import (
-    BF16_STAGES,
-    CONSISTENT_BF16_STAGES,
-    CONSISTENT_ROUNDING_STAGES,
-    CONSISTENT_STAGES,
     STAGE_TOLERANCES,
     Bisection,
     StageTolerance,
     bisect_stages,
     mel_deviation,
     vocoder_stages,
-    waveform_deviation,
 )
 from melcheck.speed.chunked_decoding import context_frames
 from melcheck.speed.optimised import PRECISIONS, Precision, check_precision, optimise
@@ -41,6 +36,13 @@ from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import VocoderUnavailable
+from tests.parity.deviations import (
+    BF16_STAGES,
+    CONSISTENT_BF16_STAGES,
+    CONSISTENT_ROUNDING_STAGES,
+    CONSISTENT_STAGES,
+    waveform_deviation,
+)
 from tests.parity.variants import (
     in_a_batch,
     in_a_padded_batch,

@@ -36,7 +36,7 @@ FAULTS = {
     "power-2": Fault("power=1.0", "power=2.0", "power: the exponent"),
     "slaney-scale": Fault('mel_scale="htk"', 'mel_scale="slaney"', "mel-scale: "),
     "slaney-norm": Fault("norm=None", 'norm="slaney"', "filter-norm: "),
-    "log10": Fault("torch.log(", "torch.log10(", "log-base: the logarithm has another base"),
+    "log10": Fault("torch.log(", "torch.log10(", "log-base: the logarithm has a different base"),
     "n-fft": Fault("n_fft=1024", "n_fft=2048", "n-fft: "),
     "hop": Fault("hop_length=256", "hop_length=240", "hop-length: "),
     "not-centred": Fault("center=True", "center=False", "padding: "),

@@ -15,9 +15,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from melcheck.diagnosis.recipe_search.fitting import Sound
+from melcheck.diagnosis.recipe_search.fitting import AudioReading
 from melcheck.diagnosis.recipe_search.mel_values import as_tensor
-from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
@@ -75,25 +75,19 @@ def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
     return clip.mean(dim=0), clip if len(clip) > 1 else None
 
 
-def base_sound(waveform: Tensor, n_mels: int, expected: MelRecipe) -> Sound:
+def base_reading(waveform: Tensor, n_mels: int, expected: MelRecipe) -> AudioReading:
     """Return the audio as it is, with the candidate's number of bands."""
     recipe, changes = expected, []
     if n_mels != expected.n_mels:
-        changes.append(Change("n-mels", (("n_mels", n_mels),)))
+        changes.append(RecipeChange("n-mels", (("n_mels", n_mels),)))
         recipe = dataclasses.replace(expected, n_mels=n_mels)
-    return Sound(tuple(changes), waveform, recipe, first_centre(expected), n_mels)
+    return AudioReading(tuple(changes), waveform, recipe, first_centre(expected), n_mels)
 
 
-def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
-    """Return the readings whose frames fit the candidate's, best aligned first.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        waveform: `[samples]`, at the expected rate.
-        expected: The expected recipe.
-    """
+def likely_readings(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[AudioReading]:
+    """Return the readings whose frames fit the candidate's, best aligned first."""
     n_mels, frames = candidate.shape
-    base = base_sound(waveform, n_mels, expected)
+    base = base_reading(waveform, n_mels, expected)
     difference = frames - expected.frames(len(waveform))
     readings = [base]
     if abs(difference) > _FRAME_SLACK:
@@ -108,52 +102,40 @@ def sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sou
         aligned.append((correlation, moved))
     aligned.sort(key=lambda entry: -entry[0])
     best = aligned[0][0]
-    likely = [sound for correlation, sound in aligned[:3] if correlation > best - 0.15]
+    likely = [reading for correlation, reading in aligned[:3] if correlation > best - 0.15]
     # A longer window blurs the estimate: where it is less than a hop off, try the usual place too.
     places = (base.offset, base.recipe.hop_length // 2, base.recipe.n_fft // 2)
     usual = [
-        dataclasses.replace(sound, offset=place)
-        for sound in likely
+        dataclasses.replace(reading, offset=place)
+        for reading in likely
         for place in places
-        if 0 < abs(sound.offset - place) <= sound.recipe.hop_length
+        if 0 < abs(reading.offset - place) <= reading.recipe.hop_length
     ]
     return likely + usual
 
 
-def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
-    """Return readings of a hop that is off by a sample or two: a frame more or less in the end.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        waveform: `[samples]`, at the expected rate.
-        expected: The expected recipe.
-    """
+def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[AudioReading]:
+    """Return readings of a hop that is off by a sample or two: a frame more or less in the end."""
     n_mels, frames = candidate.shape
     if not 0 < abs(frames - expected.frames(len(waveform))) <= _FRAME_SLACK:
         return []
-    return _hops_for(base_sound(waveform, n_mels, expected), frames)
+    return _hops_for(base_reading(waveform, n_mels, expected), frames)
 
 
-def correlation_with(candidate: Tensor, sound: Sound) -> float:
+def correlation_with(candidate: Tensor, reading: AudioReading) -> float:
     """Return how well a candidate follows a reading in time, at its best lag, -1 to 1."""
-    return _align(candidate, sound)[1]
+    return _align(candidate, reading)[1]
 
 
-def _align(candidate: Tensor, sound: Sound, apart: int = 0) -> tuple[int, float]:
-    """Return where frame 0 lies, and the correlation there.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        sound: The reading.
-        apart: By how many frames candidate and reading differ in length.
-    """
+def _align(candidate: Tensor, reading: AudioReading, apart: int = 0) -> tuple[int, float]:
+    """Return where frame 0 lies, and the correlation there."""
     lags = min(apart, _MAX_PART_FRAMES) + _MAX_LAG_FRAMES
-    bands = slice(0, sound.highest_band, 2)
-    filters = filters_of(sound.recipe)[:, bands]
+    bands = slice(0, reading.highest_band, 2)
+    filters = filters_of(reading.recipe)[:, bands]
     estimate, correlation = frame_offset(
-        candidate[bands], sound.waveform, sound.recipe, filters, max_lag_frames=lags
+        candidate[bands], reading.waveform, reading.recipe, filters, max_lag_frames=lags
     )
-    recipe = sound.recipe
+    recipe = reading.recipe
     usual = {0, recipe.hop_length // 2, first_centre(recipe)}
     usual |= {first_centre(dataclasses.replace(recipe, padding="none"))}
     usual |= {lag * recipe.hop_length for lag in range(-lags, lags + 1)}
@@ -164,7 +146,7 @@ def _align(candidate: Tensor, sound: Sound, apart: int = 0) -> tuple[int, float]
     return estimate, correlation
 
 
-def _other_rates(base: Sound, frames: int) -> list[Sound]:
+def _other_rates(base: AudioReading, frames: int) -> list[AudioReading]:
     recipe, found = base.recipe, []
     for rate in RATES:
         ratio = rate / recipe.sample_rate
@@ -176,8 +158,8 @@ def _other_rates(base: Sound, frames: int) -> list[Sound]:
         text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz, ratio {ratio:.4f}"
         limit_hz = PASSBAND * min(1.0, 1 / ratio) * recipe.sample_rate / 2
         found.append(
-            Sound(
-                (*base.changes, Change("sample-rate", text=text)),
+            AudioReading(
+                (*base.changes, RecipeChange("sample-rate", text=text)),
                 resampled(base.waveform, recipe.sample_rate, rate),
                 recipe,
                 base.offset,
@@ -187,7 +169,7 @@ def _other_rates(base: Sound, frames: int) -> list[Sound]:
     return found
 
 
-def _other_hops(base: Sound, frames: int) -> list[Sound]:
+def _other_hops(base: AudioReading, frames: int) -> list[AudioReading]:
     samples = len(base.waveform)
 
     def gives(hop: int, padding: Any) -> bool:
@@ -200,7 +182,7 @@ def _other_hops(base: Sound, frames: int) -> list[Sound]:
     return _with_hops(base, usual) or _hops_for(base, frames)
 
 
-def _hops_for(base: Sound, frames: int) -> list[Sound]:
+def _hops_for(base: AudioReading, frames: int) -> list[AudioReading]:
     """Return readings of the first few hops that give just so many frames."""
     if frames < 2:
         return []
@@ -209,12 +191,12 @@ def _hops_for(base: Sound, frames: int) -> list[Sound]:
     return _with_hops(base, range(low, high + 1)[:3])
 
 
-def _with_hops(base: Sound, wanted: Iterable[int]) -> list[Sound]:
+def _with_hops(base: AudioReading, wanted: Iterable[int]) -> list[AudioReading]:
     recipe = base.recipe
     return [
         dataclasses.replace(
             base,
-            changes=(*base.changes, Change("hop-length", (("hop_length", hop),))),
+            changes=(*base.changes, RecipeChange("hop-length", (("hop_length", hop),))),
             recipe=dataclasses.replace(recipe, hop_length=hop),
         )
         for hop in wanted
@@ -222,7 +204,9 @@ def _with_hops(base: Sound, wanted: Iterable[int]) -> list[Sound]:
     ]
 
 
-def profile_sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[Sound]:
+def profile_readings(
+    candidate: Tensor, waveform: Tensor, expected: MelRecipe
+) -> list[AudioReading]:
     """Return a reading for each profile whose bands and frames fit: resampled, and as it is."""
     n_mels, frames = candidate.shape
     found = []
@@ -235,15 +219,17 @@ def profile_sounds(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> 
             samples = math.ceil(len(waveform) * rate / expected.sample_rate)
             if samples < recipe.min_samples or abs(recipe.frames(samples) - frames) > 1:
                 continue
-            changes: tuple[Change, ...] = (Change(f"profile:{entry.name}", text=entry.name),)
+            changes: tuple[RecipeChange, ...] = (
+                RecipeChange(f"profile:{entry.name}", text=entry.name),
+            )
             limit_hz = recipe.sample_rate / 2
             if rate != recipe.sample_rate:
                 text = f"{rate} Hz samples taken for {recipe.sample_rate} Hz"
-                changes = (*changes, Change("sample-rate", text=text))
+                changes = (*changes, RecipeChange("sample-rate", text=text))
             elif rate != expected.sample_rate:
                 limit_hz = PASSBAND * min(rate, expected.sample_rate) / 2
             found.append(
-                Sound(
+                AudioReading(
                     changes,
                     resampled(waveform, expected.sample_rate, rate),
                     recipe,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from melcheck.diagnosis.causes import Finding
 from melcheck.diagnosis.recipe_search.fitting import Fit
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
-from melcheck.diagnosis.recipe_search.scale_and_offset import AffineCause, explain_affine
+from melcheck.diagnosis.recipe_search.scale_and_offset import explain_affine
 from melcheck.recipes import FLOORS_IN_USE
 
 # Residuals within this factor, or this many nats, of the smallest are as good.
@@ -44,7 +45,7 @@ class Choice:
     """
 
     fit: Fit
-    affine: tuple[AffineCause, ...]
+    affine: tuple[Finding, ...]
     named: bool
     runner_up: Fit | None
     fits: tuple[Fit, ...]
@@ -91,7 +92,7 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
     return Choice(chosen, affine, named, runner_up, tuple(fits), ignored)
 
 
-def _makes_up(entry: Fit, affine: tuple[AffineCause, ...]) -> bool:
+def _makes_up(entry: Fit, affine: tuple[Finding, ...]) -> bool:
     """Return whether slope and offset only make up for a hypothesis that is not quite right."""
     unnamed = any("unnamed" in cause.text for cause in affine)
     return unnamed and abs(entry.slope - 1) < _NOBODYS_SLOPE
@@ -114,7 +115,7 @@ def same_mel(entry: Fit, other: Fit, *, nats: float = SAME_MEL_NATS) -> bool:
     return float((difference - difference.mean()).square().mean().sqrt()) <= nats
 
 
-def _affine(prepared: Prepared, entry: Fit) -> tuple[AffineCause, ...]:
+def _affine(prepared: Prepared, entry: Fit) -> tuple[Finding, ...]:
     recipe = entry.hypothesis.recipe
     count = max(1, int(entry.active.sum()))
     x = entry.mel[entry.active].double()
@@ -143,8 +144,7 @@ def _floor_moved(prepared: Prepared, entry: Fit) -> bool | None:
         return None
     recipe = entry.hypothesis.recipe
     # With the recipe's own normalisation undone, where would the floor be with and without offset?
-    scale = recipe.log_scale / (math.log(10) if recipe.log_base == "10" else 1.0)
-    own = (prepared.floor * recipe.std + recipe.mean) / scale
+    own = recipe.to_nats(prepared.floor)
     shift = (entry.offset * recipe.std + recipe.mean) / (entry.slope * recipe.std)
     floors = [math.log(floor) for floor in (recipe.floor, *FLOORS_IN_USE)]
     stayed = min(abs(own - floor) for floor in floors) < _FLOOR_NATS

@@ -1,7 +1,4 @@
-"""The audio damaged in every way that a mel shows, to be tried as an explanation of it.
-
-Search damaged audio: clipped, offset, narrowed, aliased or mixed otherwise before the mel.
-"""
+"""Hypotheses about damaged audio: clipped, offset, narrowed, aliased or mixed before the mel."""
 
 from __future__ import annotations
 
@@ -11,18 +8,16 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.audio_readings import PASSBAND, bands_below, resampled
-from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, Sound
+from melcheck.diagnosis.recipe_search.fitting import AudioReading, Fit, Hypothesis
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
     Cells,
     best,
-    golden_section,
     louder_cells,
+    minimum,
     residuals,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import Change
-
-_SECTIONS = 22
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
 
 # Damage is worth a closer look where it ranks so much better than none.
 _PROMISING_SHARE = 0.7
@@ -30,32 +25,32 @@ _FALLEN_NATS = 0.5
 
 
 def damaged(
-    prepared: Prepared, nearest: Hypothesis, sound: Sound, channels: Tensor | None
+    prepared: Prepared, nearest: Hypothesis, reading: AudioReading, channels: Tensor | None
 ) -> list[Hypothesis]:
     """Return hypotheses about damaged audio, under the filters and powers, best first.
 
     Args:
         prepared: The candidate.
-        nearest: The hypothesis about sound audio that came nearest.
-        sound: The likeliest reading.
+        nearest: The hypothesis about undamaged audio that came nearest.
+        reading: The likeliest reading.
         channels: The audio before it was mixed down, where it has several channels.
     """
     # Damage is tried at the place and under the spectrum that came nearest.
-    origins = [sound]
-    if nearest.sound.recipe == sound.recipe and nearest.sound.offset != sound.offset:
-        origins.append(nearest.sound)
+    origins = [reading]
+    if nearest.reading.recipe == reading.recipe and nearest.reading.offset != reading.offset:
+        origins.append(nearest.reading)
     if nearest.changes:
         origins.append(
-            dataclasses.replace(nearest.sound, changes=nearest.all_changes, recipe=nearest.recipe)
+            dataclasses.replace(nearest.reading, changes=nearest.all_changes, recipe=nearest.recipe)
         )
     ranked: list[tuple[float, int, Hypothesis]] = []
     for origin in origins:
-        for damage in damaged_sounds(origin, channels):
-            cells = louder_cells(prepared.mel, prepared.usable, damage)
+        for damage in damaged_readings(origin, channels):
+            cells = louder_cells(prepared, damage)
             if cells is not None:
                 distance, hypothesis = best(cells, damage)
                 ranked.append((distance, len(ranked), hypothesis))
-        cells = louder_cells(prepared.mel, prepared.usable, origin)
+        cells = louder_cells(prepared, origin)
         if cells is None:
             continue
         for code in ("clipping", "dc-offset"):
@@ -66,37 +61,36 @@ def damaged(
     return [hypothesis for _, _, hypothesis in ranked]
 
 
-def fallen(prepared: Prepared, entry: Fit, sound: Sound) -> bool:
+def fallen(prepared: Prepared, entry: Fit, reading: AudioReading) -> bool:
     """Return whether the bands that a narrower source cannot have are low, if that is claimed."""
     hypothesis = entry.hypothesis
-    if not any(change.code == "band-limited" for change in hypothesis.sound.changes):
+    if not any(change.code == "band-limited" for change in hypothesis.reading.changes):
         return True
-    whole = dataclasses.replace(hypothesis.sound, waveform=sound.waveform)
+    whole = dataclasses.replace(hypothesis.reading, waveform=reading.waveform)
     mel = Hypothesis(whole, hypothesis.changes, hypothesis.recipe).log_mel(prepared.mel.shape[-1])
     error = (prepared.mel - entry.offset) / entry.slope - mel
-    return float(error[hypothesis.sound.highest_band :].mean()) < -_FALLEN_NATS
+    return float(error[hypothesis.reading.highest_band :].mean()) < -_FALLEN_NATS
 
 
-def _best_level(cells: Cells, sound: Sound, code: str) -> tuple[float, Hypothesis] | None:
-    """Return the clipping level, or the constant, that ranks best: a grid, then golden sections."""
-    grid = levels(sound, code)
-    tried = [best(cells, at_level(sound, code, level)) for level in grid]
+def _best_level(cells: Cells, reading: AudioReading, code: str) -> tuple[float, Hypothesis] | None:
+    """Return the clipping level, or the constant, that ranks best: on a grid, then between."""
+    grid = levels(reading, code)
+    tried = [best(cells, at_level(reading, code, level)) for level in grid]
     nearest = min(range(len(grid)), key=lambda index: tried[index][0])
-    if tried[nearest][0] > _PROMISING_SHARE * best(cells, sound)[0]:
+    if tried[nearest][0] > _PROMISING_SHARE * best(cells, reading)[0]:
         return None
     hypothesis = tried[nearest][1]
     nowhere = torch.zeros(1, dtype=torch.long)
 
     def at(level: float) -> Hypothesis:
-        return dataclasses.replace(hypothesis, sound=at_level(sound, code, level))
+        return dataclasses.replace(hypothesis, reading=at_level(reading, code, level))
 
     # The rank has the precision of float32; this has that of float64.
     def left(level: float) -> float:
         return float(residuals(cells, at(level), nowhere))
 
     low, high = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
-    low, high = golden_section(left, low, high, _SECTIONS)
-    return tried[nearest][0] / 2, at((low + high) / 2)
+    return tried[nearest][0] / 2, at(minimum(left, low, high)[0])
 
 
 _CLIP_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -104,35 +98,30 @@ _DC_OFFSETS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _WRAP_GAINS = (1.5, 2.0, 2.2, 3.0, 4.0)
 
 
-def at_level(sound: Sound, code: str, value: float) -> Sound:
+def at_level(reading: AudioReading, code: str, value: float) -> AudioReading:
     """Return a reading clipped at a level, or with a constant added."""
-    waveform = sound.waveform
+    waveform = reading.waveform
     if code == "clipping":
         altered, text = waveform.clamp(-value, value), f"at {value:.3g}"
     else:
         altered, text = waveform + value, f"of {value:+.3g}"
-    changes = (*sound.changes, Change(code, text=text))
-    return dataclasses.replace(sound, changes=changes, waveform=altered)
+    changes = (*reading.changes, RecipeChange(code, text=text))
+    return dataclasses.replace(reading, changes=changes, waveform=altered)
 
 
-def levels(sound: Sound, code: str) -> tuple[float, ...]:
+def levels(reading: AudioReading, code: str) -> tuple[float, ...]:
     """Return the levels to try of a kind of damage that has one, in order."""
     if code == "clipping":
-        peak = float(sound.waveform.abs().max())
+        peak = float(reading.waveform.abs().max())
         return tuple(share * peak for share in _CLIP_LEVELS)
     return tuple(sorted(sign * offset for sign in (-1, 1) for offset in _DC_OFFSETS))
 
 
-def damaged_sounds(sound: Sound, channels: Tensor | None) -> list[Sound]:
-    """Return the audio with each kind of damage that a mel shows and that has no level.
-
-    Args:
-        sound: A reading of the audio.
-        channels: The audio before it was mixed down, where it has several channels.
-    """
-    waveform, rate = sound.waveform, sound.recipe.sample_rate
+def damaged_readings(reading: AudioReading, channels: Tensor | None) -> list[AudioReading]:
+    """Return the audio with each kind of damage that a mel shows and that has no level."""
+    waveform, rate = reading.waveform, reading.recipe.sample_rate
     made: list[tuple[str, str, Tensor, int]] = []
-    everything = sound.highest_band
+    everything = reading.highest_band
 
     def add(code: str, text: str, altered: Tensor, highest_band: int = everything) -> None:
         made.append((code, text, altered[: len(waveform)], highest_band))
@@ -148,7 +137,7 @@ def damaged_sounds(sound: Sound, channels: Tensor | None) -> list[Sound]:
         if lower < rate:
             text = f"by {lower} Hz on the way, to {lower // 2} Hz"
             there_and_back = resampled(resampled(waveform, rate, lower), lower, rate)
-            bands = bands_below(sound.recipe, PASSBAND * lower / 2)
+            bands = bands_below(reading.recipe, PASSBAND * lower / 2)
             add("band-limited", text, there_and_back, min(bands, everything))
     halved = waveform[::2]
     repeated = halved.repeat_interleave(2)
@@ -172,13 +161,13 @@ def damaged_sounds(sound: Sound, channels: Tensor | None) -> list[Sound]:
     add("aliasing", "linear interpolation from 2/3 of the rate", _linear(two_thirds, len(waveform)))
     return [
         dataclasses.replace(
-            sound,
-            changes=(*sound.changes, Change(code, text=text)),
+            reading,
+            changes=(*reading.changes, RecipeChange(code, text=text)),
             waveform=altered,
             highest_band=highest_band,
         )
         for code, text, altered, highest_band in made
-        if len(altered) >= sound.recipe.n_fft
+        if len(altered) >= reading.recipe.n_fft
     ]
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
 from melcheck.recipes import MelRecipe
 
@@ -39,7 +40,7 @@ _MIN_FRAMES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sound:
+class AudioReading:
     """One reading of the audio: what was done to it, its frames, and which bands can be compared.
 
     Attributes:
@@ -50,7 +51,7 @@ class Sound:
         highest_band: Bands from here up cannot be compared.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[RecipeChange, ...]
     waveform: Tensor
     recipe: MelRecipe
     offset: int
@@ -86,19 +87,19 @@ class Hypothesis:
     """A reading of the audio and a recipe.
 
     Attributes:
-        sound: The reading.
+        reading: The reading.
         changes: How the recipe differs from the expected one.
         recipe: The recipe.
     """
 
-    sound: Sound
-    changes: tuple[Change, ...]
+    reading: AudioReading
+    changes: tuple[RecipeChange, ...]
     recipe: MelRecipe
 
     @property
-    def all_changes(self) -> tuple[Change, ...]:
+    def all_changes(self) -> tuple[RecipeChange, ...]:
         """What differs, the audio's part first."""
-        return (*self.sound.changes, *self.changes)
+        return (*self.reading.changes, *self.changes)
 
     def log_mel(self, frames: int, *, pad_mode: str | None = None) -> Tensor:
         """Return its natural log-mel, `[n_mels, frames]`, without floor or normalisation."""
@@ -109,7 +110,7 @@ class Hypothesis:
         recipe = self.recipe
         if pad_mode is not None:
             recipe = dataclasses.replace(recipe, pad_mode=pad_mode)  # type: ignore[arg-type]
-        return energies(self.sound.waveform, recipe, self.sound.centres(frames))
+        return energies(self.reading.waveform, recipe, self.reading.centres(frames))
 
     def filtered(self, energy: Tensor) -> Tensor:
         """Return the natural log-mel of given spectra."""
@@ -118,10 +119,10 @@ class Hypothesis:
     @property
     def spectrum(self) -> tuple[object, ...]:
         """What its spectra depend on: two hypotheses that agree here have them in common."""
-        sound, recipe = self.sound, self.recipe
+        reading, recipe = self.reading, self.recipe
         return (
-            id(sound.waveform),
-            sound.offset,
+            id(reading.waveform),
+            reading.offset,
             recipe.n_fft,
             recipe.win_length,
             recipe.hop_length,
@@ -134,7 +135,7 @@ class Hypothesis:
 
     def moved(self, offset: int) -> Hypothesis:
         """Return it with frame 0 centred elsewhere."""
-        return dataclasses.replace(self, sound=dataclasses.replace(self.sound, offset=offset))
+        return dataclasses.replace(self, reading=dataclasses.replace(self.reading, offset=offset))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,43 +170,24 @@ class Fit:
         return self.residual <= self.allowed and self.loud_residual <= self.loud_allowed
 
 
-def refine(
-    candidate: Tensor, usable: Tensor, hypotheses: Iterable[Hypothesis], *, step: float = 0.0
-) -> list[Fit]:
-    """Compute hypotheses in full and fit them; those that fit nothing are left out.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something.
-        hypotheses: What is fitted.
-        step: The relative rounding error of how the candidate is stored.
-    """
+def refine(prepared: Prepared, hypotheses: Iterable[Hypothesis]) -> list[Fit]:
+    """Compute hypotheses in full and fit them; those that fit nothing are left out."""
     spectra: dict[tuple[object, ...], Tensor] = {}
     fits = []
     for hypothesis in hypotheses:
         key = hypothesis.spectrum
         if key not in spectra:
-            spectra[key] = hypothesis.energies(candidate.shape[-1])
-        mel = hypothesis.filtered(spectra[key])
-        fits.append(fit(candidate, usable, hypothesis, mel, step=step))
+            spectra[key] = hypothesis.energies(prepared.mel.shape[-1])
+        fits.append(fit_hypothesis(prepared, hypothesis, hypothesis.filtered(spectra[key])))
     return [entry for entry in fits if math.isfinite(entry.residual)]
 
 
-def fit(
-    candidate: Tensor, usable: Tensor, hypothesis: Hypothesis, mel: Tensor, *, step: float = 0.0
-) -> Fit:
-    """Fit slope and offset by least squares over the active cells that see no padding.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something.
-        hypothesis: What is fitted.
-        mel: Its natural log-mel.
-        step: The relative rounding error of how the candidate is stored.
-    """
-    recipe, sound = hypothesis.recipe, hypothesis.sound
-    allowed = usable & sound.inner_frames(candidate.shape[-1], recipe.n_fft)
-    allowed[sound.highest_band :] = False
+def fit_hypothesis(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> Fit:
+    """Fit slope and offset of a hypothesis's mel over the active cells that see no padding."""
+    recipe, reading = hypothesis.recipe, hypothesis.reading
+    candidate = prepared.mel
+    allowed = prepared.usable & reading.inner_frames(candidate.shape[-1], recipe.n_fft)
+    allowed[reading.highest_band :] = False
     level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
     active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
     if int(active.sum()) < max(MIN_CELLS, _MIN_ACTIVE_SHARE * int(allowed.sum())):
@@ -223,7 +205,7 @@ def fit(
     # What storage can cost each cell: dither of 16 bits on the waveform, rounding of the mel.
     levels = level[active].double()
     noise = recipe.power * _DITHER_MAGNITUDE * (-levels).exp()
-    rounding = step * y / slope
+    rounding = storage_step(prepared.storage) * y / slope
     bounds = noise.square() + rounding.square()
     loud = levels >= quantile(levels, 0.75)
     return Fit(

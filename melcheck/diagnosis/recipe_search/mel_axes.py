@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Finding
-from melcheck.diagnosis.recipe_search.audio_readings import base_sound, correlation_with
+from melcheck.diagnosis.recipe_search.audio_readings import base_reading, correlation_with
 from melcheck.diagnosis.recipe_search.mel_values import Prepared, prepare
 from melcheck.recipes import MelRecipe
 
@@ -78,7 +78,7 @@ def _follows(mel: Tensor, waveform: Tensor, expected: MelRecipe) -> float:
     prepared = prepare(mel)
     if prepared.mel.shape[-1] < 4 or not prepared.usable.any():
         return 0.0
-    return correlation_with(prepared.mel, base_sound(waveform, prepared.mel.shape[0], expected))
+    return correlation_with(prepared.mel, base_reading(waveform, prepared.mel.shape[0], expected))
 
 
 _DOUBLE_LOG_MAX = 3.5
@@ -100,9 +100,9 @@ def logarithms(prepared: Prepared) -> Iterator[tuple[Prepared, Finding | None]]:
         positive = usable & (mel > 0)
         logged = replace(prepared, mel=mel.clamp(min=1e-12).log(), usable=positive, floor=None)
         if float(values.max()) > 8 * float(values.median()):
-            yield logged, Finding("no-log", "no cell is negative")
+            yield logged, Finding("no-log", "no value is negative")
     lost = 1 - float(usable.float().mean())
     if float(values.max()) < _DOUBLE_LOG_MAX and lost > DOUBLE_LOG_SHARE:
         once = replace(prepared, mel=mel.exp(), floor=None)
-        yield once, Finding("double-log", f"{lost:.0%} of the cells say nothing")
+        yield once, Finding("double-log", f"{lost:.0%} of the values are lost")
     yield prepared, None

@@ -1,14 +1,9 @@
 """Rank all hypotheses about a reading of the audio on few cells, so that a few need be fitted.
 
 The rank is 1 - correlation^2 between the candidate and each hypothesis, over the louder cells of
-some frames: free of slope and offset, so that one pass serves whatever logarithm, level or
-normalisation came after. Where a hypothesis is right, any few hundred cells say so.
-
-Tune the one number of a recipe that lies between those of the bank: an f_max of 9,123 Hz.
-
-From a hypothesis that came near, each number that recipes choose freely is moved along its grid
-and then, between its best neighbours, by golden sections. What is left falls to nothing only where
-the number is right, so that a tuned hypothesis is judged like any other.
+some frames. It does not depend on slope and offset, so one pass serves every logarithm, level and
+normalisation. `tuned` then moves a number that lies between those of the bank, such as an f_max of
+9,123 Hz, to where the residual is smallest; it falls to nothing only where the number is right.
 """
 
 from __future__ import annotations
@@ -20,12 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import scipy.optimize
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, Hypothesis, Sound, quantile
+from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, AudioReading, Hypothesis, quantile
+from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.recipe_changes import (
-    Change,
+    RecipeChange,
     changed,
     filter_bank,
     filters_of,
@@ -33,11 +30,11 @@ from melcheck.diagnosis.recipe_search.recipe_changes import (
 )
 from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_SECTIONS = 22
-
-# So many sections show whether a number leads anywhere: they narrow it to a hundredth.
-_FIRST_SECTIONS = 9
+# How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
+_PRECISION = 2.5e-5
+_FIRST_PRECISION = 0.013
+# Stands for an infinite residual.
+_LARGEST_NATS = 1e3
 _FEWEST_VALUES = 2
 
 # Beside the best value of a grid, by this share of its interval, a number off the grid fits better.
@@ -74,38 +71,28 @@ _NUMBERS = (
 )
 
 
-def golden_section(
-    left: Callable[[float], float], low: float, high: float, sections: int
+def minimum(
+    left: Callable[[float], float], low: float, high: float, *, precision: float = _PRECISION
 ) -> tuple[float, float]:
-    """Return the bounds of a minimum after so many golden sections.
+    """Return where a residual of one minimum is smallest within bounds, and that residual.
 
     Args:
-        left: The function, of one minimum within the bounds.
+        left: The residual; its square is minimised, which is smooth where it falls to 0.
         low: Lower bound.
         high: Upper bound.
-        sections: Each one takes 38 % off.
+        precision: Of the place, as a share of the interval.
     """
-    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
-    values = [left(place) for place in inner]
-    for _ in range(sections):
-        if values[0] < values[1]:
-            high = inner[1]
-            inner = [high - _GOLDEN * (high - low), inner[0]]
-            values = [left(inner[0]), values[0]]
-        else:
-            low = inner[0]
-            inner = [inner[1], low + _GOLDEN * (high - low)]
-            values = [values[1], left(inner[1])]
-    return low, high
+    found = scipy.optimize.minimize_scalar(
+        lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": precision * (high - low)},
+    )
+    return float(found.x), math.sqrt(found.fun)
 
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
-    """Return the hypothesis with one number tuned, for each number that leads somewhere.
-
-    Args:
-        cells: Of the candidate.
-        hypothesis: One that came near.
-    """
+    """Return the hypothesis with one number tuned, for each number that leads somewhere."""
     start = float(residuals(cells, hypothesis, _NOWHERE))
     found: list[Hypothesis] = []
     if start > _HOPELESS_NATS:
@@ -125,11 +112,10 @@ def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
         beside = [value for value in (grid[best] - step, grid[best] + step) if low < value < high]
         if min(left(value) for value in beside) >= values[best]:
             continue
-        low, high = golden_section(left, low, high, _FIRST_SECTIONS)
-        if left((low + high) / 2) > _PROMISING_SHARE * start:
+        if minimum(left, low, high, precision=_FIRST_PRECISION)[1] > _PROMISING_SHARE * start:
             continue
-        low, high = golden_section(left, low, high, _SECTIONS - _FIRST_SECTIONS)
-        found.append(_with(hypothesis, number, round((low + high) / 2, number.decimals)))
+        place, _ = minimum(left, low, high)
+        found.append(_with(hypothesis, number, round(place, number.decimals)))
     return found
 
 
@@ -145,13 +131,13 @@ def _fits(hypothesis: Hypothesis, number: _Number, value: float) -> bool:
 def _with(hypothesis: Hypothesis, number: _Number, value: float) -> Hypothesis:
     """Return a hypothesis with one number set, and with the change named."""
     given = round(value) if number.name == "win_length" else value
-    expected = getattr(hypothesis.sound.recipe, number.name)
+    expected = getattr(hypothesis.reading.recipe, number.name)
     others = tuple(
         change
         for change in hypothesis.changes
         if number.name not in (name for name, _ in change.numbers)
     )
-    own = (Change(number.code, ((number.name, given),)),) if given != expected else ()
+    own = (RecipeChange(number.code, ((number.name, given),)),) if given != expected else ()
     recipe = dataclasses.replace(hypothesis.recipe, **{number.name: given})  # type: ignore[arg-type]
     return dataclasses.replace(hypothesis, changes=(*own, *others), recipe=recipe)
 
@@ -183,22 +169,13 @@ class Cells:
     highest_band: int
 
 
-def louder_cells(
-    candidate: Tensor, usable: Tensor, sound: Sound, *, bands: int = _BANDS
-) -> Cells | None:
-    """Choose the cells to compare; None where too few say anything.
-
-    Args:
-        candidate: `[n_mels, frames]`.
-        usable: Cells that say something, the same shape: neither at a floor nor broken.
-        sound: Says which frames see no padding, and which bands can be compared.
-        bands: About how many bands.
-    """
-    frames = _loud_frames(candidate, usable, sound)
-    band_step = max(1, math.ceil(sound.highest_band / bands))
-    kept = slice(0, sound.highest_band, band_step)
-    cells = candidate[kept, frames].T
-    mask = usable[kept, frames].T
+def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BANDS) -> Cells | None:
+    """Choose the cells to compare; None where too few say anything."""
+    frames = _loud_frames(prepared, reading)
+    band_step = max(1, math.ceil(reading.highest_band / bands))
+    kept = slice(0, reading.highest_band, band_step)
+    cells = prepared.mel[kept, frames].T
+    mask = prepared.usable[kept, frames].T
     if mask.any():
         mask = mask & (cells > quantile(cells[mask], _QUIET_SHARE))
     if int(mask.sum()) < MIN_CELLS:
@@ -207,43 +184,45 @@ def louder_cells(
     values = values - values.mean()
     if not float(values.square().sum()) > 0:
         return None
-    return Cells(frames, mask, values, band_step, sound.highest_band)
+    return Cells(frames, mask, values, band_step, reading.highest_band)
 
 
-def rank(cells: Cells, sound: Sound, *, wide: bool = True) -> list[tuple[float, Hypothesis]]:
+def rank(
+    cells: Cells, reading: AudioReading, *, wide: bool = True
+) -> list[tuple[float, Hypothesis]]:
     """Rank hypotheses about one reading of the audio, best first.
 
     Args:
         cells: Of the candidate.
-        sound: The reading.
+        reading: The reading.
         wide: Whether to vary everything, or only the filters' scale and norm, and the power.
 
     Returns:
         Each hypothesis with 1 - correlation^2, 0 for a perfect one.
     """
-    scores = _scores(cells, sound, [()], every_range=wide)
+    scores = _scores(cells, reading, [()], every_range=wide)
     if wide:
-        narrow, promising = _each_spectrum(cells, sound)
+        narrow, promising = _each_spectrum(cells, reading)
         spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
-        scores += _scores(cells, sound, spectra, every_range=True)
+        scores += _scores(cells, reading, spectra, every_range=True)
         scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
-    return _best(sound, scores, _RANKED)
+    return _best(reading, scores, _RANKED)
 
 
-def best(cells: Cells, sound: Sound) -> tuple[float, Hypothesis]:
+def best(cells: Cells, reading: AudioReading) -> tuple[float, Hypothesis]:
     """Return the first that `rank` would with `wide=False`."""
-    [found] = _best(sound, _scores(cells, sound, [()], every_range=False), 1)
+    [found] = _best(reading, _scores(cells, reading, [()], every_range=False), 1)
     return found
 
 
-def rank_pairs(cells: Cells, sound: Sound) -> list[tuple[float, Hypothesis]]:
+def rank_pairs(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothesis]]:
     """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
-    narrow, promising = _each_spectrum(cells, sound)
+    narrow, promising = _each_spectrum(cells, reading)
     ordered = [narrow[index].spectrum for index in promising]
     pairs = _two_spectra(ordered[:_PROMISING_FIRST], ordered)
-    scores = _scores(cells, sound, ordered[_PROMISING_SPECTRA:], every_range=True)
-    scores += _scores(cells, sound, pairs, every_range=False)
-    return _best(sound, scores, _RANKED)
+    scores = _scores(cells, reading, ordered[_PROMISING_SPECTRA:], every_range=True)
+    scores += _scores(cells, reading, pairs, every_range=False)
+    return _best(reading, scores, _RANKED)
 
 
 def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
@@ -272,10 +251,10 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
 
 def _logs(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
     """Return a hypothesis's own cells, `[places, cells]`."""
-    sound, recipe = hypothesis.sound, hypothesis.recipe
-    places = (sound.centres_of(cells.frames) + moves[:, None]).flatten()
+    reading, recipe = hypothesis.reading, hypothesis.recipe
+    places = (reading.centres_of(cells.frames) + moves[:, None]).flatten()
     filters = filters_of(recipe)[:, : cells.highest_band : cells.band_step]
-    mel = log_bands(energies(sound.waveform, recipe, places), filters, recipe.power)
+    mel = log_bands(energies(reading.waveform, recipe, places), filters, recipe.power)
     return mel.view(len(moves), *cells.mask.shape)[:, cells.mask]
 
 
@@ -297,26 +276,30 @@ class _Scores:
         distances: `[powers, hypotheses]`.
     """
 
-    spectrum: tuple[Change, ...]
-    filters: tuple[tuple[Change, ...], ...]
-    powers: tuple[tuple[Change, ...], ...]
+    spectrum: tuple[RecipeChange, ...]
+    filters: tuple[tuple[RecipeChange, ...], ...]
+    powers: tuple[tuple[RecipeChange, ...], ...]
     distances: Tensor
 
 
 def _scores(
-    cells: Cells, sound: Sound, spectra: Sequence[tuple[Change, ...]], *, every_range: bool
+    cells: Cells,
+    reading: AudioReading,
+    spectra: Sequence[tuple[RecipeChange, ...]],
+    *,
+    every_range: bool,
 ) -> list[_Scores]:
     """Score every change of the filters under each of some spectra, those of one length at once."""
-    centres = sound.centres_of(cells.frames)
-    by_length: dict[tuple[int, float], list[tuple[Change, ...]]] = defaultdict(list)
+    centres = reading.centres_of(cells.frames)
+    by_length: dict[tuple[int, float], list[tuple[RecipeChange, ...]]] = defaultdict(list)
     for spectrum in spectra:
-        recipe = changed(sound.recipe, spectrum)
+        recipe = changed(reading.recipe, spectrum)
         by_length[recipe.n_fft, recipe.power].append(spectrum)
     found = []
     for (n_fft, own), group in by_length.items():
-        recipes = [changed(sound.recipe, spectrum) for spectrum in group]
-        energy = energies_of(sound.waveform, recipes, centres)
-        bank = filter_bank(sound.recipe, n_fft, cells.band_step, cells.highest_band, every_range)
+        recipes = [changed(reading.recipe, spectrum) for spectrum in group]
+        energy = energies_of(reading.waveform, recipes, centres)
+        bank = filter_bank(reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range)
         powers = sorted({1.0, 2.0, own})
         distances = []
         for power in powers:
@@ -325,7 +308,8 @@ def _scores(
             logs = logs[:, :, cells.mask]  # [spectra, hypotheses, cells]
             distances.append(_distances(logs - logs.mean(dim=-1, keepdim=True), cells.values))
         named = tuple(
-            (Change("power", (("power", power),)),) if power != own else () for power in powers
+            (RecipeChange("power", (("power", power),)),) if power != own else ()
+            for power in powers
         )
         for index, spectrum in enumerate(group):
             of_one = torch.stack([each[index] for each in distances])
@@ -333,13 +317,15 @@ def _scores(
     return found
 
 
-def _each_spectrum(cells: Cells, sound: Sound) -> tuple[list[_Scores], list[int]]:
+def _each_spectrum(cells: Cells, reading: AudioReading) -> tuple[list[_Scores], list[int]]:
     """Score each change of the spectrum; return the scores, and which of them are best."""
-    narrow = _scores(cells, sound, spectrum_changes(sound.recipe)[1:], every_range=False)
+    narrow = _scores(cells, reading, spectrum_changes(reading.recipe)[1:], every_range=False)
     return narrow, sorted(range(len(narrow)), key=lambda i: float(narrow[i].distances.min()))
 
 
-def _best(sound: Sound, scores: list[_Scores], most: int) -> list[tuple[float, Hypothesis]]:
+def _best(
+    reading: AudioReading, scores: list[_Scores], most: int
+) -> list[tuple[float, Hypothesis]]:
     """Return the best hypotheses, the simpler one first where two are as near."""
     distances = torch.cat([score.distances.flatten() for score in scores])
     values, places = distances.topk(min(most, len(distances)), largest=False)
@@ -354,16 +340,16 @@ def _best(sound: Sound, scores: list[_Scores], most: int) -> list[tuple[float, H
         found.append((value, changes))
     found.sort(key=lambda entry: (entry[0], len(entry[1])))
     return [
-        (value, Hypothesis(sound, changes, changed(sound.recipe, changes)))
+        (value, Hypothesis(reading, changes, changed(reading.recipe, changes)))
         for value, changes in found
     ]
 
 
 def _two_spectra(
-    first: list[tuple[Change, ...]], second: list[tuple[Change, ...]]
-) -> list[tuple[Change, ...]]:
+    first: list[tuple[RecipeChange, ...]], second: list[tuple[RecipeChange, ...]]
+) -> list[tuple[RecipeChange, ...]]:
     """Return the pairs of changes of the spectrum that do not touch the same number."""
-    found: dict[frozenset[Change], tuple[Change, ...]] = {}
+    found: dict[frozenset[RecipeChange], tuple[RecipeChange, ...]] = {}
     for one, other in itertools.product(first, second):
         names = [name for change in (*one, *other) for name, _ in change.numbers]
         numbers = {name: value for change in (*one, *other) for name, value in change.numbers}
@@ -373,14 +359,15 @@ def _two_spectra(
     return list(found.values())
 
 
-def _loud_frames(candidate: Tensor, usable: Tensor, sound: Sound) -> Tensor:
+def _loud_frames(prepared: Prepared, reading: AudioReading) -> Tensor:
     """Return some of the louder frames that see no padding, in order."""
-    centres = sound.centres(candidate.shape[-1])
+    candidate, heard = prepared.mel, prepared.usable.any(dim=0)
+    centres = reading.centres(candidate.shape[-1])
     # Room for a transform of twice the length.
-    inner = sound.inner_frames(candidate.shape[-1], 2 * sound.recipe.n_fft)
-    inside = inner & usable.any(dim=0)
+    inner = reading.inner_frames(candidate.shape[-1], 2 * reading.recipe.n_fft)
+    inside = inner & heard
     if int(inside.sum()) < _FRAMES // 2:
-        inside = (centres >= 0) & (centres < len(sound.waveform)) & usable.any(dim=0)
+        inside = (centres >= 0) & (centres < len(reading.waveform)) & heard
     frames = inside.nonzero()[:, 0]
     loudness = candidate[:, frames].mean(dim=0)
     louder = frames[loudness.argsort(descending=True)[: max(1, math.ceil(0.6 * len(frames)))]]

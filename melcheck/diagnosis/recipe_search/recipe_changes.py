@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melcheck.recipes import MelRecipe, filterbank
+from melcheck.recipes import MelRecipe, filters
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
 _N_FFTS = (256, 400, 512, 800, 1024, 1200, 1280, 1920, 2048)
@@ -35,7 +35,7 @@ _FILTERBANK_RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RecipeChange:
     """One difference from the expected recipe.
 
     Attributes:
@@ -53,20 +53,20 @@ class Change:
 
 
 @functools.lru_cache(maxsize=4096)
-def changed(recipe: MelRecipe, changes: tuple[Change, ...]) -> MelRecipe:
+def changed(recipe: MelRecipe, changes: tuple[RecipeChange, ...]) -> MelRecipe:
     """Return the recipe with the changes made, in order."""
     numbers = {name: value for change in changes for name, value in change.numbers}
     return dataclasses.replace(recipe, **numbers) if numbers else recipe
 
 
 @functools.lru_cache(maxsize=16)
-def spectrum_changes(expected: MelRecipe) -> tuple[tuple[Change, ...], ...]:
+def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...]:
     """Return what can be other about the spectrum: one tuple of changes each, the first empty."""
-    found: list[tuple[Change, ...]] = [()]
+    found: list[tuple[RecipeChange, ...]] = [()]
 
     def add(code: str, **numbers: Any) -> None:
         if any(getattr(expected, name) != value for name, value in numbers.items()):
-            found.append((Change(code, tuple(numbers.items())),))
+            found.append((RecipeChange(code, tuple(numbers.items())),))
 
     for name in _WINDOWS:
         add("window", window=name)
@@ -81,8 +81,8 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[Change, ...], ...]:
     if expected.n_fft != _LONG_TRANSFORM:
         found.append(
             (
-                Change("n-fft", (("n_fft", _LONG_TRANSFORM),)),
-                Change("win-length", (("win_length", 1200),)),
+                RecipeChange("n-fft", (("n_fft", _LONG_TRANSFORM),)),
+                RecipeChange("win-length", (("win_length", 1200),)),
             )
         )
     for coefficient in (0.0, *_PRE_EMPHASES):
@@ -93,39 +93,37 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[Change, ...], ...]:
 
 
 @functools.lru_cache(maxsize=16)
-def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[Change, ...], ...]:
-    """Return what can be other about the filters: the product of scale, norm and range.
-
-    Args:
-        expected: The recipe that is varied.
-        every_range: Whether to vary the range (f_min, f_max, the rate) as well.
-    """
-    scales: list[tuple[Change, ...]] = [()]
+def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[RecipeChange, ...], ...]:
+    """Return what can be other about the filters: the product of scale, norm and range."""
+    scales: list[tuple[RecipeChange, ...]] = [()]
     other_scale = "slaney" if expected.mel_scale == "htk" else "htk"
-    scales.append((Change("mel-scale", (("mel_scale", other_scale),)),))
-    norms: list[tuple[Change, ...]] = [()]
+    scales.append((RecipeChange("mel-scale", (("mel_scale", other_scale),)),))
+    norms: list[tuple[RecipeChange, ...]] = [()]
     other_norm = None if expected.norm == "slaney" else "slaney"
-    norms.append((Change("filter-norm", (("norm", other_norm),)),))
+    norms.append((RecipeChange("filter-norm", (("norm", other_norm),)),))
     ranges = _range_changes(expected) if every_range else [()]
     return tuple(
         (*scale, *norm, *limits) for scale, norm, limits in itertools.product(scales, norms, ranges)
     )
 
 
-def _range_changes(expected: MelRecipe) -> list[tuple[Change, ...]]:
+def _range_changes(expected: MelRecipe) -> list[tuple[RecipeChange, ...]]:
     nyquist_hz = (expected.filterbank_rate or expected.sample_rate) / 2
-    ranges: list[tuple[Change, ...]] = [()]
+    ranges: list[tuple[RecipeChange, ...]] = [()]
     for f_max in _F_MAXIMA_HZ:
         if f_max != expected.f_max and f_max <= nyquist_hz:
-            ranges.append((Change("f-max", (("f_max", f_max),)),))
+            ranges.append((RecipeChange("f-max", (("f_max", f_max),)),))
     for f_min in _F_MINIMA_HZ:
         if f_min != expected.f_min and f_min < expected.f_max:
-            ranges.append((Change("f-min", (("f_min", f_min),)),))
+            ranges.append((RecipeChange("f-min", (("f_min", f_min),)),))
     for f_max in (7_600.0, 8_000.0):
         for f_min in (50.0, 80.0):
             if f_max < nyquist_hz and (f_min, f_max) != (expected.f_min, expected.f_max):
                 ranges.append(
-                    (Change("f-max", (("f_max", f_max),)), Change("f-min", (("f_min", f_min),)))
+                    (
+                        RecipeChange("f-max", (("f_max", f_max),)),
+                        RecipeChange("f-min", (("f_min", f_min),)),
+                    )
                 )
     for rate in _FILTERBANK_RATES:
         if rate == (expected.filterbank_rate or expected.sample_rate):
@@ -134,7 +132,7 @@ def _range_changes(expected: MelRecipe) -> list[tuple[Change, ...]]:
             numbers: tuple[tuple[str, Any], ...] = (("filterbank_rate", rate),)
             if f_max != expected.f_max:
                 numbers = (*numbers, ("f_max", f_max))
-            ranges.append((Change("filterbank-rate", numbers),))
+            ranges.append((RecipeChange("filterbank-rate", numbers),))
     return ranges
 
 
@@ -148,7 +146,7 @@ class FilterBank:
         bands: How many bands of each hypothesis are kept.
     """
 
-    changes: tuple[tuple[Change, ...], ...]
+    changes: tuple[tuple[RecipeChange, ...], ...]
     filters: Tensor
     bands: int
 
@@ -156,11 +154,10 @@ class FilterBank:
 @functools.lru_cache(maxsize=512)
 @torch.inference_mode(mode=False)
 def filters_of(recipe: MelRecipe) -> Tensor:
-    """Return the filters of a recipe as `melcheck.recipes.filterbank` does, kept for later."""
+    """Return the filters of a recipe without torchaudio's warning of bands that hold no bin."""
     with warnings.catch_warnings():
-        # torchaudio warns of bands that hold no bin, which some of the mistakes have.
         warnings.simplefilter("ignore")
-        return filterbank(recipe)
+        return filters(recipe)
 
 
 @functools.lru_cache(maxsize=64)

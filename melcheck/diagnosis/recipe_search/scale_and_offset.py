@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
-from melcheck.diagnosis.recipe_search.spectra import window_of
-from melcheck.recipes import MelRecipe
+from melcheck.diagnosis.causes import Finding
+from melcheck.recipes import MelRecipe, window
 
 _LN10 = math.log(10)
 
@@ -55,25 +54,6 @@ _GAINS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AffineCause:
-    """One cause of a slope or an offset.
-
-    Attributes:
-        code: The cause, as in `melcheck.diagnosis.causes`.
-        text: Its numbers, in words.
-        alternatives: Codes of causes that would look the same.
-        shift_nats: What it adds before the logarithm's scale, power * ln(factor).
-        fix: What to do about just this, in one line; "" where the cause's own fix will do.
-    """
-
-    code: str
-    text: str
-    alternatives: tuple[str, ...] = ()
-    shift_nats: float = 0.0
-    fix: str = ""
-
-
 def explain_affine(
     slope: float,
     offset: float,
@@ -82,7 +62,7 @@ def explain_affine(
     slope_tolerance: float,
     offset_tolerance: float,
     floor_moved: bool | None,
-) -> tuple[AffineCause, ...]:
+) -> tuple[Finding, ...]:
     """Explain candidate = slope * hypothesis + offset, relative to what a recipe expects.
 
     Args:
@@ -98,10 +78,10 @@ def explain_affine(
         The causes, none where slope and offset are those of the recipe.
     """
     # Undo the recipe's own normalisation and logarithm: what is left is the deviation.
-    expected_scale = recipe.log_scale / (1.0 if recipe.log_base != "10" else _LN10)
+    expected_scale = recipe.log_units_per_nat
     slope_left = slope * recipe.std
     offset_left = offset * recipe.std + recipe.mean
-    options: list[tuple[int, int, tuple[AffineCause, ...]]] = []
+    options: list[tuple[int, int, tuple[Finding, ...]]] = []
     for logarithm, normalisation in itertools.product(
         _logarithms(expected_scale, recipe), _normalisations(recipe)
     ):
@@ -109,18 +89,18 @@ def explain_affine(
         mean, std, norm_text = normalisation
         if abs(slope_left * std / scale - 1) > slope_tolerance:
             continue
-        causes: list[AffineCause] = []
+        causes: list[Finding] = []
         if code:
             fix = _logarithm_fix(recipe, expected_scale / scale)
-            causes.append(AffineCause(code, log_text, fix=fix))
+            causes.append(Finding(code, log_text, fix=fix))
         if norm_text:
             fix = _normalisation_fix(recipe) if norm_text == _LEFT_OUT else ""
-            causes.append(AffineCause("normalisation", norm_text, fix=fix))
+            causes.append(Finding("normalisation", norm_text, fix=fix))
         shift_nats = (offset_left * std + mean) / scale
         gain = _gain(shift_nats, recipe, offset_tolerance)
         if gain is not None and floor_moved and not norm_text:
             # The floor moved with it, so this was added to the log-mel, not done to the waveform.
-            gain = AffineCause("normalisation", f"{offset:+.4f} added after the logarithm")
+            gain = Finding("normalisation", f"{offset:+.4f} added after the logarithm")
         if gain is not None:
             causes.append(gain)
         cost = sum(2 if "unnamed" in cause.text else 1 for cause in causes)
@@ -128,7 +108,7 @@ def explain_affine(
     if options:
         return min(options)[2]
     text = f"unnamed statistics: mean {-offset_left / slope_left:+.4f}, std {1 / slope_left:.4f}"
-    return (AffineCause("normalisation", text),)
+    return (Finding("normalisation", text),)
 
 
 def _logarithms(expected_scale: float, recipe: MelRecipe) -> list[tuple[float, str, str]]:
@@ -164,27 +144,32 @@ def _normalisations(recipe: MelRecipe) -> list[tuple[float, float, str]]:
     return found
 
 
-def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> AffineCause | None:
+def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> Finding | None:
     shift = shift_nats / recipe.power
     tolerance = tolerance / recipe.power
     if abs(shift) <= tolerance:
         return None
     for factor, code, text in _GAINS:
         if abs(shift - math.log(factor)) <= tolerance:
-            return AffineCause(code, text, ("gain",), shift_nats)
+            return Finding(code, text, alternatives=("gain",), shift_nats=shift_nats)
     decibels = 20 * shift / _LN10
     level = f"factor {math.exp(shift):.4g} on the waveform ({decibels:+.2f} dB)"
     if abs(shift - math.log(2)) <= tolerance:
-        return AffineCause("gain", f"{level}, or two channels added", ("stereo-sum",), shift_nats)
+        return Finding(
+            "gain",
+            f"{level}, or two channels added",
+            alternatives=("stereo-sum",),
+            shift_nats=shift_nats,
+        )
     for divisor, name in _stft_norms(recipe):
         if abs(shift + math.log(divisor)) <= tolerance:
             text = f"STFT divided by {divisor:.4g} (normalized={name!r}), or a {level}"
-            return AffineCause("stft-normalized", text, ("gain",), shift_nats)
-    return AffineCause("gain", level, (), shift_nats)
+            return Finding("stft-normalized", text, alternatives=("gain",), shift_nats=shift_nats)
+    return Finding("gain", level, shift_nats=shift_nats)
 
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
-    energy = float(window_of(recipe).square().sum())
+    energy = float(window(recipe).square().sum())
     return (
         (math.sqrt(energy), "window"),
         (math.sqrt(recipe.n_fft), "frame_length"),

@@ -7,6 +7,7 @@ damaged audio.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.recipe_search.audio_readings import drifting, profile_sounds, sounds
+from melcheck.diagnosis.recipe_search.audio_readings import (
+    drifting,
+    likely_readings,
+    profile_readings,
+)
 from melcheck.diagnosis.recipe_search.choice import Choice, decide
 from melcheck.diagnosis.recipe_search.damaged_audio import damaged, fallen
-from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, Sound, fit, refine
-from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
+from melcheck.diagnosis.recipe_search.fitting import (
+    AudioReading,
+    Fit,
+    Hypothesis,
+    fit_hypothesis,
+    refine,
+)
+from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
     louder_cells,
     rank,
@@ -60,7 +71,7 @@ class Look:
     prepared: Prepared
     waveform: Tensor
     expected: MelRecipe
-    readings: tuple[Sound, ...]
+    readings: tuple[AudioReading, ...]
     fits: tuple[Fit, ...]
 
     @property
@@ -70,40 +81,29 @@ class Look:
 
 
 def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Look | None:
-    """Fit what is likely; None where nothing could be fitted.
-
-    Args:
-        prepared: The candidate.
-        waveform: The audio as given, `[samples]`.
-        expected: The expected recipe.
-    """
-    readings = sounds(prepared.mel, waveform, expected)
+    """Fit what is likely; None where nothing could be fitted."""
+    readings = likely_readings(prepared.mel, waveform, expected)
     found: list[Hypothesis] = []
-    for sound in readings:
-        likely = _likely(prepared, sound)
+    for reading in readings:
+        likely = _likely(prepared, reading)
         if all(hypothesis.changes for hypothesis in likely):
-            likely.append(_plain(sound))
+            likely.append(_plain(reading))
         found += likely
-    for sound in profile_sounds(prepared.mel, waveform, expected):
-        found.append(_plain(sound))
-    fits = _refined(prepared, found)
+    for reading in profile_readings(prepared.mel, waveform, expected):
+        found.append(_plain(reading))
+    fits = refine(prepared, found)
     return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
 
 
 def closer_look(look: Look, channels: Tensor | None) -> Choice:
-    """Try pairs of changes, frames at any place and damaged audio, as far as that is needed.
-
-    Args:
-        look: What the first look found.
-        channels: The audio before it was mixed down, where it has several channels.
-    """
+    """Try pairs of changes, frames at any place and damaged audio, as far as that is needed."""
     prepared, fits = look.prepared, list(look.fits)
     smallest = min(entry.residual for entry in fits)
     if smallest > (_STORED_ROUNDING_NATS if prepared.storage else _ROUNDING_NATS):
         fits += _moved(prepared, fits)
     if not _explained(fits):
-        for sound in drifting(prepared.mel, look.waveform, look.expected):
-            fits += _refined(prepared, _likely(prepared, sound))
+        for reading in drifting(prepared.mel, look.waveform, look.expected):
+            fits += refine(prepared, _likely(prepared, reading))
     if not _explained(fits):
         paired = _paired(prepared, fits)
         better = min((entry.residual for entry in paired), default=math.inf)
@@ -116,37 +116,32 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
         trimmed = _without_top(prepared, fits)
         if trimmed is not None:
             return trimmed
-        sound = look.readings[0]
-        ranked = damaged(prepared, _simplest(fits), sound, channels)
-        fitted = _refined(prepared, ranked[:_REFINED])
-        fits += [entry for entry in fitted if fallen(prepared, entry, sound)]
+        reading = look.readings[0]
+        ranked = damaged(prepared, _simplest(fits), reading, channels)
+        fitted = refine(prepared, ranked[:_REFINED])
+        fits += [entry for entry in fitted if fallen(prepared, entry, reading)]
     return decide(prepared, fits)
 
 
 def _paired(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best pairs of changes, where the frames lie best."""
     [nearest] = _nearest(fits, 1)
-    cells = louder_cells(prepared.mel, prepared.usable, nearest.sound, bands=_PAIR_BANDS)
-    return [] if cells is None else _refined(prepared, _first(rank_pairs(cells, nearest.sound)))
+    cells = louder_cells(prepared, nearest.reading, bands=_PAIR_BANDS)
+    return [] if cells is None else refine(prepared, _first(rank_pairs(cells, nearest.reading)))
 
 
 def _explained(fits: Iterable[Fit]) -> bool:
     return any(entry.explains for entry in fits)
 
 
-def _likely(prepared: Prepared, sound: Sound) -> list[Hypothesis]:
+def _likely(prepared: Prepared, reading: AudioReading) -> list[Hypothesis]:
     """Return the hypotheses about a reading that rank first."""
-    cells = louder_cells(prepared.mel, prepared.usable, sound)
-    return [] if cells is None else _first(rank(cells, sound))
+    cells = louder_cells(prepared, reading)
+    return [] if cells is None else _first(rank(cells, reading))
 
 
 def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
     return [hypothesis for _, hypothesis in ranked[:_REFINED]]
-
-
-def _refined(prepared: Prepared, hypotheses: Iterable[Hypothesis]) -> list[Fit]:
-    step = storage_step(prepared.storage)
-    return refine(prepared.mel, prepared.usable, hypotheses, step=step)
 
 
 def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:
@@ -163,59 +158,59 @@ def _simplest(fits: Sequence[Fit]) -> Hypothesis:
 def _moved(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best hypotheses with their frames moved by some samples."""
     found: dict[tuple[object, ...], Hypothesis] = {}
-    ranked: set[int] = {entry.hypothesis.sound.offset for entry in fits}
+    ranked: set[int] = {entry.hypothesis.reading.offset for entry in fits}
 
     def add(*hypotheses: Hypothesis) -> None:
         for hypothesis in hypotheses:
-            found.setdefault((hypothesis.all_changes, hypothesis.sound.offset), hypothesis)
+            found.setdefault((hypothesis.all_changes, hypothesis.reading.offset), hypothesis)
 
     for nearest in _nearest(fits, 2):
         placed = _placed(prepared, nearest, _PLACE_STEPS)
-        sound = placed.sound
+        reading = placed.reading
         # At the right place the ranking may come out otherwise.
-        if sound.offset not in ranked:
-            ranked.add(sound.offset)
-            add(placed, *_likely(prepared, sound))
+        if reading.offset not in ranked:
+            ranked.add(reading.offset)
+            add(placed, *_likely(prepared, reading))
         # A wrong window can be as good half a sample off: each has its own place.
-        add(_placed(prepared, _plain(sound), (1,)))
-    fitted = _refined(prepared, found.values())
+        add(_placed(prepared, _plain(reading), (1,)))
+    fitted = refine(prepared, found.values())
     known = set(found)
     add(*(_placed(prepared, hypothesis, (1,)) for hypothesis in _nearest(fitted, 2)))
-    return fitted + _refined(prepared, [found[key] for key in found if key not in known])
+    return fitted + refine(prepared, [found[key] for key in found if key not in known])
 
 
 def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) -> Hypothesis:
     """Return a hypothesis moved to where it fits best, in ever finer steps of samples."""
-    cells = louder_cells(prepared.mel, prepared.usable, hypothesis.sound)
+    cells = louder_cells(prepared, hypothesis.reading)
     if cells is None:
         return hypothesis
     for step in steps:
         moves = step * torch.arange(-_PLACE_REACH, _PLACE_REACH + 1)
         left = residuals(cells, hypothesis, moves).tolist()
         move = min(zip(left, moves.abs().tolist(), moves.tolist(), strict=True))[2]
-        hypothesis = hypothesis.moved(hypothesis.sound.offset + move)
+        hypothesis = hypothesis.moved(hypothesis.reading.offset + move)
     return hypothesis
 
 
 def _tuned(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
     """Return the best hypotheses with one number tuned, at the place that fits then."""
     nearest = _simplest(fits)
-    found = _each_tuned(prepared, [nearest, _plain(nearest.sound)])
+    found = _each_tuned(prepared, [nearest, _plain(nearest.reading)])
     if found and not _explained(found):
         # The place was sought with the number wrong, and the number then with the place wrong.
         placed = _placed(prepared, _nearest(found, 1)[0], _PLACE_STEPS)
-        if placed.sound.offset != found[0].hypothesis.sound.offset:
-            found += _each_tuned(prepared, [placed, _plain(placed.sound)])
+        if placed.reading.offset != found[0].hypothesis.reading.offset:
+            found += _each_tuned(prepared, [placed, _plain(placed.reading)])
     return found
 
 
 def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
     found = []
-    for start in {(h.all_changes, h.sound.offset): h for h in starts}.values():
-        cells = louder_cells(prepared.mel, prepared.usable, start.sound)
+    for start in {(h.all_changes, h.reading.offset): h for h in starts}.values():
+        cells = louder_cells(prepared, start.reading)
         found += [] if cells is None else tuned(cells, start)
     # What made up for the wrong number may be needed no more.
-    return _refined(prepared, [each for full in found for each in (full, *_simpler(full))])
+    return refine(prepared, [each for full in found for each in (full, *_simpler(full))])
 
 
 def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
@@ -224,12 +219,14 @@ def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
     shorter = {tuple(c for c in hypothesis.changes if c is not other) for other in others}
     if others:
         shorter.add(hypothesis.changes[:1])
-    recipe = hypothesis.sound.recipe
-    return [Hypothesis(hypothesis.sound, changes, changed(recipe, changes)) for changes in shorter]
+    recipe = hypothesis.reading.recipe
+    return [
+        Hypothesis(hypothesis.reading, changes, changed(recipe, changes)) for changes in shorter
+    ]
 
 
-def _plain(sound: Sound) -> Hypothesis:
-    return Hypothesis(sound, (), sound.recipe)
+def _plain(reading: AudioReading) -> Hypothesis:
+    return Hypothesis(reading, (), reading.recipe)
 
 
 def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
@@ -238,11 +235,8 @@ def _without_top(prepared: Prepared, fits: list[Fit]) -> Choice | None:
     plain = [entry for entry in ordered if not entry.hypothesis.all_changes]
     usable = prepared.usable.clone()
     usable[math.floor(TOP_BANDS_SHARE * len(usable)) :] = False
-    step = storage_step(prepared.storage)
-    again = [
-        fit(prepared.mel, usable, entry.hypothesis, entry.mel, step=step)
-        for entry in ordered[:4] + plain
-    ]
+    below = dataclasses.replace(prepared, usable=usable)
+    again = [fit_hypothesis(below, entry.hypothesis, entry.mel) for entry in ordered[:4] + plain]
     choice = decide(prepared, again, ignored=("top",))
     known = choice.named and top_bands(prepared, choice.fit) is not None
     return choice if known else None

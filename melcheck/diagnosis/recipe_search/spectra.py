@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from melcheck.recipes import MelRecipe
+from melcheck.recipes import MelRecipe, pre_emphasised, window
 
 # Below any floor in use, so that the logarithm stays finite where the filters see nothing.
 _TINY = 1e-12
@@ -34,14 +34,6 @@ def first_centre(recipe: MelRecipe) -> int:
     The n_fft samples of frame 0 begin `pad_samples` before the waveform does.
     """
     return recipe.n_fft // 2 - recipe.pad_samples
-
-
-def pre_emphasised(waveform: Tensor, coefficient: float) -> Tensor:
-    """Return y[n] = x[n] - coefficient x[n - 1] of `[samples]`, with x[-1] = 0."""
-    if not coefficient:
-        return waveform
-    previous = torch.nn.functional.pad(waveform, (1, 0))[:-1]
-    return waveform - coefficient * previous
 
 
 def energies(waveform: Tensor, recipe: MelRecipe, centres: Tensor) -> Tensor:
@@ -76,7 +68,10 @@ def energies_of(waveform: Tensor, recipes: Sequence[MelRecipe], centres: Tensor)
         for coefficient in coefficients
     ]
     frames = torch.stack(
-        [framed[coefficients.index(recipe.pre_emphasis)] * window_of(recipe) for recipe in recipes]
+        [
+            framed[coefficients.index(recipe.pre_emphasis)] * _centred_window(recipe)
+            for recipe in recipes
+        ]
     )
     spectrum = torch.fft.rfft(frames)
     energy: Tensor = spectrum.real.square() + spectrum.imag.square()
@@ -109,24 +104,12 @@ def log_bands(energy: Tensor, filters: Tensor, power: float) -> Tensor:
     return (energy @ filters).clamp_(min=_TINY).log_()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 @torch.inference_mode(mode=False)
-def _window_of(name: str, periodic: bool, win_length: int, n_fft: int) -> Tensor:
-    if name == "rectangular":
-        window = torch.ones(win_length)
-    elif name == "hamming":
-        window = torch.hamming_window(win_length, periodic=periodic)
-    else:
-        window = torch.hann_window(win_length, periodic=periodic)
-    if name == "sqrt_hann":
-        window = window.sqrt()
-    left = (n_fft - win_length) // 2
-    return torch.nn.functional.pad(window, (left, n_fft - win_length - left))
-
-
-def window_of(recipe: MelRecipe) -> Tensor:
-    """Return a recipe's window, centred in `[n_fft]`."""
-    return _window_of(recipe.window, recipe.periodic, recipe.win_length, recipe.n_fft)
+def _centred_window(recipe: MelRecipe) -> Tensor:
+    """Return a recipe's window in the middle of `[n_fft]`."""
+    missing = recipe.n_fft - recipe.win_length
+    return torch.nn.functional.pad(window(recipe), (missing // 2, missing - missing // 2))
 
 
 def frame_offset(

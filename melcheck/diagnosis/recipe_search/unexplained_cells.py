@@ -21,7 +21,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     magnitude_rounding,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import Change, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.recipes import BENIGN_FLOORS, MelRecipe
 
@@ -55,12 +55,7 @@ _ALTERED_CELLS = 16
 
 
 def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
-    """Return what else is other, given a chosen hypothesis.
-
-    Args:
-        prepared: The candidate.
-        choice: The chosen hypothesis.
-    """
+    """Return what else is other, given a chosen hypothesis."""
     entry = choice.fit
     findings = _place(prepared, entry)
     findings += _edges(prepared, entry, findings)
@@ -72,9 +67,9 @@ def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
 
 def _place(prepared: Prepared, entry: Fit) -> list[Finding]:
     """Explain where the frames lie and how many there are."""
-    sound, recipe = entry.hypothesis.sound, entry.hypothesis.recipe
-    offset, frames = sound.offset, prepared.mel.shape[-1]
-    length = len(sound.waveform)
+    reading, recipe = entry.hypothesis.reading, entry.hypothesis.recipe
+    offset, frames = reading.offset, prepared.mel.shape[-1]
+    length = len(reading.waveform)
     for padding in (recipe.padding, "center", "same", "none"):
         placed = dataclasses.replace(recipe, padding=padding)
         if offset != first_centre(placed) or length < placed.min_samples:
@@ -115,17 +110,17 @@ def _count(prepared: Prepared, recipe: MelRecipe, length: int) -> list[Finding]:
 def _edges(prepared: Prepared, entry: Fit, place: list[Finding]) -> list[Finding]:
     """Explain the frames that see padding."""
     hypothesis = entry.hypothesis
-    sound, recipe = hypothesis.sound, hypothesis.recipe
-    if any(finding.code == "frame-shift" for finding in place) or sound.changes:
+    reading, recipe = hypothesis.reading, hypothesis.recipe
+    if any(finding.code == "frame-shift" for finding in place) or reading.changes:
         return []
     frames = prepared.mel.shape[-1]
-    centres = sound.centres(frames)
+    centres = reading.centres(frames)
     half = recipe.n_fft // 2
     outside = centres < half
     if not any(finding.code == "length" for finding in place):
-        outside |= centres > len(sound.waveform) - half
+        outside |= centres > len(reading.waveform) - half
     cells = prepared.usable & outside
-    cells[sound.highest_band :] = False
+    cells[reading.highest_band :] = False
     if int(cells.sum()) < _MIN_CELLS:
         return []
     errors = {}
@@ -160,7 +155,9 @@ def _ceiling(prepared: Prepared, entry: Fit) -> list[Finding]:
     if int(beyond.sum()) < _MIN_CELLS:
         return []
     share = float(at_ceiling.float().mean())
-    return [Finding("clamped", f"at {prepared.ceiling:.4g}, {share:.1%} of the cells")]
+    return [
+        Finding("clamped", f"at {prepared.ceiling:.4g}, {share:.1%} of the time-frequency bins")
+    ]
 
 
 def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
@@ -232,7 +229,7 @@ def _quiet_cells(
         return []
     plain = _rms(prepared.mel, entry.mel, entry, quiet)
     for epsilon in (1e-9, 1e-6):
-        change = Change("magnitude-eps", (("magnitude_eps", epsilon),))
+        change = RecipeChange("magnitude-eps", (("magnitude_eps", epsilon),))
         other = dataclasses.replace(
             entry.hypothesis,
             changes=(*entry.hypothesis.changes, change),
@@ -249,22 +246,18 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
 
     The fit looks at loud cells, away from the ends, the floor and the ceiling; a mask, a gate or a
     band of something else lies where it does not look.
-
-    Args:
-        prepared: The candidate.
-        choice: A hypothesis that leaves nothing else to say.
     """
     entry = choice.fit
     hypothesis = entry.hypothesis
     recipe, bands, frames = hypothesis.recipe, *prepared.mel.shape
     cells = torch.ones(bands, frames, dtype=torch.bool)
     processed = entry.residual > _UNTOUCHED_NATS
-    if processed or hypothesis.sound.offset != first_centre(recipe):
-        cells &= hypothesis.sound.inner_frames(frames, recipe.n_fft)
-    elif frames != recipe.frames(len(hypothesis.sound.waveform)):
+    if processed or hypothesis.reading.offset != first_centre(recipe):
+        cells &= hypothesis.reading.inner_frames(frames, recipe.n_fft)
+    elif frames != recipe.frames(len(hypothesis.reading.waveform)):
         cells[:, -1] = False
     highest = math.floor(TOP_BANDS_SHARE * bands) if processed else bands
-    cells[min(highest, hypothesis.sound.highest_band) :] = False
+    cells[min(highest, hypothesis.reading.highest_band) :] = False
     # A benign floor may be higher than the recipe's, or lower: what lies below both is not judged.
     nats = (prepared.mel - entry.offset) / entry.slope
     lowest = math.log(max(recipe.floor, BENIGN_FLOORS[1]))
@@ -296,7 +289,7 @@ def altered_cells(off: Tensor) -> Finding:
     count = int(off.sum())
     rows, columns = off.nonzero().unbind(dim=1)
     text = (
-        f"{count / off.numel():.1%} of the cells, in bands {int(rows.min())} to "
+        f"{count / off.numel():.1%} of the time-frequency bins, in bands {int(rows.min())} to "
         f"{int(rows.max())} and frames {int(columns.min())} to {int(columns.max())}"
     )
     return Finding("altered", text)
@@ -326,10 +319,10 @@ def top_bands(prepared: Prepared, entry: Fit) -> Finding | None:
 
 
 def _inner(prepared: Prepared, entry: Fit) -> Tensor:
-    sound = entry.hypothesis.sound
-    inside = sound.inner_frames(prepared.mel.shape[-1], entry.hypothesis.recipe.n_fft)
+    reading = entry.hypothesis.reading
+    inside = reading.inner_frames(prepared.mel.shape[-1], entry.hypothesis.recipe.n_fft)
     allowed = inside.expand(prepared.mel.shape).clone()
-    allowed[sound.highest_band :] = False
+    allowed[reading.highest_band :] = False
     return allowed
 
 

@@ -1,1 +1,6 @@
-"""The engine of `explain_waveform`: what was done to this waveform."""
+"""What a waveform shows beside its reference.
+
+direct          each looks for one kind of damage
+fits            one filter, one curve or a moving gain, by least squares
+other_weights   wrong weights, rounding, noise, or unknown
+"""

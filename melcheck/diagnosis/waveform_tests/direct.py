@@ -1,18 +1,15 @@
-"""What the samples of a waveform tell by themselves: broken, silent, a square wave, rounded.
+"""Direct tests of a waveform against its reference: each looks for one kind of damage.
 
-And when two waveforms count as one, the bounds that its neighbours share.
-
-Where the error of a waveform sits: on the grid of chunks, at the end, or in some places.
-
-What the spectra of two waveforms tell of the one: bands that are missing.
-
-How a waveform lies in time against another: late, backwards, at another speed.
+Samples that are broken, silent, saturated or rounded; errors on the grid of chunks, at the end or
+in some places; missing bands; delays, reversal and drift. `EXPLAINED` and `left` say when two
+waveforms are equal.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -25,8 +22,8 @@ _BLOCK_SAMPLES = 256
 _FEWEST_BLOCKS = 12
 
 # Between the seams of chunks with context enough, nothing but float32's rounding is left.
-_SOUND_BLOCK = 1e-4
-_SOUND_SAMPLES = 3e-6
+_HEALTHY_BLOCK = 1e-4
+_HEALTHY_SAMPLES = 3e-6
 _DAMAGED_SHARE = 0.8
 
 # What float16 leaves of a file, 1.3e-4, is twice what it leaves of the blocks below the bound;
@@ -50,7 +47,7 @@ _FEWEST_JUMPS = 2
 _SHORTEST_CHUNK_BLOCKS = 8
 
 
-def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
+def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     """Explain an error that sits in some places, or that is larger there: on a grid, or the end."""
     blocks = min(len(wanted), len(given)) // _BLOCK_SAMPLES
     if blocks < _FEWEST_BLOCKS:
@@ -60,21 +57,22 @@ def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     quiet = max(_QUIET_SHARE * float(wanted.square().mean().sqrt()), 1e-30)
     level = wanted.square().mean(dim=1).sqrt()
     size = (given - wanted).square().mean(dim=1).sqrt()
-    damaged = size > _SOUND_BLOCK * level.clamp(min=quiet) + _SOUND_SAMPLES
-    # A block without sound that is not damaged says nothing: there was nothing to damage.
+    damaged = size > _HEALTHY_BLOCK * level.clamp(min=quiet) + _HEALTHY_SAMPLES
+    # A silent block that is not damaged is no evidence: there was nothing to damage.
     heard = level > quiet
-    sound = heard & ~damaged
+    healthy = heard & ~damaged
     error = size / level.clamp(min=quiet)
     if not bool(damaged.any()):
         return None
-    everywhere = int(sound.sum()) < (1 - _DAMAGED_SHARE) * int(heard.sum())
-    if everywhere or float(error[damaged].median()) < _CONTRAST * float(error[sound].median()):
+    everywhere = int(healthy.sum()) < (1 - _DAMAGED_SHARE) * int(heard.sum())
+    if everywhere or float(error[damaged].median()) < _CONTRAST * float(error[healthy].median()):
         return _jumps(given - wanted, rate)
-    groups = _groups(damaged.tolist(), sound.tolist())
+    bad = damaged.nonzero().flatten().tolist()
+    groups = runs(bad, lambda last, block: not bool(healthy[last:block].any()))
     times = ", ".join(f"{begin * _BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
     evidence = f"an error of up to {float(error[damaged].max()):.2%} of the level, from {times} s"
     late = groups[0][0] >= blocks / 2
-    if late and len(groups) == 1 and not bool(sound[groups[0][1] :].any()):
+    if late and len(groups) == 1 and not bool(healthy[groups[0][1] :].any()):
         return explanation("tail", evidence)
     middles = [0.0, *((first + last) / 2 for first, last in groups)]
     gaps = [after - before for before, after in itertools.pairwise(middles)]
@@ -89,12 +87,7 @@ def located(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
 
 
 def _jumps(difference: Tensor, rate: int) -> Explanation | None:
-    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet.
-
-    Args:
-        difference: `[blocks, samples]`.
-        rate: Hz.
-    """
+    """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet."""
     steps = difference.flatten().diff().abs()
     edges = torch.arange(1, len(difference)) * _BLOCK_SAMPLES - 1
     about = steps.unfold(0, _BLOCK_SAMPLES, _BLOCK_SAMPLES // 2)[1::2][: len(edges)]
@@ -111,17 +104,15 @@ def _jumps(difference: Tensor, rate: int) -> Explanation | None:
     return explanation("seams", f"{len(blocks)} jumps between neighbouring samples, at {times} s")
 
 
-def _groups(damaged: list[bool], sound: list[bool]) -> list[tuple[int, int]]:
-    """Return runs of damaged blocks as (first, last), parted by sound ones."""
-    groups: list[tuple[int, int]] = []
-    parted = True
-    for block, (bad, good) in enumerate(zip(damaged, sound, strict=True)):
-        if bad and parted:
-            groups.append((block, block))
-        elif bad:
-            groups[-1] = (groups[-1][0], block)
-        parted = good or (parted and not bad)
-    return groups
+def runs(places: Iterable[int], joined: Callable[[int, int], bool]) -> list[tuple[int, int]]:
+    """Return runs of places as (first, last); `joined` tells whether two neighbours share one."""
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and joined(found[-1][1], place):
+            found[-1] = (found[-1][0], place)
+        else:
+            found.append((place, place))
+    return found
 
 
 _BANDS_HZ = 500
@@ -164,12 +155,8 @@ def bandwidth(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
 _FEWEST_SAMPLES = 256
 _LEAST_PART = 0.02
 
-# Segments that are sought again, each near where the one before was: up to 3 % faster or slower. A
-# drift is named where it is this long, where the delays lie on a line, and where what is found is
-# the same. Three voices of 3 s, at 1.0003 and 1.003 of their speed: 20 samples and more, a
-# correlation with time of 0.998 and more, segments that agree to 0.98 and more. Of other weights
-# and fewer bits (six clips, two vocoders) those that agree to 0.9 have a correlation of 0.72 at
-# most, and those with one above 0.9 agree to 0.44 at most.
+# Segments are located again, each near where the one before was: up to 3 % faster or slower. A
+# drift is named where it is this long, the delays lie on a line, and the segments agree.
 _SEGMENT_SAMPLES = 2048
 _LARGEST_STEP_SAMPLES = 64
 _FEWEST_SEGMENTS = 8
@@ -264,12 +251,7 @@ def _part_of_a_sample(wanted: Tensor, given: Tensor) -> tuple[float, float] | No
 
 
 def drift(wanted: Tensor, given: Tensor) -> Explanation | None:
-    """Explain another speed: each segment is found again later, or earlier, than the one before.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: Likewise.
-    """
+    """Explain a different speed: each segment is found later, or earlier, than the one before."""
     late, places, agreement = 0, [], []
     reach, size = _LARGEST_STEP_SAMPLES, _SEGMENT_SAMPLES
     quiet = _QUIET_BLOCK_SHARE * float(wanted.square().mean().sqrt())
@@ -303,7 +285,7 @@ def drift(wanted: Tensor, given: Tensor) -> Explanation | None:
     return explanation(
         "sample-rate",
         f"{1 / (1 + slope):.4f} times as fast: {abs(delays[-1]):.0f} samples {word} at the end",
-        title="the waveform runs at another speed",
+        title="the waveform runs at a different speed",
         fix="Resample by the exact ratio of the rates; look for a clock, or a rate rounded off.",
     )
 
@@ -333,7 +315,7 @@ _SHORT_FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def left(reference: Tensor, estimate: Tensor) -> float:
     """Return the root mean square of the difference, as a share of the reference's.
 
-    What one of them is longer by is not looked at. Infinite where the reference is silent.
+    Only their common length counts. Infinite where the reference is silent.
     """
     samples = min(len(reference), len(estimate))
     wanted, given = reference[:samples], estimate[:samples]

@@ -1,8 +1,9 @@
-"""Whether an error answers to the sound, as other weights do, or is rounding, noise or neither.
+"""Decide whether an error is correlated with the signal (wrong weights), or is rounding or noise.
 
-Other weights make another function of the same mel: frames that sound alike get results that are
-alike, in time with the reference, and the error has a direction. What shows none of this has no
-name: its numbers are told instead.
+Wrong weights are a different function of the same mel: similar frames get similar results, in time
+with the reference, and the error has a direction. What shows none of this is "unknown", with its
+figures. The bounds lie between what was measured on six clips with the embedded vocoder and with a
+plain one of random weights; `tests/diagnosis/test_waveform.py` says what.
 """
 
 from __future__ import annotations
@@ -16,32 +17,18 @@ from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.waveform_tests.fits import filtered_share
 from melcheck.recipes import VOCOS, log_mel
 
-# Measured on six clips, kokoro-kumo-en, -blend-en, -alpha-ja, -short, austen-0870 and -0930, with
-# the embedded vocoder and with a plain one of random weights.
-# The share of the level, and the direction: float16, bfloat16 and TF32 leave 0.1 % to 1.4 % and 1.3
-# to 4.0 with the plain one. The head of the embedded one finds another sound for the least
-# difference: TF32 leaves 3 % to 20 % and 1.0 to 3.2, float16 31 % to 73 % and 1.5 to 3.5, and
-# bfloat16 80 % and more, 5.3 to 8.8, which is like other weights. Of these, errors below 20 % have
-# 2.5 and more, so that the smallest look like rounding; those above have 1.8 to 35,000.
+# Shares of the level below which an error may be rounding, and directions from which it is not.
 _ROUNDED = 0.2
 _DIRECTED = 5.0
-# What is large enough to be no rounding, but has hardly a direction: 1.8 and more for other
-# weights; 0.8 to 1.0 for another voice beside this one, an echo, noise that follows the sound.
 _LEAST_DIRECTED = 1.4
-# What a filter leaves of the error: 0.51 and more of that of other weights; 0.13 to 0.28 of a
-# room's with empty bands, 0.41 to 0.44 of Opus'.
+# What a filter leaves of the error: less for rooms and codecs, more for wrong weights.
 _FILTERED = 0.45
-# The likeness of frames. Other weights: 0.738 to 1.0, and 0.08 and more above that of the same two
-# moved against each other in time. Another clip, one backwards and one at another speed: 0.15 to
-# 0.38, and at most 0.14 above.
+# The likeness of frames, and how far it exceeds that of frames moved in time.
 _LINKED = 0.7
 _IN_TIME = 0.05
-# The lean of the bands, of errors above that share which have no direction, with the embedded
-# vocoder: 1.6 to 3.3 for a layer that lost its gain (0.8 in the one clip of a second); 0.3 to 0.8
-# for float16, 0.1 to 0.2 for TF32. What leans nowhere has 0.45.
+# The lean of the bands; what leans nowhere has 0.45.
 _LEANING = 1.2
-# Logarithms of the error's level, by block: the samples of white noise alone make 0.041; the
-# steadiest rounding of the above has 0.11.
+# Logarithms of the error's level, by block; white noise alone has 0.041.
 _STEADY = 0.08
 
 _BLOCK_SAMPLES = 256
@@ -49,22 +36,16 @@ _TRANSFORM = 1024
 # Two frames less than a transform apart see the same samples.
 _FRAMES_APART = 10
 _FRAMES_OVERLAPPING = 3
-# Half a second; likenesses in time say nothing of less. More frames than these are thinned out.
+# Half a second, the shortest to compare in time; more than the most frames are thinned out.
 _FEWEST_FRAMES = 48
 _MOST_FRAMES = 512
 _LOUD_NATS = 7.0
-# The highest floor in use, 1e-5: what is below is no sound.
+# The highest floor in use, 1e-5: nothing below it is compared.
 _FLOOR_NATS = math.log(1e-5)
 
 
-def answer(wanted: Tensor, given: Tensor, *, share: float) -> Explanation:
-    """Tell other weights, rounding and noise from what has no name.
-
-    Args:
-        wanted: `[samples]`, float64.
-        given: Likewise.
-        share: Root mean square of the difference, as a share of what is wanted.
-    """
+def weights_or_unknown(wanted: Tensor, given: Tensor, *, share: float) -> Explanation:
+    """Name wrong weights, rounding or noise; "unknown" where none is shown."""
     evidence = f"an error of {share:.1%} of the level"
     lengths = ""
     if len(wanted) != len(given):
@@ -90,7 +71,7 @@ def answer(wanted: Tensor, given: Tensor, *, share: float) -> Explanation:
         f"{likeness:.2f} in time and {elsewhere:.2f} out of it"
     )
     directed = direction >= (_DIRECTED if share < _ROUNDED else _LEAST_DIRECTED)
-    # Another number of samples is none of the weights' doing.
+    # Weights do not change the number of samples.
     linked = not lengths and likeness > max(_LINKED, elsewhere + _IN_TIME)
     if not (directed and linked and lean >= _LEANING):
         return explanation("unknown", f"{evidence}; {numbers}")
@@ -99,7 +80,7 @@ def answer(wanted: Tensor, given: Tensor, *, share: float) -> Explanation:
         return explanation(
             "unknown", f"{evidence}; a filter leaves {filtered:.0%} of it; {numbers}"
         )
-    return explanation("weights", f"{evidence}, the same for the same sound: {numbers}")
+    return explanation("weights", f"{evidence}, correlated with the signal: {numbers}")
 
 
 def _direction(wanted: Tensor, given: Tensor) -> float:
@@ -159,7 +140,7 @@ def _likenesses(frames: Tensor) -> Tensor:
 def _lean(reference: Tensor, estimate: Tensor) -> float:
     """Return the square of a band's mean error over that of its standard error, the median's.
 
-    Of the loud cells alone: noise lifts the quiet ones, whatever it comes from.
+    Loud cells only: any noise lifts the quiet ones.
     """
     loud = (reference > reference.max() - _LOUD_NATS).double()
     count = loud.sum(dim=1)
