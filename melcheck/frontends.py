@@ -123,7 +123,7 @@ class Frontend:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FedVocoder:
+class VocoderWithFrontend:
     """A vocoder whose mels the user's front end extracts. See `melcheck.vocoders.base.Vocoder`."""
 
     frontend: Frontend

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vocos import Vocos
 from vocos.models import VocosBackbone
 
-from melcheck.frontends import FedVocoder
+from melcheck.frontends import VocoderWithFrontend
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.griffin_lim import GriffinLimVocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
@@ -75,7 +75,7 @@ def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
 
 
 def _decoding(vocoder: Vocoder) -> Vocoder:
-    return vocoder.vocoder if isinstance(vocoder, FedVocoder) else vocoder
+    return vocoder.vocoder if isinstance(vocoder, VocoderWithFrontend) else vocoder
 
 
 def _convolutions_reach(backbone: nn.Module) -> int:
@@ -100,9 +100,9 @@ class _LocalChunks:
 class _Resuming(Protocol):
     """What a vocoder with a `ConsistentISTFTHead` offers beyond others."""
 
-    def features(self, mel: Tensor) -> Tensor: ...
+    def run_backbone(self, mel: Tensor) -> Tensor: ...
 
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor: ...
+    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor: ...
 
 
 class _ConsistentChunks:
@@ -112,4 +112,4 @@ class _ConsistentChunks:
         self._vocoder = vocoder
 
     def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        return self._vocoder.sound(self._vocoder.features(mel), first_frame=first_frame)
+        return self._vocoder.run_head(self._vocoder.run_backbone(mel), first_frame=first_frame)

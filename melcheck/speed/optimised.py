@@ -108,9 +108,9 @@ class OptimisedVocos:
     def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `VocosVocoder.decode`."""
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
-        return self.sound(self.features(mel))
+        return self.run_head(self.run_backbone(mel))
 
-    def features(self, mel: Tensor) -> Tensor:
+    def run_backbone(self, mel: Tensor) -> Tensor:
         """Return what the backbone makes of a log-mel.
 
         Shape:
@@ -120,8 +120,8 @@ class OptimisedVocos:
             return self.backbone(mel)
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
-        """Return what the head makes of features; `first_frame` as in `VocosVocoder.sound`.
+    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Return what the head makes of features; `first_frame` as in `VocosVocoder.run_head`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`

@@ -58,7 +58,7 @@ class VocosVocoder:
         return waveform
 
     @torch.inference_mode()
-    def features(self, mel: Tensor) -> Tensor:
+    def run_backbone(self, mel: Tensor) -> Tensor:
         """Return what the backbone hands to the head, the first half of `decode`.
 
         Shape:
@@ -69,11 +69,11 @@ class VocosVocoder:
         return features
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Return the waveform that the head makes of features, the second half of `decode`.
 
         `first_frame` is for a `ConsistentISTFTHead`, where the features go on from earlier ones:
-        see `Consistency.advancing`.
+        see `PhaseRetrieval.advancing`.
 
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`

@@ -53,13 +53,13 @@ class RoutedVocoder:
         """Return the waveform of a log-mel: see `Vocoder.decode`."""
         return self.route(self.inner.decode, mel)
 
-    def features(self, mel: Tensor) -> Tensor:
-        """Return the backbone's features of a log-mel: see `VocosVocoder.features`."""
-        return self.route(self.inner.features, mel)
+    def run_backbone(self, mel: Tensor) -> Tensor:
+        """Return the backbone's features of a log-mel: see `VocosVocoder.run_backbone`."""
+        return self.route(self.inner.run_backbone, mel)
 
-    def sound(self, features: Tensor) -> Tensor:
-        """Return the head's waveform of features: see `VocosVocoder.sound`."""
-        return self.route(self.inner.sound, features)
+    def run_head(self, features: Tensor) -> Tensor:
+        """Return the head's waveform of features: see `VocosVocoder.run_head`."""
+        return self.route(self.inner.run_head, features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
