@@ -65,6 +65,11 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             turns=(num_eighth_projections, num_quarter_projections, num_projections),
         )
 
+    @property
+    def num_projections(self) -> int:
+        """Number of projections at all rates together."""
+        return sum(turns for _, turns in self.consistency.stages)
+
     def forward(self, x: Tensor, first_frame: int = 0) -> Tensor:
         """Turn features into sound; `first_frame` as for `PhaseRetrieval.advancing`.
 
