@@ -1,21 +1,23 @@
-"""Code of the user's, named "package.module:attribute": imported and made ready to be called.
+"""Import the user's own code by its name "package.module:attribute" and find out how to call it.
 
-What cannot be used is told in one `CallableError`, which names the module or the argument that is
-missing and what to write instead.
+What cannot be used is reported in one `CallableError`, in one line that names the module or the
+argument that is missing and what to write instead; its cause is the exception of the user's code.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
+import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +28,18 @@ _LISTED_NAMES = 8
 # Where a repository keeps its packages.
 _SOURCE_FOLDERS = ("", "src")
 
+_Result = TypeVar("_Result")
 
 THEIR_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
-"""What code of the user's may raise: a `sys.exit(0)` in it must not end a gate as passed."""
+"""What the user's code may raise: a `sys.exit(0)` in it must not end a gate as passed."""
+
+# Built-in errors with which code may refuse the type or the shape of its input. A library's own
+# errors may mean the same; any other built-in one comes from the code whatever it is given.
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
 
 
 class CallableError(ValueError):
-    """Code of the user's that cannot be imported or called; the message says why."""
+    """The user's code cannot be imported or called; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +47,10 @@ class Target:
     """A callable that is ready.
 
     Attributes:
-        name: As it was asked for.
-        call: Takes one argument; in evaluation mode where it is a `torch.nn.Module`.
-        device: Where its parameters and buffers are; the CPU where it has none.
-        place: The file and the line that define it; None where that is not known.
+        name: Name by which it was asked for.
+        call: Function of one argument; in evaluation mode where it is a `torch.nn.Module`.
+        device: Device of its parameters and buffers; the CPU where it has none.
+        place: File and line that define it; None where that is not known.
         notes: What was done to make it ready, in sentences.
     """
 
@@ -72,8 +79,8 @@ def find_object(reference: str, *, folders: Iterable[Path] = ()) -> object:
     Args:
         reference: "package.module:attribute"; the attribute may be dotted. A method of a class
             is bound to an instance that is made without arguments.
-        folders: Searched before what is installed, each with its folder `src`; they stay on the
-            search path, since code may import more when it is called.
+        folders: Folders searched before what is installed, each with its folder `src`; they stay
+            on the search path, since code may import more when it is called.
 
     Raises:
         CallableError: No such module or attribute, or a module that fails when it is imported.
@@ -83,10 +90,18 @@ def find_object(reference: str, *, folders: Iterable[Path] = ()) -> object:
     search_first(folders)
     # A module that was written a moment ago is missing from the caches of the import system.
     importlib.invalidate_caches()
-    module_name, _, attribute = reference.partition(":")
-    found: object = _import(module_name, reference)
-    for name in attribute.split("."):
-        found = _attribute(found, name, reference)
+    module, _, attribute = reference.partition(":")
+    outer, _, name = attribute.rpartition(".")
+    try:
+        owner = pkgutil.resolve_name(f"{module}:{outer}")
+        found: object = pkgutil.resolve_name(reference)
+    # Whatever a module does when it is imported, the run has not begun.
+    except THEIR_ERRORS as error:
+        _explain(reference, error)
+    if inspect.isclass(owner) and isinstance(
+        inspect.getattr_static(owner, name), types.FunctionType
+    ):
+        return getattr(instance(owner, reference)[0], name)
     return found
 
 
@@ -114,24 +129,24 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
             f"{name} must be callable, got {type(target).__name__}. Name a function, or a method "
             "as module:Class.method."
         )
-    call: Callable[..., Any] = target
     device = torch.device("cpu")
     module = target if isinstance(target, torch.nn.Module) else getattr(target, "__self__", None)
     if isinstance(module, torch.nn.Module):
         module.eval()
         tensors = (*module.parameters(), *module.buffers())
         device = tensors[0].device if tensors else device
-    missing = _required(target, positional=1)
-    rates = [argument for argument in missing if argument in _RATE_ARGUMENTS]
+    missing = _required(target, inputs=1)
     others = [argument for argument in missing if argument not in _RATE_ARGUMENTS]
     if others:
         raise CallableError(
-            f"{name} needs {_listed(others)} beside its input. Name a function of the input "
+            f"{name} needs {' and '.join(others)} beside its input. Name a function of the input "
             "alone, such as `def mel(waveform): return mel_spectrogram(waveform, ...)`."
         )
+    rates = dict.fromkeys(missing, sample_rate)
     if rates:
-        call = _with_arguments(call, dict.fromkeys(rates, sample_rate))
-        notes.append(f"{name} is called with {_listed(f'{rate}={sample_rate}' for rate in rates)}")
+        given = " and ".join(f"{argument}={rate}" for argument, rate in rates.items())
+        notes.append(f"{name} is called with {given}")
+    call: Callable[[Any], Any] = functools.partial(target, **rates)
     return Target(name, call, device, _place(target), tuple(notes))
 
 
@@ -143,13 +158,50 @@ def instance(target: Any, name: str) -> tuple[Any, list[str]]:
     """
     if not inspect.isclass(target):
         return target, []
-    missing = _required(target, positional=0)
+    missing = _required(target, inputs=0)
     if missing:
         raise CallableError(
-            f"{name} is a class that needs {_listed(missing)}. Make an instance in your "
-            f"module, `mel = {target.__name__}(...)`, and name that."
+            f"{name}: {target.__name__} is a class that needs {' and '.join(missing)}. Make an "
+            f"instance in your module, `made = {target.__name__}(...)`, and name that."
         )
-    return _instance(target, name), [f"{name} is a class; an instance was made without arguments"]
+    try:
+        made = target()
+    except THEIR_ERRORS as error:
+        raise CallableError(f"{name}: making an instance raised {first_line(error)}.") from error
+    return made, [f"{name} is a class; an instance was made without arguments"]
+
+
+def first_form(
+    forms: Mapping[str, Callable[[Tensor], Any]],
+    use: Callable[[Callable[[Tensor], Any]], _Result],
+    *,
+    must: str,
+) -> tuple[str, _Result]:
+    """Return the first form of call that the user's code accepts, and what came of it.
+
+    Further forms are tried only after an error or a result that may be owed to the form; if none
+    works, the first form's is reported.
+
+    Args:
+        forms: What the code is called with, by name: from the tensor that melcheck has.
+        use: Calls the code in one form; raises `CallableError` where the result is of no use.
+        must: What the code must do, which begins the message.
+
+    Raises:
+        CallableError: No form works.
+    """
+    failures: list[tuple[str, BaseException]] = []
+    for name, form in forms.items():
+        try:
+            return name, use(form)
+        except THEIR_ERRORS as error:
+            failures.append((name, error))
+            own = type(error).__module__ == "builtins" and not isinstance(error, _REFUSALS)
+            if own or isinstance(error, (NotImplementedError, torch.cuda.OutOfMemoryError)):
+                break
+    name, first = failures[0]
+    told = str(first) if isinstance(first, CallableError) else f"raised {located(first)}"
+    raise CallableError(f"{must}: with {name} it {told}.") from first
 
 
 def float_tensor(value: object) -> tuple[Tensor | None, str]:
@@ -182,6 +234,12 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
+def located(error: BaseException) -> str:
+    """Return an exception as one line, with the file and the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{first_line(error)} ({last.filename}:{last.lineno})"
+
+
 def _misspelt(reference: str) -> str:
     hint = "Put the attribute behind a colon."
     path = Path(reference.partition(":")[0])
@@ -194,75 +252,48 @@ def _misspelt(reference: str) -> str:
     return f"{reference!r} must have the form package.module:attribute. {hint}"
 
 
-def _import(module: str, reference: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
+def _explain(reference: str, error: BaseException) -> NoReturn:
+    """Raise what an error means that came of resolving a reference."""
+    module, _, attribute = reference.partition(":")
+    problem = f"importing it raised {located(error)}."
+    if isinstance(error, ModuleNotFoundError):
         missing = error.name or ""
+        problem = f"it imports {missing!r}, which is not installed. Install it."
         if module == missing or module.startswith(f"{missing}."):
             problem = (
                 f"no module {missing!r}. Run from the root of the repository that holds it, or "
                 "install it: pip install -e ."
             )
-        else:
-            problem = f"it imports {missing!r}, which is not installed. Install it."
-    # Whatever a module does when it is imported, the run has not begun.
-    except THEIR_ERRORS as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        problem = f"importing it raised {first_line(error)} ({last.filename}:{last.lineno})."
-    raise CallableError(f"{reference}: {problem}")
-
-
-def _attribute(owner: object, name: str, reference: str) -> object:
-    if not hasattr(owner, name):
+    elif isinstance(error, AttributeError) and module in sys.modules:
+        owner: object = sys.modules[module]
+        for name in attribute.split("."):
+            if not hasattr(owner, name):
+                break
+            owner = getattr(owner, name)
         public = [other for other in dir(owner) if not other.startswith("_")]
         close = difflib.get_close_matches(name, public, n=1)
         known = ", ".join(public[:_LISTED_NAMES]) or "nothing"
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {known}."
         where = getattr(owner, "__name__", type(owner).__name__)
-        raise CallableError(f"{reference}: {where} has no attribute {name!r}. {hint}")
-    if inspect.isclass(owner) and isinstance(
-        inspect.getattr_static(owner, name), types.FunctionType
-    ):
-        missing = _required(owner, positional=0)
-        if missing:
-            raise CallableError(
-                f"{reference}: the class {owner.__name__} needs {_listed(missing)}. Make an "
-                f"instance in your module and name its method."
-            )
-        owner = _instance(owner, reference)
-    return getattr(owner, name)
+        problem = f"{where} has no attribute {name!r}. {hint}"
+    raise CallableError(f"{reference}: {problem}") from error
 
 
-def _instance(cls: type, name: str) -> Any:
-    try:
-        return cls()
-    except THEIR_ERRORS as error:
-        raise CallableError(f"{name}: making an instance raised {first_line(error)}.") from None
-
-
-def _required(target: Any, *, positional: int) -> list[str]:
-    """Return the arguments that have no default, but for the first `positional` ones."""
+def _required(target: Any, *, inputs: int) -> list[str]:
+    """Return the arguments that have no default, but for the first `inputs` ones."""
     function = target.forward if isinstance(target, torch.nn.Module) else target
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return []  # code in C tells nothing of its arguments; the call itself will
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    first = [each.name for each in parameters if each.kind in by_place][:positional]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    first = [each for each in parameters if each.kind in by_place][:inputs]
     return [
         each.name
         for each in parameters
-        if each.default is each.empty and each.kind not in variable and each.name not in first
+        if each.default is each.empty and each.kind not in variable and each not in first
     ]
-
-
-def _with_arguments(call: Callable[..., Any], arguments: dict[str, Any]) -> Callable[[Any], Any]:
-    def with_arguments(value: Any) -> Any:
-        return call(value, **arguments)
-
-    return with_arguments
 
 
 def _place(target: object) -> tuple[Path, int] | None:
@@ -276,8 +307,3 @@ def _place(target: object) -> tuple[Path, int] | None:
     except (OSError, TypeError):
         return None
     return None if file is None else (Path(file), line)
-
-
-def _listed(names: Iterable[str]) -> str:
-    parts: Sequence[str] = list(names)
-    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]

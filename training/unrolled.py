@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from melcheck.vocoders.overlap_add import analyse, synthesise
-from melcheck.vocoders.phase_retrieval import MOMENTUM, TINY, Consistency, Projections, mirrored
+from melcheck.vocoders.phase_retrieval import MOMENTUM, TINY, PhaseRetrieval, Projections, mirrored
 
 
-def consistent_spectrum(consistency: Consistency, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+def consistent_spectrum(consistency: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `ConsistentISTFTHead.spectrum` finds for the same predictions.
 
     Args:

@@ -17,9 +17,9 @@ from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
 from melcheck.benchmark.roofline import STAGES, Stage
-from melcheck.recipes import VOCOS, MelRecipe
+from melcheck.recipes import VOCOS
 from melcheck.speed.optimised import Precision, matmul_precision, optimise
-from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.base import Vocoder, VocoderInfo, VocoderWrapper
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
 
@@ -121,30 +121,18 @@ def precisions_of(device: str) -> tuple[Precision, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Eager:
+class _Eager(VocoderWrapper):
     """A Vocos as torch runs it, operator by operator, with its backbone in a lower precision."""
 
-    plain: VocosVocoder
+    inner: VocosVocoder
     precision: Precision
 
-    @property
-    def info(self) -> VocoderInfo:
-        return self.plain.info
-
-    @property
-    def recipe(self) -> MelRecipe:
-        return self.plain.recipe
-
-    @property
-    def device(self) -> torch.device:
-        return self.plain.device
-
     def encode(self, waveform: Tensor) -> Tensor:
-        return self.plain.encode(waveform)
+        return self.inner.encode(waveform)
 
     @torch.inference_mode()
     def decode(self, mel: Tensor) -> Tensor:
-        model = self.plain.model
+        model = self.inner.model
         if self.precision == "tf32":
             with matmul_precision("tf32"):
                 return _sound(model, model.backbone(mel))

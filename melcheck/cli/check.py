@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.cli.check_clips import check_clips, labels
     from melcheck.cli.check_text import CheckAnswer
     from melcheck.cli.quick import quick_answer
-    from melcheck.frontends import FedVocoder
+    from melcheck.frontends import VocoderWithFrontend
     from melcheck.user_code import search_first
 
     search_first([Path.cwd()])
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     frontend: Frontend | None = None
     if options.frontend is not None:
         frontend, shaken = _shake_hands(options.frontend, clips, config, vocoders)
-        vocoders = {name: FedVocoder(frontend, each) for name, each in vocoders.items()}
+        vocoders = {name: VocoderWithFrontend(frontend, each) for name, each in vocoders.items()}
 
     command = shlex.join(["melcheck", *sys.argv[1:]])
     answer = CheckAnswer(

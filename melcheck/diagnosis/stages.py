@@ -120,9 +120,9 @@ Stages = Mapping[str, Callable[[Any], Any]]
 
 @runtime_checkable
 class StagedVocoder(Vocoder, Protocol):
-    """A vocoder that shows the two halves of `decode`; `sound(features(mel))` is `decode(mel)`."""
+    """A vocoder that shows both halves of `decode(mel)`: `run_head(run_backbone(mel))`."""
 
-    def features(self, mel: Tensor) -> Tensor:
+    def run_backbone(self, mel: Tensor) -> Tensor:
         """Return what the backbone makes of a log-mel.
 
         Shape:
@@ -130,7 +130,7 @@ class StagedVocoder(Vocoder, Protocol):
         """
         ...
 
-    def sound(self, features: Tensor) -> Tensor:
+    def run_head(self, features: Tensor) -> Tensor:
         """Return what the head makes of features.
 
         Shape:
@@ -224,7 +224,7 @@ def vocoder_stages(vocoder: Vocoder) -> Stages:
 
     decode: Stages = {"decode": vocoder.decode}
     if isinstance(vocoder, StagedVocoder):
-        decode = {"backbone": vocoder.features, "head": vocoder.sound}
+        decode = {"backbone": vocoder.run_backbone, "head": vocoder.run_head}
     return {"encode": encode, **decode, "re-encode": vocoder.encode}
 
 

@@ -167,7 +167,7 @@ def mel_pipeline(
     """The pipeline of this case; its mels are those of the front end, where there is one."""
     from melcheck.pipeline import MelPipeline
 
-    return MelPipeline(mel_config, vocoder=plan_of(request.config).fed(mel_vocoder))
+    return MelPipeline(mel_config, vocoder=plan_of(request.config).with_frontend(mel_vocoder))
 
 
 @pytest.fixture
@@ -348,7 +348,9 @@ def mel_griffin_lim(
         if baseline.recipe != mel_vocoder.recipe:
             return None
         config = plan.config(mel_clip, baseline.recipe)
-        trip = round_trip_of(request.config, MelPipeline(config, vocoder=plan.fed(baseline)))
+        trip = round_trip_of(
+            request.config, MelPipeline(config, vocoder=plan.with_frontend(baseline))
+        )
         if BASELINE not in plan.vocoders:
             row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
             report_collector.collect(

@@ -26,7 +26,7 @@ from melcheck.clips import Clip, find_clips, load_manifest
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.stored_mels import Matches, match_mels
 from melcheck.files import one_line
-from melcheck.frontends import FedVocoder, Frontend, load_frontend
+from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
 from melcheck.pytest_plugin.options import from_command_line, paths, texts
 from melcheck.recipes import VOCOS, MelRecipe
@@ -338,9 +338,9 @@ class Plan:
             raise found
         return found
 
-    def fed(self, vocoder: Vocoder) -> Vocoder:
+    def with_frontend(self, vocoder: Vocoder) -> Vocoder:
         """Return a vocoder as the loop has it: with the user's front end, where there is one."""
-        return vocoder if self.frontend is None else FedVocoder(self.frontend, vocoder)
+        return vocoder if self.frontend is None else VocoderWithFrontend(self.frontend, vocoder)
 
     def has(self, option: str) -> bool:
         """Return whether "frontend" or "cache" was asked for."""

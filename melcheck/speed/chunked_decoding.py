@@ -1,115 +1,48 @@
-"""How far a vocoder looks: what it takes to decode a long mel in chunks and get the same sound.
+"""Decode a long mel in chunks that give the same waveform as the whole mel.
 
-A sample depends on the mel within a reach of frames, which follows from the model. A chunk that is
-decoded with so many frames more on each side, which are cut off again, equals that stretch of the
-whole. Measured on the CPU, official configuration, Griffin-Lim and a consistent head of four
-projections: equal to the bit with 29, 98 and 23 frames; the embedded vocoder needs 74.
-
-    convolutions          sum of (kernel - 1) / 2 * dilation   27 for eight blocks of kernel 7
-    overlap of the STFT   ceil(n_fft / 2 / hop)                 2 for 1024 / 256
-    a projection          ceil(n_fft / hop) - 1                 3 for 1024 / 256, each
-
-The phases of a `ConsistentISTFTHead` advance with the number of the frame, counted from the first
-of all: a chunk is told its number. Without that it is as good by itself, and another sound.
+A sample depends on the mel within `Vocoder.context_frames` frames. A chunk that is decoded with so
+many frames more on each side, which are cut off again, equals that stretch of the whole. Measured
+on the CPU: equal to the bit with the 29 frames of the official configuration and the 98 of
+Griffin-Lim; the embedded vocoder needs 74.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
-from vocos import Vocos
-from vocos.models import VocosBackbone
+from torch import Tensor
 
-from melcheck.frontends import FedVocoder
+from melcheck.frontends import VocoderWithFrontend
 from melcheck.vocoders.base import Vocoder
-from melcheck.vocoders.griffin_lim import GriffinLimVocoder
-from melcheck.vocoders.phase_head import ConsistentISTFTHead
 
-
-class ChunkDecoder(Protocol):
-    """Decodes the chunks of one mel, in order."""
-
-    def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        """Return the sound of a chunk that begins at a frame: no earlier than the last one did.
-
-        Shape:
-            `[batch, n_mels, frames]` -> `[batch, recipe.num_samples(frames)]`
-        """
-        ...
+ChunkDecoder = Callable[[Tensor, int], Tensor]
+"""From a chunk of a mel, and the number of its first frame in the whole, to its waveform."""
 
 
 def context_frames(vocoder: Vocoder) -> int:
     """Return how many frames to each side a decoded sample depends on.
 
     Raises:
-        ValueError: The vocoder is not one whose reach can be told from its parts.
+        ValueError: The vocoder does not know.
     """
-    vocoder = _decoding(vocoder)
-    recipe = vocoder.recipe
-    overlap = math.ceil(recipe.n_fft / 2 / recipe.hop_length)
-    step = math.ceil(recipe.n_fft / recipe.hop_length) - 1
-    if isinstance(vocoder, GriffinLimVocoder):
-        return vocoder.iterations * step + overlap
-    model = getattr(vocoder, "model", None)
-    if not isinstance(model, Vocos) or not isinstance(model.backbone, VocosBackbone):
+    frames: int | None = getattr(vocoder, "context_frames", None)
+    if frames is None:
         raise ValueError(
             f"context must be given in frames for the vocoder {vocoder.info.name!r}, got None: "
-            "how far it looks cannot be told from its parts."
+            "on how many frames a sample depends cannot be derived from its parts."
         )
-    head = model.head
-    # Every rate has as many hops in a window.
-    stages = head.consistency.stages if isinstance(head, ConsistentISTFTHead) else []
-    steps = sum(turns for _, turns in stages)
-    return _convolutions_reach(model.backbone) + steps * step + overlap
+    return frames
 
 
 def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
-    """Return what decodes the chunks of one mel; a new one for each mel."""
-    vocoder = _decoding(vocoder)
-    head = getattr(getattr(vocoder, "model", None), "head", None)
-    if isinstance(head, ConsistentISTFTHead):
-        return _ConsistentChunks(cast(_Resuming, vocoder))
-    return _LocalChunks(vocoder)
-
-
-def _decoding(vocoder: Vocoder) -> Vocoder:
-    return vocoder.vocoder if isinstance(vocoder, FedVocoder) else vocoder
-
-
-def _convolutions_reach(backbone: nn.Module) -> int:
-    # All of them stand in a row and keep the number of frames.
-    return sum(
-        layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
-        for layer in backbone.modules()
-        if isinstance(layer, nn.Conv1d)
+    """Return what decodes the chunks of one mel, each `[batch, n_mels, frames]`."""
+    # The front end has no part in decoding.
+    decoding = vocoder.inner if isinstance(vocoder, VocoderWithFrontend) else vocoder
+    if not getattr(decoding, "magnifies_rounding", False):
+        return lambda mel, _: decoding.decode(mel)
+    # Retrieved phases advance with the number of the frame: a chunk must know its own.
+    staged: Any = decoding
+    return lambda mel, first_frame: staged.run_head(
+        staged.run_backbone(mel), first_frame=first_frame
     )
-
-
-class _LocalChunks:
-    """A vocoder of which a chunk depends on nothing but its surroundings."""
-
-    def __init__(self, vocoder: Vocoder) -> None:
-        self._vocoder = vocoder
-
-    def __call__(self, mel: Tensor, first_frame: int) -> Tensor:  # noqa: ARG002
-        return self._vocoder.decode(mel)
-
-
-class _Resuming(Protocol):
-    """What a vocoder with a `ConsistentISTFTHead` offers beyond others."""
-
-    def features(self, mel: Tensor) -> Tensor: ...
-
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor: ...
-
-
-class _ConsistentChunks:
-    """A vocoder whose head counts frames from the first of all."""
-
-    def __init__(self, vocoder: _Resuming) -> None:
-        self._vocoder = vocoder
-
-    def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        return self._vocoder.sound(self._vocoder.features(mel), first_frame=first_frame)

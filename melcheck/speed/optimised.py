@@ -29,11 +29,9 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
-from melcheck.recipes import MelRecipe
 from melcheck.speed.optimised_layers import FastBackbone, FastMel, packed_linear
-from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
+from melcheck.vocoders.base import VocoderWrapper, check_mel, check_waveform
 from melcheck.vocoders.overlap_add import overlap_add, synthesise
-from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VOCOS_MIN_FRAMES, VocosVocoder, full_float32
 from melcheck.vocoders.weights import VocoderUnavailable
 
@@ -76,28 +74,27 @@ _MAX_MAGNITUDE = 1e2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OptimisedVocos:
+class OptimisedVocos(VocoderWrapper):
     """A Vocos as `optimise` arranges it. See `melcheck.vocoders.base.Vocoder`.
 
     Attributes:
-        info: Of the vocoder that it was made from.
-        recipe: The same.
-        device: The same.
-        precision: In which the backbone's pointwise layers multiply.
-        model: The Vocos that it was made from.
+        inner: Vocoder that it was made from.
+        precision: Precision in which the backbone's pointwise layers multiply.
         to_mel: `[batch, samples]` -> `[batch, n_mels, frames]`.
         backbone: `[batch, n_mels, frames]` -> `[batch, frames, features]`.
         head: `[batch, frames, features]` -> `[batch, samples]`.
     """
 
-    info: VocoderInfo
-    recipe: MelRecipe
-    device: torch.device
+    inner: VocosVocoder
     precision: Precision
-    model: Vocos
     to_mel: Callable[[Tensor], Tensor]
     backbone: Callable[[Tensor], Tensor]
     head: Callable[..., Tensor]
+
+    @property
+    def model(self) -> Vocos:
+        """Vocos that it was made from."""
+        return self.inner.model
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`. No gradient passes through."""
@@ -108,9 +105,9 @@ class OptimisedVocos:
     def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `VocosVocoder.decode`."""
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
-        return self.sound(self.features(mel))
+        return self.run_head(self.run_backbone(mel))
 
-    def features(self, mel: Tensor) -> Tensor:
+    def run_backbone(self, mel: Tensor) -> Tensor:
         """Return what the backbone makes of a log-mel.
 
         Shape:
@@ -120,8 +117,8 @@ class OptimisedVocos:
             return self.backbone(mel)
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
-        """Return what the head makes of features; `first_frame` as in `VocosVocoder.sound`.
+    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+        """Return what the head makes of features; `first_frame` as in `VocosVocoder.run_head`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
@@ -158,13 +155,10 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     dtype = DTYPES[precision]
     with torch.inference_mode():
         backbone = FastBackbone(model.backbone, dtype=dtype)
-        head = _head(model.head)
+        head = model.head if vocoder.magnifies_rounding else _head(model.head)
     return OptimisedVocos(
-        info=vocoder.info,
-        recipe=vocoder.recipe,
-        device=vocoder.device,
+        inner=vocoder,
         precision=precision,
-        model=model,
         to_mel=_to_mel(model.feature_extractor, vocoder.device),
         backbone=backbone,
         head=head,
@@ -196,11 +190,11 @@ def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable
 
 
 def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
-    # A consistent head is written for speed; one that pads "same", or whose hop does not divide its
-    # window, has another inverse. They run as they are.
+    # A head that pads "same", or whose hop does not divide its window, has another inverse: it runs
+    # as it is, like one that retrieves phases.
     istft: ISTFT = head.istft
     usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
-    return _FastHead(head) if usual and not isinstance(head, ConsistentISTFTHead) else head
+    return _FastHead(head) if usual else head
 
 
 class _FastHead:

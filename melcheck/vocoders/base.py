@@ -1,4 +1,4 @@
-"""What a vocoder is: its protocol, its provenance, and the checks of its input.
+"""Define what a vocoder is: protocol, provenance, base class of wrappers, checks of its input.
 
 A waveform is `[batch, samples]`, a mel `[batch, n_mels, frames]`, both float32 and on the vocoder's
 device.
@@ -6,6 +6,7 @@ device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,17 +42,27 @@ class Vocoder(Protocol):
 
     @property
     def info(self) -> VocoderInfo:
-        """Which vocoder this is."""
+        """Name, source and hashes."""
         ...
 
     @property
     def recipe(self) -> MelRecipe:
-        """The mel that it was made for."""
+        """Recipe of the mel that it decodes."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are, and where its input must be."""
+        """Device of its tensors, on which its input must be."""
+        ...
+
+    @property
+    def context_frames(self) -> int | None:
+        """Frames to each side on which a decoded sample depends; None where that is not known."""
+        ...
+
+    @property
+    def magnifies_rounding(self) -> bool:
+        """Whether it retrieves phases, which magnifies rounding about a thousandfold."""
         ...
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ class Vocoder(Protocol):
         ...
 
     def decode(self, mel: Tensor) -> Tensor:
-        """Return the waveform that the vocoder hears in a log-mel. No gradient passes through.
+        """Return the waveform that a log-mel is decoded to. No gradient passes through.
 
         Shape:
             `[batch, n_mels, frames]` -> `[batch, recipe.num_samples(frames)]`
@@ -75,6 +86,53 @@ class Vocoder(Protocol):
             ValueError: Another shape, or too few frames: 2 for Vocos, 4 for Griffin-Lim.
         """
         ...
+
+
+class VocoderWrapper:
+    """Base of a vocoder that is another one, `inner`, with something about it changed.
+
+    It forwards every property; `encode` and `decode` are the subclass's own.
+    """
+
+    __slots__ = ()
+
+    inner: Vocoder
+
+    @property
+    def info(self) -> VocoderInfo:
+        """Name, source and hashes of the inner vocoder."""
+        return self.inner.info
+
+    @property
+    def recipe(self) -> MelRecipe:
+        """Recipe of the inner vocoder."""
+        return self.inner.recipe
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the inner vocoder."""
+        return self.inner.device
+
+    @property
+    def context_frames(self) -> int | None:
+        """Context of the inner vocoder."""
+        return self.inner.context_frames
+
+    @property
+    def magnifies_rounding(self) -> bool:
+        """Whether the inner vocoder does."""
+        return self.inner.magnifies_rounding
+
+
+def stft_context_frames(recipe: MelRecipe, *, round_trips: int) -> int:
+    """Return how many frames to each side a sample depends on through STFTs and their inverses.
+
+    Args:
+        recipe: Its n_fft and hop length.
+        round_trips: Number of pairs of an inverse and a forward STFT before the last inverse.
+    """
+    overlap = math.ceil(recipe.n_fft / 2 / recipe.hop_length)
+    return round_trips * (math.ceil(recipe.n_fft / recipe.hop_length) - 1) + overlap
 
 
 def check_waveform(waveform: Tensor, recipe: MelRecipe) -> None:

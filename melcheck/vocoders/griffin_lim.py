@@ -17,7 +17,7 @@ from torch import Tensor
 from vocos.feature_extractors import MelSpectrogramFeatures
 
 from melcheck.recipes import VOCOS, MelRecipe, filterbank
-from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
+from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform, stft_context_frames
 
 BASELINE = "griffin-lim"
 """The vocoder that each clip is compared with, and that the gate does not judge."""
@@ -50,6 +50,16 @@ class GriffinLimVocoder:
     inverse: Tensor
     window: Tensor
     iterations: int = _ITERATIONS
+
+    @property
+    def context_frames(self) -> int:
+        """Frames to each side on which a decoded sample depends."""
+        return stft_context_frames(self.recipe, round_trips=self.iterations)
+
+    @property
+    def magnifies_rounding(self) -> bool:
+        """Whether it magnifies rounding: it does not."""
+        return False
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""

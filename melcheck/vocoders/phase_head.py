@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from vocos.heads import ISTFTHead
 
-from melcheck.vocoders.phase_retrieval import Consistency
+from melcheck.vocoders.phase_retrieval import PhaseRetrieval
 
 # As in ISTFTHead, where it keeps an untrained model from overflowing.
 _MAX_MAGNITUDE = 1e2
@@ -57,7 +57,7 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             raise ValueError(f"padding must be 'center', got {padding!r}. Use vocos' ISTFTHead.")
         super().__init__(dim, n_fft, hop_length, padding)
         self.out = nn.Linear(dim, n_fft // 2 + 1)
-        self.consistency = Consistency(
+        self.consistency = PhaseRetrieval(
             sample_rate=sample_rate,
             n_fft=n_fft,
             hop_length=hop_length,
@@ -65,8 +65,13 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             turns=(num_eighth_projections, num_quarter_projections, num_projections),
         )
 
+    @property
+    def num_projections(self) -> int:
+        """Number of projections at all rates together."""
+        return sum(turns for _, turns in self.consistency.stages)
+
     def forward(self, x: Tensor, first_frame: int = 0) -> Tensor:
-        """Turn features into sound; `first_frame` as for `Consistency.advancing`.
+        """Turn features into sound; `first_frame` as for `PhaseRetrieval.advancing`.
 
         Shape:
             `[batch, frames, dim]` -> `[batch, (frames - 1) * hop_length]`

@@ -191,7 +191,7 @@ def mirrored(sound: Tensor, edge: int) -> Tensor:
     return nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
 
 
-class Consistency(nn.Module):
+class PhaseRetrieval(nn.Module):
     """Finds phases for magnitudes, and magnitudes with the same bands that go with them.
 
     Args:

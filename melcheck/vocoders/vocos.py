@@ -10,11 +10,17 @@ import threading
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vocos import Vocos
+from vocos.models import VocosBackbone
 
 from melcheck.recipes import MelRecipe
-from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
+from melcheck.vocoders.base import (
+    VocoderInfo,
+    check_mel,
+    check_waveform,
+    stft_context_frames,
+)
 from melcheck.vocoders.checkpoint import build_vocos
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.weights import (
@@ -34,6 +40,22 @@ class VocosVocoder:
     recipe: MelRecipe
     device: torch.device
     model: Vocos
+
+    @property
+    def context_frames(self) -> int | None:
+        """Frames to each side on which a decoded sample depends; None for a foreign backbone.
+
+        convolutions         sum of dilation (kernel - 1) / 2   27 for eight blocks of kernel 7
+        overlap of the STFT  ceil(n_fft / 2 / hop)              2 for 1024 / 256
+        each projection      ceil(n_fft / hop) - 1              3 for 1024 / 256, at any rate
+        """
+        if not isinstance(self.model.backbone, VocosBackbone):
+            return None
+        layers = [layer for layer in self.model.backbone.modules() if isinstance(layer, nn.Conv1d)]
+        reach = sum(layer.dilation[0] * (layer.kernel_size[0] - 1) // 2 for layer in layers)
+        head = self.model.head
+        projections = head.num_projections if isinstance(head, ConsistentISTFTHead) else 0
+        return reach + stft_context_frames(self.recipe, round_trips=projections)
 
     @property
     def magnifies_rounding(self) -> bool:
@@ -58,7 +80,7 @@ class VocosVocoder:
         return waveform
 
     @torch.inference_mode()
-    def features(self, mel: Tensor) -> Tensor:
+    def run_backbone(self, mel: Tensor) -> Tensor:
         """Return what the backbone hands to the head, the first half of `decode`.
 
         Shape:
@@ -69,17 +91,19 @@ class VocosVocoder:
         return features
 
     @torch.inference_mode()
-    def sound(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
         """Return the waveform that the head makes of features, the second half of `decode`.
 
-        `first_frame` is for a `ConsistentISTFTHead`, where the features go on from earlier ones:
-        see `Consistency.advancing`.
+        Args:
+            features: Output of `run_backbone`.
+            first_frame: Number of the first frame in the whole mel, for a chunk of it: retrieved
+                phases depend on it, see `PhaseRetrieval.advancing`.
 
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            resumed = (first_frame,) if first_frame else ()
+            resumed = (first_frame,) if first_frame and self.magnifies_rounding else ()
             waveform: Tensor = self.model.head(features, *resumed)
         return waveform
 

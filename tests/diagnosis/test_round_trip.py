@@ -23,7 +23,7 @@ from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.load import load_vocoder
-from melcheck.vocoders.phase_retrieval import Consistency
+from melcheck.vocoders.phase_retrieval import PhaseRetrieval
 from melcheck.vocoders.vocos import VocosVocoder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -60,7 +60,7 @@ def near(vocoder: VocosVocoder) -> VocosVocoder:
     So most of a chunk is as it would be in the whole, as with a plain Vocos.
     """
     model = copy.deepcopy(vocoder.model)
-    model.head.consistency = Consistency(
+    model.head.consistency = PhaseRetrieval(
         sample_rate=VOCOS.sample_rate,
         n_fft=VOCOS.n_fft,
         hop_length=VOCOS.hop_length,

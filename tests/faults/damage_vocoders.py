@@ -12,7 +12,6 @@ from vocos import Vocos
 from vocos.spectral_ops import ISTFT
 
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from tests.faults.model import InjectionTarget, LoopUnderTest
 
 
@@ -163,9 +162,10 @@ def _spectrum(model: Vocos, mel: Tensor) -> Tensor:
 
 
 def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
-    """Spectrum that a head predicts, with the phases that it retrieves, if it does."""
-    if isinstance(head, ConsistentISTFTHead):
-        return head.spectrum(features).transpose(1, 2)
+    """The spectrum that a head inverts: its own method where it retrieves phases."""
+    spectrum = getattr(head, "spectrum", None)
+    if spectrum is not None:
+        return spectrum(features).transpose(1, 2)
     magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
     # As `vocos.heads.ISTFTHead` builds it.
     return torch.polar(magnitude.exp().clip(max=1e2), phase)

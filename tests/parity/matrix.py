@@ -33,7 +33,6 @@ from melcheck.diagnosis.stages import (
 from melcheck.speed.chunked_decoding import context_frames
 from melcheck.speed.optimised import PRECISIONS, Precision, check_precision, optimise
 from melcheck.vocoders.base import Vocoder
-from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import VocoderUnavailable
 from tests.parity.deviations import (
@@ -106,13 +105,13 @@ class Variant:
 
     def tolerances(self, vocoder: VocosVocoder) -> Deviations:
         """Return the largest deviations that this vocoder may have."""
-        return self.consistent if is_consistent(vocoder) else self.plain
+        return self.consistent if vocoder.magnifies_rounding else self.plain
 
     def stage_tolerances(self, vocoder: VocosVocoder) -> dict[str, StageTolerance]:
         """Return the largest deviation of each stage that this vocoder may have."""
         return {
             **STAGE_TOLERANCES,
-            **(self.consistent_stages if is_consistent(vocoder) else self.stages),
+            **(self.consistent_stages if vocoder.magnifies_rounding else self.stages),
         }
 
 
@@ -256,11 +255,6 @@ def describe(
     clip = parity.worst[parity.beyond[0]] if parity.beyond else 0
     stage = locate(variant, vocoder, waveforms[clip])
     return f"{told}\n{stage}"
-
-
-def is_consistent(vocoder: VocosVocoder) -> bool:
-    """Return whether a vocoder's head is a consistent one."""
-    return isinstance(vocoder.model.head, ConsistentISTFTHead)
 
 
 def _deviations(

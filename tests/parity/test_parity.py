@@ -109,9 +109,13 @@ def halved(plain: VocosVocoder) -> Vocoder:
     half = copy.deepcopy(plain.model.backbone).to(dtype)
 
     def route(stage: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        if stage == plain.features:
+        if stage == plain.run_backbone:
             return half(given.to(dtype)).float()
-        return plain.sound(route(plain.features, given)) if stage == plain.decode else stage(given)
+        return (
+            plain.run_head(route(plain.run_backbone, given))
+            if stage == plain.decode
+            else stage(given)
+        )
 
     return RoutedVocoder(plain, route, plain.device)
 

@@ -15,35 +15,30 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.stages import StagedVocoder
-from melcheck.recipes import MelRecipe
 from melcheck.speed.chunked_decoding import chunk_decoder, context_frames
 from melcheck.speed.optimised import Precision, optimise
-from melcheck.vocoders.base import Vocoder, VocoderInfo
+from melcheck.vocoders.base import Vocoder, VocoderWrapper
 from melcheck.vocoders.vocos import VocosVocoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RoutedVocoder:
+class RoutedVocoder(VocoderWrapper):
     """A vocoder with every stage called through `route`.
 
     Attributes:
-        inner: Whose stages they are.
-        route: Takes a stage and its input, and returns the output.
+        inner: Vocoder whose stages they are.
+        route: Function that takes a stage and its input, and returns the output.
+        outside: Device of what goes in and comes out.
     """
 
     inner: StagedVocoder
     route: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-    device: torch.device
+    outside: torch.device
 
     @property
-    def info(self) -> VocoderInfo:
-        """Which vocoder this is."""
-        return self.inner.info
-
-    @property
-    def recipe(self) -> MelRecipe:
-        """The mel that it was made for."""
-        return self.inner.recipe
+    def device(self) -> torch.device:
+        """Device of what goes in and comes out."""
+        return self.outside
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
@@ -53,21 +48,21 @@ class RoutedVocoder:
         """Return the waveform of a log-mel: see `Vocoder.decode`."""
         return self.route(self.inner.decode, mel)
 
-    def features(self, mel: Tensor) -> Tensor:
-        """Return the backbone's features of a log-mel: see `VocosVocoder.features`."""
-        return self.route(self.inner.features, mel)
+    def run_backbone(self, mel: Tensor) -> Tensor:
+        """Return the backbone's features of a log-mel: see `VocosVocoder.run_backbone`."""
+        return self.route(self.inner.run_backbone, mel)
 
-    def sound(self, features: Tensor) -> Tensor:
-        """Return the head's waveform of features: see `VocosVocoder.sound`."""
-        return self.route(self.inner.sound, features)
+    def run_head(self, features: Tensor) -> Tensor:
+        """Return the head's waveform of features: see `VocosVocoder.run_head`."""
+        return self.route(self.inner.run_head, features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WholeVocoder:
+class WholeVocoder(VocoderWrapper):
     """A Vocos whose encoding and decoding are replaced as wholes.
 
     Attributes:
-        inner: Whose weights they use.
+        inner: Vocoder whose weights they use.
         encode: See `Vocoder.encode`.
         decode: See `Vocoder.decode`.
     """
@@ -75,21 +70,6 @@ class WholeVocoder:
     inner: VocosVocoder
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
-
-    @property
-    def info(self) -> VocoderInfo:
-        """Which vocoder this is."""
-        return self.inner.info
-
-    @property
-    def recipe(self) -> MelRecipe:
-        """The mel that it was made for."""
-        return self.inner.recipe
-
-    @property
-    def device(self) -> torch.device:
-        """Where its input must be."""
-        return self.inner.device
 
 
 def in_float64(vocoder: VocosVocoder) -> Vocoder:

@@ -177,8 +177,10 @@ def test_too_little_context_is_an_error(name: str, context: int) -> None:
 
 
 def test_phases_that_are_not_carried_along_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = VocosVocoder.sound
-    monkeypatch.setattr(VocosVocoder, "sound", lambda self, features, **_: sound(self, features))
+    run_head = VocosVocoder.run_head
+    monkeypatch.setattr(
+        VocosVocoder, "run_head", lambda self, features, **_: run_head(self, features)
+    )
     with pytest.raises(SeamError, match="same waveforms"):
         chunked("consistent", 1.0)
 

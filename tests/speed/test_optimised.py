@@ -133,7 +133,7 @@ def test_the_activation_is_the_exact_gelu() -> None:
 @pytest.mark.skipif(not HAS_BF16, reason="this processor does not multiply in bfloat16")
 def test_bfloat16_rounds_and_no_more(plain: VocosVocoder) -> None:
     features = plain.model.backbone(plain.encode(sound(2, 24_000)))
-    rounded = optimise(plain, precision="bf16").features(plain.encode(sound(2, 24_000)))
+    rounded = optimise(plain, precision="bf16").run_backbone(plain.encode(sound(2, 24_000)))
     error = (rounded - features).square().mean().sqrt() / features.square().mean().sqrt()
     assert 1e-4 < error < BF16_RELATIVE
 

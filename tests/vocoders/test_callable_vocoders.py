@@ -1,4 +1,4 @@
-"""Code of the user's goes round the loop as a vocoder, or it is said why it cannot."""
+"""The user's code serves as a vocoder, or the message says why it cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.weights import VocoderError
 
 EMBEDDED = load_vocoder("embedded")
-MEL = log_mel(probe(36_000)[None])
+MEL = log_mel(probe(12_000)[None])
 
 
 def ready(target: object) -> CallableVocoder:
@@ -98,7 +98,9 @@ def test_it_goes_round_the_loop() -> None:
     [
         pytest.param(lambda mel: torch.zeros(1, 512 * mel.shape[-1]), "56320 samples", id="hop"),
         pytest.param(
-            lambda mel: torch.zeros(1, 257 * (mel.shape[-1] - 1)), "its hop length", id="hop-of-257"
+            lambda mel: torch.zeros(1, 257 * (mel.shape[-1] - 1)),
+            "a different hop length",
+            id="hop-of-257",
         ),
         pytest.param(lambda mel: torch.zeros(2, 9), "which is not one waveform", id="shape"),
         pytest.param(lambda mel: (mel, mel), "returned tuple, which is no array", id="tuple"),

@@ -14,7 +14,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.recipes import VOCOS, filterbank
 from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add, synthesise
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from melcheck.vocoders.phase_retrieval import CORRECTION, MOMENTUM, Consistency, Projections
+from melcheck.vocoders.phase_retrieval import CORRECTION, MOMENTUM, PhaseRetrieval, Projections
 from training.unrolled import consistent_spectrum
 
 DIM = 16
@@ -27,8 +27,8 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def consistency(*turns: int) -> Consistency:
-    return Consistency(
+def consistency(*turns: int) -> PhaseRetrieval:
+    return PhaseRetrieval(
         sample_rate=VOCOS.sample_rate,
         n_fft=N_FFT,
         hop_length=HOP,
@@ -163,7 +163,7 @@ def magnitude() -> Tensor:
     return consistency().to_spectrum(waveform).abs() + 1e-7
 
 
-def projected(found: Consistency, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+def projected(found: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return the spectrum that projections find, and its sound."""
     bands = magnitude @ found.filters
     audible = found.audible(bands)
