@@ -17,7 +17,7 @@ from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.fitting import AudioReading
 from melcheck.diagnosis.recipe_search.mel_values import as_tensor
-from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
@@ -79,7 +79,7 @@ def base_reading(waveform: Tensor, n_mels: int, expected: MelRecipe) -> AudioRea
     """Return the audio as it is, with the candidate's number of bands."""
     recipe, changes = expected, []
     if n_mels != expected.n_mels:
-        changes.append(RecipeChange("n-mels", (("n_mels", n_mels),)))
+        changes.append(change("n-mels", n_mels=n_mels))
         recipe = dataclasses.replace(expected, n_mels=n_mels)
     return AudioReading(tuple(changes), waveform, recipe, first_centre(expected), n_mels)
 
@@ -196,7 +196,7 @@ def _with_hops(base: AudioReading, wanted: Iterable[int]) -> list[AudioReading]:
     return [
         dataclasses.replace(
             base,
-            changes=(*base.changes, RecipeChange("hop-length", (("hop_length", hop),))),
+            changes=(*base.changes, change("hop-length", hop_length=hop)),
             recipe=dataclasses.replace(recipe, hop_length=hop),
         )
         for hop in wanted

@@ -23,6 +23,7 @@ from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, AudioReading, Hy
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
+    change,
     changed,
     filter_bank,
     filters_of,
@@ -307,10 +308,7 @@ def _scores(
             logs = logs.view(*energy.shape[:2], len(bank.changes), bank.bands).transpose(1, 2)
             logs = logs[:, :, cells.mask]  # [spectra, hypotheses, cells]
             distances.append(_distances(logs - logs.mean(dim=-1, keepdim=True), cells.values))
-        named = tuple(
-            (RecipeChange("power", (("power", power),)),) if power != own else ()
-            for power in powers
-        )
+        named = tuple((change("power", power=power),) if power != own else () for power in powers)
         for index, spectrum in enumerate(group):
             of_one = torch.stack([each[index] for each in distances])
             found.append(_Scores(spectrum, bank.changes, named, of_one))

@@ -170,7 +170,4 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> Finding | N
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
     energy = float(window(recipe).square().sum())
-    return (
-        (math.sqrt(energy), "window"),
-        (math.sqrt(recipe.n_fft), "frame_length"),
-    )
+    return ((math.sqrt(energy), "window"), (math.sqrt(recipe.n_fft), "frame_length"))

@@ -113,12 +113,7 @@ def _centred_window(recipe: MelRecipe) -> Tensor:
 
 
 def frame_offset(
-    candidate: Tensor,
-    waveform: Tensor,
-    recipe: MelRecipe,
-    filters: Tensor,
-    *,
-    max_lag_frames: int,
+    candidate: Tensor, waveform: Tensor, recipe: MelRecipe, filters: Tensor, *, max_lag_frames: int
 ) -> tuple[int, float]:
     """Return where the candidate's first frame is centred, to a quarter of a hop.
 

@@ -21,7 +21,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     magnitude_rounding,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.recipes import BENIGN_FLOORS, MelRecipe
 
@@ -229,10 +229,10 @@ def _quiet_cells(
         return []
     plain = _rms(prepared.mel, entry.mel, entry, quiet)
     for epsilon in (1e-9, 1e-6):
-        change = RecipeChange("magnitude-eps", (("magnitude_eps", epsilon),))
+        added = change("magnitude-eps", magnitude_eps=epsilon)
         other = dataclasses.replace(
             entry.hypothesis,
-            changes=(*entry.hypothesis.changes, change),
+            changes=(*entry.hypothesis.changes, added),
             recipe=dataclasses.replace(recipe, magnitude_eps=epsilon),
         )
         mel = other.log_mel(prepared.mel.shape[-1])
