@@ -50,7 +50,7 @@ def explanation(
         code: As in `CAUSES`.
         evidence: What was measured.
         title: Replaces the cause's own; None keeps that.
-        fix: Likewise.
+        fix: Replaces the cause's own; None keeps that.
 
     Raises:
         KeyError: No cause has this code.

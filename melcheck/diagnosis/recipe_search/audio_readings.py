@@ -33,7 +33,6 @@ _MAX_PART_FRAMES = 4_000
 PASSBAND = 0.86
 """Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
 _OFFSET_SNAP_SHARE = 0.12
-_MIN_CORRELATION = 0.3
 _CHANNELS_DIM = 2
 
 
@@ -45,7 +44,7 @@ def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
 
     Raises:
         TypeError: It is no array of numbers.
-        ValueError: It is of another shape, not floating point, empty, or not finite throughout.
+        ValueError: Its shape or type is wrong, it is empty, or it is not finite throughout.
     """
     clip = as_tensor(waveform, "waveform")
     problem = ""
@@ -261,7 +260,7 @@ def bands_below(recipe: MelRecipe, limit_hz: float) -> int:
 
 
 def resampled(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Return `[samples]` at another rate, as torchaudio resamples it."""
+    """Return `[samples]` at a different rate, as torchaudio resamples it."""
     if source_rate == target_rate:
         return waveform
     found: Tensor = torchaudio.functional.resample(waveform, source_rate, target_rate)

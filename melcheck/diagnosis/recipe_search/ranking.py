@@ -55,7 +55,7 @@ class _Number:
         code: The cause that it is.
         name: The recipe's attribute.
         grid: Values to begin with, in order.
-        decimals: To which it is rounded in the end.
+        decimals: Decimals that it is rounded to in the end.
     """
 
     code: str
@@ -81,7 +81,7 @@ def minimum(
         left: The residual; its square is minimised, which is smooth where it falls to 0.
         low: Lower bound.
         high: Upper bound.
-        precision: Of the place, as a share of the interval.
+        precision: Precision of the place, as a share of the interval.
     """
     found = scipy.optimize.minimize_scalar(
         lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
@@ -194,7 +194,7 @@ def rank(
     """Rank hypotheses about one reading of the audio, best first.
 
     Args:
-        cells: Of the candidate.
+        cells: Cells of the candidate.
         reading: The reading.
         wide: Whether to vary everything, or only the filters' scale and norm, and the power.
 
@@ -235,7 +235,7 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
         std(x) sqrt(1 - rho^2) / rho
 
     Args:
-        cells: Of the candidate.
+        cells: Cells of the candidate.
         hypothesis: What is fitted.
         moves: `[places]`, samples by which its frames are moved.
 

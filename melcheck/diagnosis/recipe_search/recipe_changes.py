@@ -1,4 +1,4 @@
-"""The bank of alternative recipes: every single change that is made by mistake, by kind.
+"""The bank of alternative recipes: single changes that are made by mistake, by kind.
 
 A hypothesis is the expected recipe with at most one change of each kind: of the spectrum (window,
 transform, pre-emphasis), of the scale, norm and range of the filters, and of the power. Pairs and
@@ -29,8 +29,8 @@ _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
 _MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
 _F_MAXIMA_HZ = (4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0)
 _F_MINIMA_HZ = (0.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 125.0)
-# A filterbank for another rate ends at that rate's half, or at the f_max that was asked for, though
-# there may be no bin up there.
+# A filterbank for a different rate ends at half that rate, or at the f_max that was asked for,
+# though there may be no bin up there.
 _FILTERBANK_RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
 
 
@@ -66,7 +66,7 @@ def changed(recipe: MelRecipe, changes: tuple[RecipeChange, ...]) -> MelRecipe:
 
 @functools.lru_cache(maxsize=16)
 def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...]:
-    """Return what can be other about the spectrum: one tuple of changes each, the first empty."""
+    """Return what can differ about the spectrum: one tuple of changes each, the first empty."""
     found: list[tuple[RecipeChange, ...]] = [()]
 
     def add(code: str, **numbers: Any) -> None:
@@ -96,7 +96,7 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
 
 @functools.lru_cache(maxsize=16)
 def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[RecipeChange, ...], ...]:
-    """Return what can be other about the filters: the product of scale, norm and range."""
+    """Return what can differ about the filters: the product of scale, norm and range."""
     scales: list[tuple[RecipeChange, ...]] = [()]
     other_scale = "slaney" if expected.mel_scale == "htk" else "htk"
     scales.append((change("mel-scale", mel_scale=other_scale),))
@@ -164,7 +164,7 @@ def filter_bank(
 
     Args:
         expected: The recipe that is varied.
-        n_fft: The length of the transform, which may be another than the recipe's.
+        n_fft: The length of the transform, which may differ from the recipe's.
         band_step: Keep each so-many-th band; ranking needs no more.
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.

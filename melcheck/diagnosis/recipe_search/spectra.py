@@ -1,6 +1,6 @@
 """Spectra at any places of a waveform, and how a mel lies against them.
 
-The extraction in `melcheck.recipes` computes every frame of one recipe. Forensics asks for a few
+The extraction in `melcheck.recipes` computes every frame of one recipe. The diagnosis needs a few
 frames under many recipes, at places that a recipe need not have: a late mel has its frames between
 those of the expected one. So a frame is given by its centre, in samples, and frames at the edges
 see the recipe's padding and, beyond it, zeros.
