@@ -188,30 +188,18 @@ def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BAN
     return Cells(frames, mask, values, band_step, reading.highest_band)
 
 
-def rank(
-    cells: Cells, reading: AudioReading, *, wide: bool = True
-) -> list[tuple[float, Hypothesis]]:
-    """Rank hypotheses about one reading of the audio, best first.
-
-    Args:
-        cells: Cells of the candidate.
-        reading: The reading.
-        wide: Whether to vary everything, or only the filters' scale and norm, and the power.
-
-    Returns:
-        Each hypothesis with 1 - correlation^2, 0 for a perfect one.
-    """
-    scores = _scores(cells, reading, [()], every_range=wide)
-    if wide:
-        narrow, promising = _each_spectrum(cells, reading)
-        spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
-        scores += _scores(cells, reading, spectra, every_range=True)
-        scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
+def rank(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothesis]]:
+    """Rank hypotheses about one reading by 1 - correlation^2, 0 for a perfect one, best first."""
+    narrow, promising = _each_spectrum(cells, reading)
+    spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
+    scores = _scores(cells, reading, [()], every_range=True)
+    scores += _scores(cells, reading, spectra, every_range=True)
+    scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
     return _best(reading, scores, _RANKED)
 
 
 def best(cells: Cells, reading: AudioReading) -> tuple[float, Hypothesis]:
-    """Return the first that `rank` would with `wide=False`."""
+    """Return the best of the filters' scales and norms and the powers, with its distance."""
     [found] = _best(reading, _scores(cells, reading, [()], every_range=False), 1)
     return found
 
