@@ -50,7 +50,7 @@ def explanation(
         code: As in `CAUSES`.
         evidence: What was measured.
         title: Replaces the cause's own; None keeps that.
-        fix: Likewise.
+        fix: Replaces the cause's own; None keeps that.
 
     Raises:
         KeyError: No cause has this code.
@@ -169,11 +169,7 @@ CAUSES = _table(
         "the samples are integers, not within +-1 (or were scaled down twice)",
         "Divide int16 samples by 32768, once.",
     ),
-    (
-        "stereo-sum",
-        "the channels were added, not averaged",
-        "Mix down with waveform.mean(dim=0).",
-    ),
+    ("stereo-sum", "the channels were added, not averaged", "Mix down with waveform.mean(dim=0)."),
     (
         "normalisation",
         "the mel is normalised: shifted and scaled as a whole",
@@ -189,19 +185,11 @@ CAUSES = _table(
         "the mel is early or late against the audio",
         "Trim the decoder's delay (MP3: 528, 1105 or more samples), or align the frames.",
     ),
-    (
-        "axes-transposed",
-        "bands and frames are swapped",
-        "Swap them: mel.transpose(-1, -2).",
-    ),
+    ("axes-transposed", "bands and frames are swapped", "Swap them: mel.transpose(-1, -2)."),
     ("frequency-flipped", "the bands are upside down", "Reverse the band axis: mel.flip(-2)."),
     ("time-flipped", "the frames run backwards", "Reverse the time axis: mel.flip(-1)."),
     ("dc-offset", "the waveform has a constant offset", "Subtract the waveform's mean."),
-    (
-        "clipping",
-        "the waveform was clipped",
-        "Lower the level before the step that clips.",
-    ),
+    ("clipping", "the waveform was clipped", "Lower the level before the step that clips."),
     ("clamped", "the mel was cut off at a largest value", "Remove the clamp on the mel."),
     (
         "band-limited",

@@ -199,11 +199,7 @@ def _better(choice: Choice, other: Choice) -> bool:
 
 
 def _verdict(
-    first: list[Finding],
-    best: _Best,
-    reference: Tensor,
-    given: Tensor,
-    expected: MelRecipe,
+    first: list[Finding], best: _Best, reference: Tensor, given: Tensor, expected: MelRecipe
 ) -> Diagnosis:
     """Put together what was found."""
     frames = (given.shape[-1], reference.shape[-1])

@@ -233,10 +233,7 @@ class Handshake:
 
 
 def handshake(
-    frontend: Callable[[Tensor], Any],
-    *,
-    expected: MelRecipe = VOCOS,
-    speech: Sequence[Any] = (),
+    frontend: Callable[[Tensor], Any], *, expected: MelRecipe = VOCOS, speech: Sequence[Any] = ()
 ) -> Handshake:
     """Run probe clips through a front end and compare its mels with the reference.
 

@@ -52,7 +52,7 @@ def outlier_frames(
 
     Args:
         reference: `[n_mels, frames]`.
-        estimate: Likewise.
+        estimate: `[n_mels, frames]`.
         recipe: Recipe of both.
         healthy_nats: Largest error of the remaining frames where only some places are wrong.
     """

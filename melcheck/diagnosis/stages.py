@@ -245,8 +245,8 @@ def bisect_stages(
 
     Args:
         reference: What is right.
-        candidate: What is measured. Where one of the two shows backbone and head and the other
-            does not, they are compared at their waveforms.
+        candidate: What is measured. Where only one of the two shows backbone and head, they are
+            compared at their waveforms.
         given: What the first stage takes: a path for `load`, `[1, samples]` for `encode`.
         recipe: Recipe of the mels; cells at its floor are left out.
         tolerances: For each stage.

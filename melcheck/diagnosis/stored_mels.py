@@ -126,7 +126,7 @@ _AGREEING_SHARE = 0.95
 
 # How a mel and that of its clip correlate, band by band. Measured on the twelve fixtures: other
 # recipes of the same clip have 0.63 and more; two clips have less than 0.35, but for percussion
-# and other sounds that are mostly silence, up to 0.6.
+# and recordings that are mostly silence, up to 0.6.
 _OTHER_AUDIO = 0.3
 _SAME_AUDIO = 0.6
 

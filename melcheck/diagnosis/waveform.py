@@ -95,35 +95,32 @@ def explain_waveform(
         return explanation("channels", f"{len(estimate)} channels where one is expected")
     given = _single(estimate, "estimate")
     claimed = estimate_rate or sample_rate
-    checks: list[Callable[[], Explanation | None]] = [
-        lambda: non_finite(given),
-        lambda: _rate(wanted, given, sample_rate, claimed),
-    ]
     same_length = len(wanted) == len(given)
-    if same_length:
-        if claimed == sample_rate and float((given - wanted).abs().max()) <= _SAME_SAMPLES:
-            return None
-        checks.append(lambda: _mixed(given, channels))
-    checks.append(lambda: saturated(given))
-    if same_length:
-        checks.append(lambda: _limits(wanted, given))
-        checks.append(lambda: _level(wanted, given))
-    # Behind the level: samples that were scaled down twice are next to silent, too.
-    checks.append(lambda: silent(wanted, given))
-    checks.append(lambda: _nothing(wanted, given))
-    if same_length:
-        checks.append(lambda: _even_gain(wanted, given))
-        checks.append(lambda: backwards(wanted, given))
-    checks.append(lambda: lag(wanted, given, sample_rate))
-    checks.append(lambda: bandwidth(wanted, given, sample_rate))
-    checks.append(lambda: rounded(wanted, given))
-    if same_length:
-        checks.append(lambda: fitted(wanted, given))
-    checks.append(lambda: drift(wanted, given))
-    checks.append(lambda: error_places(wanted, given, sample_rate))
-    for check in checks:
-        found = check()
-        if found is not None:
+    same_format = same_length and claimed == sample_rate
+    if same_format and float((given - wanted).abs().max()) <= _SAME_SAMPLES:
+        return None
+    # Whether a check compares sample by sample, and the check.
+    checks: tuple[tuple[bool, Callable[[], Explanation | None]], ...] = (
+        (False, lambda: non_finite(given)),
+        (False, lambda: _rate(wanted, given, sample_rate, claimed)),
+        (True, lambda: _mixed(given, channels)),
+        (False, lambda: saturated(given)),
+        (True, lambda: _limits(wanted, given)),
+        (True, lambda: _level(wanted, given)),
+        # Behind the level: samples that were scaled down twice are next to silent, too.
+        (False, lambda: silent(wanted, given)),
+        (False, lambda: _nothing(wanted, given)),
+        (True, lambda: _even_gain(wanted, given)),
+        (True, lambda: backwards(wanted, given)),
+        (False, lambda: lag(wanted, given, sample_rate)),
+        (False, lambda: bandwidth(wanted, given, sample_rate)),
+        (False, lambda: rounded(wanted, given)),
+        (True, lambda: fitted(wanted, given)),
+        (False, lambda: drift(wanted, given)),
+        (False, lambda: error_places(wanted, given, sample_rate)),
+    )
+    for by_sample, check in checks:
+        if (same_length or not by_sample) and (found := check()) is not None:
             return found
     return weights_or_unknown(wanted, given, share=left(wanted, given))
 

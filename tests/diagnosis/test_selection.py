@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
-from melcheck.diagnosis.recipe_search import ranking as tuning
+from melcheck.diagnosis.recipe_search import ranking
 from melcheck.diagnosis.recipe_search.audio_readings import base_reading
 from melcheck.diagnosis.recipe_search.choice import Choice, decide
 from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, refine
 from melcheck.diagnosis.recipe_search.mel_values import prepare
-from melcheck.diagnosis.recipe_search.ranking import louder_cells, rank_pairs, tuned
+from melcheck.diagnosis.recipe_search.ranking import louder_cells, minimum, rank_pairs, tuned
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 
@@ -92,19 +93,32 @@ def test_no_pair_of_changes_has_a_window_longer_than_its_transform(speech: Tenso
     assert all(recipe.win_length <= recipe.n_fft for recipe in recipes)
 
 
-def test_a_number_that_is_right_on_the_grid_is_not_sectioned(
+def test_a_number_that_is_right_on_the_grid_is_not_searched(
     speech: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(log_mel(speech, MelRecipe(f_max=8_000.0, window="hamming")))
     hypothesis = ends_at(speech, 8_000.0)
     cells = louder_cells(prepared, hypothesis.reading)
     assert cells is not None
-    sectioned: list[tuple[float, float]] = []
+    searched: list[tuple[float, float]] = []
 
-    def counting(left: object, low: float, high: float, sections: int) -> tuple[float, float]:
-        sectioned.append((low, high))
-        return low, high
+    def counting(left: object, low: float, high: float, **precision: float) -> tuple[float, float]:
+        searched.append((low, high))
+        return low, 0.0
 
-    monkeypatch.setattr(tuning, "golden_section", counting)
+    monkeypatch.setattr(ranking, "minimum", counting)
     tuned(cells, hypothesis)
-    assert (7e3, 9e3) not in sectioned
+    assert (7e3, 9e3) not in searched
+
+
+@pytest.mark.parametrize("place", [0.25, 1.0, 1.75, 2.0])
+def test_a_minimum_is_found_at_a_kink_and_at_a_bound(place: float) -> None:
+    found, left = minimum(lambda value: abs(value - place), 0.0, 2.0)
+    # The bounds are 2 apart, and 2.5e-5 of that is the precision.
+    assert found == pytest.approx(place, rel=0, abs=5e-5)
+    assert left == pytest.approx(0, rel=0, abs=5e-5)
+
+
+def test_a_residual_that_is_infinite_is_no_minimum() -> None:
+    found, _ = minimum(lambda value: math.inf if value < 1 else abs(value - 1.5), 0.0, 2.0)
+    assert found == pytest.approx(1.5, rel=0, abs=5e-5)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.fitting import AudioReading
 from melcheck.diagnosis.recipe_search.mel_values import as_tensor
-from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
@@ -33,7 +33,6 @@ _MAX_PART_FRAMES = 4_000
 PASSBAND = 0.86
 """Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
 _OFFSET_SNAP_SHARE = 0.12
-_MIN_CORRELATION = 0.3
 _CHANNELS_DIM = 2
 
 
@@ -45,7 +44,7 @@ def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
 
     Raises:
         TypeError: It is no array of numbers.
-        ValueError: It is of another shape, not floating point, empty, or not finite throughout.
+        ValueError: Its shape or type is wrong, it is empty, or it is not finite throughout.
     """
     clip = as_tensor(waveform, "waveform")
     problem = ""
@@ -79,7 +78,7 @@ def base_reading(waveform: Tensor, n_mels: int, expected: MelRecipe) -> AudioRea
     """Return the audio as it is, with the candidate's number of bands."""
     recipe, changes = expected, []
     if n_mels != expected.n_mels:
-        changes.append(RecipeChange("n-mels", (("n_mels", n_mels),)))
+        changes.append(change("n-mels", n_mels=n_mels))
         recipe = dataclasses.replace(expected, n_mels=n_mels)
     return AudioReading(tuple(changes), waveform, recipe, first_centre(expected), n_mels)
 
@@ -196,7 +195,7 @@ def _with_hops(base: AudioReading, wanted: Iterable[int]) -> list[AudioReading]:
     return [
         dataclasses.replace(
             base,
-            changes=(*base.changes, RecipeChange("hop-length", (("hop_length", hop),))),
+            changes=(*base.changes, change("hop-length", hop_length=hop)),
             recipe=dataclasses.replace(recipe, hop_length=hop),
         )
         for hop in wanted
@@ -261,7 +260,7 @@ def bands_below(recipe: MelRecipe, limit_hz: float) -> int:
 
 
 def resampled(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Return `[samples]` at another rate, as torchaudio resamples it."""
+    """Return `[samples]` at a different rate, as torchaudio resamples it."""
     if source_rate == target_rate:
         return waveform
     found: Tensor = torchaudio.functional.resample(waveform, source_rate, target_rate)

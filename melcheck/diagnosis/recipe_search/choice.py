@@ -2,7 +2,7 @@
 
 A hypothesis costs one for each change and one for each cause that slope and offset need. Among
 those whose residual is next to the smallest, the cheapest is taken. The runner-up is the best of
-the others that does not merely add to it and that predicts another mel.
+the rest that does not merely add to it and that predicts a different mel.
 """
 
 from __future__ import annotations

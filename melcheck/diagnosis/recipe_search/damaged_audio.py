@@ -10,13 +10,7 @@ from torch import Tensor
 from melcheck.diagnosis.recipe_search.audio_readings import PASSBAND, bands_below, resampled
 from melcheck.diagnosis.recipe_search.fitting import AudioReading, Fit, Hypothesis
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
-from melcheck.diagnosis.recipe_search.ranking import (
-    Cells,
-    best,
-    louder_cells,
-    minimum,
-    residuals,
-)
+from melcheck.diagnosis.recipe_search.ranking import Cells, best, louder_cells, minimum, residuals
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
 
 # Damage is worth a closer look where it ranks so much better than none.
@@ -142,9 +136,7 @@ def damaged_readings(reading: AudioReading, channels: Tensor | None) -> list[Aud
     halved = waveform[::2]
     repeated = halved.repeat_interleave(2)
     add(
-        "aliasing",
-        "every other sample dropped, then resampled",
-        resampled(halved, rate // 2, rate),
+        "aliasing", "every other sample dropped, then resampled", resampled(halved, rate // 2, rate)
     )
     add("aliasing", "every other sample repeated", repeated)
     add("aliasing", "every other sample interpolated", _linear(halved, len(waveform)))
@@ -153,9 +145,7 @@ def damaged_readings(reading: AudioReading, channels: Tensor | None) -> list[Aud
     add("aliasing", "linear interpolation from half the rate", _linear(filtered, len(waveform)))
     third = _linear(waveform, len(waveform) * 2 // 3)
     add(
-        "aliasing",
-        "linear interpolation to 2/3 of the rate",
-        resampled(third, rate * 2 // 3, rate),
+        "aliasing", "linear interpolation to 2/3 of the rate", resampled(third, rate * 2 // 3, rate)
     )
     two_thirds = resampled(waveform, rate, rate * 2 // 3)
     add("aliasing", "linear interpolation from 2/3 of the rate", _linear(two_thirds, len(waveform)))

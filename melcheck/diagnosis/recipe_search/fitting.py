@@ -146,7 +146,7 @@ class Fit:
         hypothesis: What was fitted.
         mel: Its natural log-mel, `[n_mels, frames]`.
         slope: Candidate's units per nat.
-        offset: In the candidate's unit.
+        offset: Offset in the candidate's unit.
         residual: Root mean square of what the fit leaves, in nats of the hypothesis.
         allowed: The residual up to which the hypothesis explains the candidate, nats.
         loud_residual: The residual over the loudest quarter of the cells.

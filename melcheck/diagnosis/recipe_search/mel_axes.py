@@ -59,11 +59,7 @@ def orient(given: Tensor, waveform: Tensor, expected: MelRecipe) -> Layout:
         best, layout = scored[0]
     if best >= _GOOD_CORRELATION:
         return layout
-    for code, dims in (
-        ("frequency-flipped", (-2,)),
-        ("time-flipped", (-1,)),
-        ("both", (-2, -1)),
-    ):
+    for code, dims in (("frequency-flipped", (-2,)), ("time-flipped", (-1,)), ("both", (-2, -1))):
         flipped = layout.mel.flip(dims)
         score = _follows(flipped, waveform, expected)
         if score > max(_FOLLOWS, best + _CLEARLY_BETTER):

@@ -31,7 +31,7 @@ _MOST_BANDS = 4097
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A mel, and which of its cells say something about the audio.
+    """A mel, and which of its cells carry information about the audio.
 
     Attributes:
         mel: `[n_mels, frames]`, float32, broken cells set to 0, padded frames cut off.

@@ -23,6 +23,7 @@ from melcheck.diagnosis.recipe_search.fitting import MIN_CELLS, AudioReading, Hy
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
+    change,
     changed,
     filter_bank,
     filters_of,
@@ -54,7 +55,7 @@ class _Number:
         code: The cause that it is.
         name: The recipe's attribute.
         grid: Values to begin with, in order.
-        decimals: To which it is rounded in the end.
+        decimals: Decimals that it is rounded to in the end.
     """
 
     code: str
@@ -80,7 +81,7 @@ def minimum(
         left: The residual; its square is minimised, which is smooth where it falls to 0.
         low: Lower bound.
         high: Upper bound.
-        precision: Of the place, as a share of the interval.
+        precision: Precision of the place, as a share of the interval.
     """
     found = scipy.optimize.minimize_scalar(
         lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
@@ -187,30 +188,18 @@ def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BAN
     return Cells(frames, mask, values, band_step, reading.highest_band)
 
 
-def rank(
-    cells: Cells, reading: AudioReading, *, wide: bool = True
-) -> list[tuple[float, Hypothesis]]:
-    """Rank hypotheses about one reading of the audio, best first.
-
-    Args:
-        cells: Of the candidate.
-        reading: The reading.
-        wide: Whether to vary everything, or only the filters' scale and norm, and the power.
-
-    Returns:
-        Each hypothesis with 1 - correlation^2, 0 for a perfect one.
-    """
-    scores = _scores(cells, reading, [()], every_range=wide)
-    if wide:
-        narrow, promising = _each_spectrum(cells, reading)
-        spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
-        scores += _scores(cells, reading, spectra, every_range=True)
-        scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
+def rank(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothesis]]:
+    """Rank hypotheses about one reading by 1 - correlation^2, 0 for a perfect one, best first."""
+    narrow, promising = _each_spectrum(cells, reading)
+    spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
+    scores = _scores(cells, reading, [()], every_range=True)
+    scores += _scores(cells, reading, spectra, every_range=True)
+    scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
     return _best(reading, scores, _RANKED)
 
 
 def best(cells: Cells, reading: AudioReading) -> tuple[float, Hypothesis]:
-    """Return the first that `rank` would with `wide=False`."""
+    """Return the best of the filters' scales and norms and the powers, with its distance."""
     [found] = _best(reading, _scores(cells, reading, [()], every_range=False), 1)
     return found
 
@@ -234,7 +223,7 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
         std(x) sqrt(1 - rho^2) / rho
 
     Args:
-        cells: Of the candidate.
+        cells: Cells of the candidate.
         hypothesis: What is fitted.
         moves: `[places]`, samples by which its frames are moved.
 
@@ -307,10 +296,7 @@ def _scores(
             logs = logs.view(*energy.shape[:2], len(bank.changes), bank.bands).transpose(1, 2)
             logs = logs[:, :, cells.mask]  # [spectra, hypotheses, cells]
             distances.append(_distances(logs - logs.mean(dim=-1, keepdim=True), cells.values))
-        named = tuple(
-            (RecipeChange("power", (("power", power),)),) if power != own else ()
-            for power in powers
-        )
+        named = tuple((change("power", power=power),) if power != own else () for power in powers)
         for index, spectrum in enumerate(group):
             of_one = torch.stack([each[index] for each in distances])
             found.append(_Scores(spectrum, bank.changes, named, of_one))

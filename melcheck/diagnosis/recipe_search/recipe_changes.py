@@ -1,4 +1,4 @@
-"""The bank of alternative recipes: every single change that is made by mistake, by kind.
+"""The bank of alternative recipes: single changes that are made by mistake, by kind.
 
 A hypothesis is the expected recipe with at most one change of each kind: of the spectrum (window,
 transform, pre-emphasis), of the scale, norm and range of the filters, and of the power. Pairs and
@@ -29,8 +29,8 @@ _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
 _MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
 _F_MAXIMA_HZ = (4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0)
 _F_MINIMA_HZ = (0.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 125.0)
-# A filterbank for another rate ends at that rate's half, or at the f_max that was asked for, though
-# there may be no bin up there.
+# A filterbank for a different rate ends at half that rate, or at the f_max that was asked for,
+# though there may be no bin up there.
 _FILTERBANK_RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
 
 
@@ -52,21 +52,26 @@ class RecipeChange:
         return self.text or ", ".join(f"{name}={value!r}" for name, value in self.numbers)
 
 
+def change(code: str, **numbers: Any) -> RecipeChange:
+    """Return the change of some attributes of a recipe."""
+    return RecipeChange(code, tuple(numbers.items()))
+
+
 @functools.lru_cache(maxsize=4096)
 def changed(recipe: MelRecipe, changes: tuple[RecipeChange, ...]) -> MelRecipe:
     """Return the recipe with the changes made, in order."""
-    numbers = {name: value for change in changes for name, value in change.numbers}
+    numbers = {name: value for each in changes for name, value in each.numbers}
     return dataclasses.replace(recipe, **numbers) if numbers else recipe
 
 
 @functools.lru_cache(maxsize=16)
 def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...]:
-    """Return what can be other about the spectrum: one tuple of changes each, the first empty."""
+    """Return what can differ about the spectrum: one tuple of changes each, the first empty."""
     found: list[tuple[RecipeChange, ...]] = [()]
 
     def add(code: str, **numbers: Any) -> None:
         if any(getattr(expected, name) != value for name, value in numbers.items()):
-            found.append((RecipeChange(code, tuple(numbers.items())),))
+            found.append((change(code, **numbers),))
 
     for name in _WINDOWS:
         add("window", window=name)
@@ -80,10 +85,7 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
             add("win-length", win_length=win_length)
     if expected.n_fft != _LONG_TRANSFORM:
         found.append(
-            (
-                RecipeChange("n-fft", (("n_fft", _LONG_TRANSFORM),)),
-                RecipeChange("win-length", (("win_length", 1200),)),
-            )
+            (change("n-fft", n_fft=_LONG_TRANSFORM), change("win-length", win_length=1200))
         )
     for coefficient in (0.0, *_PRE_EMPHASES):
         add("pre-emphasis", pre_emphasis=coefficient)
@@ -94,13 +96,13 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
 
 @functools.lru_cache(maxsize=16)
 def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[RecipeChange, ...], ...]:
-    """Return what can be other about the filters: the product of scale, norm and range."""
+    """Return what can differ about the filters: the product of scale, norm and range."""
     scales: list[tuple[RecipeChange, ...]] = [()]
     other_scale = "slaney" if expected.mel_scale == "htk" else "htk"
-    scales.append((RecipeChange("mel-scale", (("mel_scale", other_scale),)),))
+    scales.append((change("mel-scale", mel_scale=other_scale),))
     norms: list[tuple[RecipeChange, ...]] = [()]
     other_norm = None if expected.norm == "slaney" else "slaney"
-    norms.append((RecipeChange("filter-norm", (("norm", other_norm),)),))
+    norms.append((change("filter-norm", norm=other_norm),))
     ranges = _range_changes(expected) if every_range else [()]
     return tuple(
         (*scale, *norm, *limits) for scale, norm, limits in itertools.product(scales, norms, ranges)
@@ -112,27 +114,20 @@ def _range_changes(expected: MelRecipe) -> list[tuple[RecipeChange, ...]]:
     ranges: list[tuple[RecipeChange, ...]] = [()]
     for f_max in _F_MAXIMA_HZ:
         if f_max != expected.f_max and f_max <= nyquist_hz:
-            ranges.append((RecipeChange("f-max", (("f_max", f_max),)),))
+            ranges.append((change("f-max", f_max=f_max),))
     for f_min in _F_MINIMA_HZ:
         if f_min != expected.f_min and f_min < expected.f_max:
-            ranges.append((RecipeChange("f-min", (("f_min", f_min),)),))
+            ranges.append((change("f-min", f_min=f_min),))
     for f_max in (7_600.0, 8_000.0):
         for f_min in (50.0, 80.0):
             if f_max < nyquist_hz and (f_min, f_max) != (expected.f_min, expected.f_max):
-                ranges.append(
-                    (
-                        RecipeChange("f-max", (("f_max", f_max),)),
-                        RecipeChange("f-min", (("f_min", f_min),)),
-                    )
-                )
+                ranges.append((change("f-max", f_max=f_max), change("f-min", f_min=f_min)))
     for rate in _FILTERBANK_RATES:
         if rate == (expected.filterbank_rate or expected.sample_rate):
             continue
         for f_max in sorted({expected.f_max, rate / 2}):
-            numbers: tuple[tuple[str, Any], ...] = (("filterbank_rate", rate),)
-            if f_max != expected.f_max:
-                numbers = (*numbers, ("f_max", f_max))
-            ranges.append((RecipeChange("filterbank-rate", numbers),))
+            numbers = {"f_max": f_max} if f_max != expected.f_max else {}
+            ranges.append((change("filterbank-rate", filterbank_rate=rate, **numbers),))
     return ranges
 
 
@@ -169,7 +164,7 @@ def filter_bank(
 
     Args:
         expected: The recipe that is varied.
-        n_fft: The length of the transform, which may be another than the recipe's.
+        n_fft: The length of the transform, which may differ from the recipe's.
         band_step: Keep each so-many-th band; ranking needs no more.
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.
@@ -177,5 +172,5 @@ def filter_bank(
     changes = filter_changes(expected, every_range)
     win_length = min(expected.win_length, n_fft)
     base = dataclasses.replace(expected, n_fft=n_fft, win_length=win_length)
-    columns = [filters_of(changed(base, change))[:, :highest_band:band_step] for change in changes]
+    columns = [filters_of(changed(base, each))[:, :highest_band:band_step] for each in changes]
     return FilterBank(changes, torch.cat(columns, dim=1).contiguous(), columns[0].shape[1])

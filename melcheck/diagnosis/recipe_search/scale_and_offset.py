@@ -8,7 +8,7 @@ things can have made it, in this order: a factor g on the waveform (power * ln g
     offset = (logarithm * power * ln g - mean) / std
 
 The explanation with the fewest causes is taken; a factor or a normalisation of no known project is
-still named for what it is, with its numbers.
+still named, with its numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def explain_affine(
     """Explain candidate = slope * hypothesis + offset, relative to what a recipe expects.
 
     Args:
-        slope: Of the candidate against the natural log-mel of `recipe`'s filters.
+        slope: Slope of the candidate against the natural log-mel of `recipe`'s filters.
         offset: The same, in the candidate's unit.
         recipe: The hypothesis; its logarithm and normalisation are expected and cost nothing.
         slope_tolerance: Relative.
@@ -170,7 +170,4 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> Finding | N
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:
     energy = float(window(recipe).square().sum())
-    return (
-        (math.sqrt(energy), "window"),
-        (math.sqrt(recipe.n_fft), "frame_length"),
-    )
+    return ((math.sqrt(energy), "window"), (math.sqrt(recipe.n_fft), "frame_length"))

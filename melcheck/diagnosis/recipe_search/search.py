@@ -64,8 +64,8 @@ class Look:
         prepared: The candidate.
         waveform: The audio as given, `[samples]`.
         expected: The expected recipe.
-        readings: Of the audio, the likeliest first.
-        fits: Of hypotheses about them; never empty.
+        readings: Readings of the audio, the likeliest first.
+        fits: Fits of hypotheses about them; never empty.
     """
 
     prepared: Prepared
@@ -214,7 +214,7 @@ def _each_tuned(prepared: Prepared, starts: Iterable[Hypothesis]) -> list[Fit]:
 
 
 def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
-    """Return a hypothesis without each of its other changes, and with the first alone."""
+    """Return a hypothesis without one of its later changes each, and with the first alone."""
     others = hypothesis.changes[1:]
     shorter = {tuple(c for c in hypothesis.changes if c is not other) for other in others}
     if others:

@@ -1,6 +1,6 @@
 """Spectra at any places of a waveform, and how a mel lies against them.
 
-The extraction in `melcheck.recipes` computes every frame of one recipe. Forensics asks for a few
+The extraction in `melcheck.recipes` computes every frame of one recipe. The diagnosis needs a few
 frames under many recipes, at places that a recipe need not have: a late mel has its frames between
 those of the expected one. So a frame is given by its centre, in samples, and frames at the edges
 see the recipe's padding and, beyond it, zeros.
@@ -37,26 +37,18 @@ def first_centre(recipe: MelRecipe) -> int:
 
 
 def energies(waveform: Tensor, recipe: MelRecipe, centres: Tensor) -> Tensor:
-    """Return the energy spectrum at each centre, as `recipe` takes it, without STFT normalisation.
-
-    Args:
-        waveform: `[samples]`, float32.
-        recipe: Gives pre-emphasis, transform, window, padding and what is added under the root.
-        centres: `[frames]`, whole samples, inside the waveform or beyond its ends.
-
-    Returns:
-        `[frames, n_fft // 2 + 1]`, |X|^2.
-    """
+    """Return what `energies_of` does for one recipe, `[frames, n_fft // 2 + 1]`."""
     return energies_of(waveform, (recipe,), centres)[0]
 
 
 def energies_of(waveform: Tensor, recipes: Sequence[MelRecipe], centres: Tensor) -> Tensor:
-    """Return what `energies` does under several recipes of one transform and padding at once.
+    """Return the energy spectra |X|^2 at each centre, without STFT normalisation.
 
     Args:
         waveform: `[samples]`, float32.
-        recipes: At least one; all with the same `n_fft` and `pad_mode`.
-        centres: `[frames]`.
+        recipes: At least one, with one `n_fft` and `pad_mode`; they give pre-emphasis, window and
+            what is added under the root.
+        centres: `[frames]`, whole samples, inside the waveform or beyond its ends.
 
     Returns:
         `[recipes, frames, n_fft // 2 + 1]`.
@@ -113,12 +105,7 @@ def _centred_window(recipe: MelRecipe) -> Tensor:
 
 
 def frame_offset(
-    candidate: Tensor,
-    waveform: Tensor,
-    recipe: MelRecipe,
-    filters: Tensor,
-    *,
-    max_lag_frames: int,
+    candidate: Tensor, waveform: Tensor, recipe: MelRecipe, filters: Tensor, *, max_lag_frames: int
 ) -> tuple[int, float]:
     """Return where the candidate's first frame is centred, to a quarter of a hop.
 

@@ -1,4 +1,4 @@
-"""What a chosen hypothesis does not say: edges, floor, ceiling, quiet cells, frames too many.
+"""What a chosen hypothesis leaves open: edges, floor, ceiling, quiet cells, extra frames.
 
 The prediction is the hypothesis with its slope and offset and without a floor; every place where
 the candidate leaves it is either explained here or left over.
@@ -21,7 +21,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     magnitude_rounding,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import change, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.recipes import BENIGN_FLOORS, MelRecipe
 
@@ -31,8 +31,8 @@ _VISIBLE_NATS = 0.05
 _EDGE_NATS = 0.02
 # A shift of so few samples is nobody's fault: 0.0017 nats for one sample.
 _BENIGN_SHIFT_SAMPLES = 8
-# Another resampler bends the bands from 95 % up and hardly others: by 0.17 nats at 95 %, 1.9 at the
-# last, 0.01 on average from 86 to 94 %.
+# A different resampler bends the bands from 95 % up: by 0.17 nats there and 1.9 at the last, by
+# 0.01 on average from 86 to 94 %.
 TOP_BANDS_SHARE = 0.86
 """Bands from here up are those that `top_bands` explains, as a share of all."""
 _LAST_BANDS_SHARE = 0.94
@@ -43,8 +43,8 @@ _BENT_NATS = 0.1
 # 16 bits take quiet cells sixteen times as far, and never twenty-four times.
 _ALTERED_NATS = 0.1
 _ALTERED_NOISE = 24.0
-# What leaves more than this went through other arithmetic, such as a resampler's, which is not the
-# same at the ends and in the highest bands.
+# What leaves more than this went through, say, a resampler, which differs at the ends and in the
+# highest bands.
 _UNTOUCHED_NATS = 1e-4
 _ALTERED_SHARE = 1e-3
 # Of the cells at the floor, so many are louder in the audio where they were masked.
@@ -55,7 +55,7 @@ _ALTERED_CELLS = 16
 
 
 def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
-    """Return what else is other, given a chosen hypothesis."""
+    """Return what else differs, given a chosen hypothesis."""
     entry = choice.fit
     findings = _place(prepared, entry)
     findings += _edges(prepared, entry, findings)
@@ -229,10 +229,10 @@ def _quiet_cells(
         return []
     plain = _rms(prepared.mel, entry.mel, entry, quiet)
     for epsilon in (1e-9, 1e-6):
-        change = RecipeChange("magnitude-eps", (("magnitude_eps", epsilon),))
+        added = change("magnitude-eps", magnitude_eps=epsilon)
         other = dataclasses.replace(
             entry.hypothesis,
-            changes=(*entry.hypothesis.changes, change),
+            changes=(*entry.hypothesis.changes, added),
             recipe=dataclasses.replace(recipe, magnitude_eps=epsilon),
         )
         mel = other.log_mel(prepared.mel.shape[-1])

@@ -176,7 +176,8 @@ def _through_a_filter(source: Tensor, target: Tensor, fitted_samples: int, taps:
     def product(factor: Tensor) -> LinearOperator:
         def times(vector: np.ndarray) -> np.ndarray:
             spectrum = torch.fft.rfft(torch.from_numpy(vector), len(row))
-            return torch.fft.irfft(factor * spectrum, len(row))[:taps].numpy()
+            found: Tensor = torch.fft.irfft(factor * spectrum, len(row))
+            return found[:taps].numpy()
 
         return LinearOperator((taps, taps), matvec=times, dtype=np.float64)
 

@@ -88,7 +88,7 @@ def _direction(wanted: Tensor, given: Tensor) -> float:
 
     For each frequency, E = b R + noise is fitted over the frames, R the reference's spectrum and E
     the error's. Rounding gives b of the size of its standard error, so that |b|^2 over its variance
-    is about 1; an error that is the same for the same sound gives ten and more.
+    is about 1; an error that is the same for similar frames gives ten and more.
     """
     window = torch.hann_window(_TRANSFORM, dtype=torch.float64)
     spectra = torch.stft(
