@@ -175,9 +175,6 @@ def _adapted(target: object, name: str, device: torch.device) -> CallableVocoder
     info = VocoderInfo(
         name=name,
         source="code" if ready.place is None else f"{ready.place[0]}:{ready.place[1]}",
-        revision=None,
-        weights_sha256=None,
-        config_sha256=None,
         num_parameters=sum(each.numel() for each in made.parameters()) if module else 0,
     )
     return CallableVocoder(info, recipe, device, tuple(notes), ready.place, ready, _FORMS[form])

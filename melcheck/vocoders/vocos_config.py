@@ -1,8 +1,8 @@
-"""What the `config.yaml` of a vocoder may say: numbers within reason, never code.
+"""Check a vocoder's `config.yaml`: sizes of Vocos classes that melcheck knows by name.
 
-It chooses the sizes of Vocos classes that melcheck knows by name. A configuration that asks
-for another class, an argument that vocos does not have, or sizes that contradict each other is
-refused with the name of the file and the fix. Nothing that a file names is imported.
+A configuration that asks for another class, an argument that vocos does not have, or sizes that
+contradict each other is refused with the name of the file and the fix. Nothing that a file names is
+imported.
 
 References:
     `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0, and
@@ -78,13 +78,15 @@ _SCHEMA: Final[Mapping[str, Mapping[str, Mapping[str, _Setting]]]] = {
 }
 
 # What must agree between the sections, or the vocoder decodes something else than it encodes: a
-# head with other padding than its extractor shifts the sound by a constant and changes its length.
+# head with other padding than its extractor shifts the waveform and changes its length.
 _AGREEMENTS: Final = (
     ("head", "padding", "feature_extractor", "padding"),
     ("head", "hop_length", "feature_extractor", "hop_length"),
     ("head", "n_fft", "feature_extractor", "n_fft"),
     ("backbone", "input_channels", "feature_extractor", "n_mels"),
     ("head", "dim", "backbone", "dim"),
+    ("head", "sample_rate", "feature_extractor", "sample_rate"),
+    ("head", "n_mels", "feature_extractor", "n_mels"),
 )
 
 _MAX_CONFIG_BYTES: Final = 65_536
@@ -96,10 +98,10 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
 
     Returns:
         By section ("feature_extractor", "backbone", "head"), all arguments by name, with the
-        defaults of the class where the file has none. `is_consistent` tells the classes apart.
+        defaults of the class where the file has none. `retrieves_phases` tells the heads apart.
 
     Raises:
-        VocoderError: The file is not YAML, or asks for what is not a consistent mel Vocos.
+        VocoderError: The file is not YAML, or asks for what is no mel Vocos or contradicts itself.
     """
     # Messages quote values through reprlib: aliases let a small file describe an endless value.
     sections = _load_yaml(file)
@@ -107,8 +109,8 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
         section: _parse_section(file.path, section, sections.get(section)) for section in _SCHEMA
     }
     for section, name, other_section, other_name in _AGREEMENTS:
-        value, other = config[section][name], config[other_section][other_name]
-        if value != other:
+        value, other = config[section].get(name), config[other_section][other_name]
+        if name in config[section] and value != other:
             raise VocoderError(
                 f"{file.path}: {section}.{name} must equal {other_section}.{other_name}, "
                 f"got {value!r} and {other!r}.\n"
@@ -119,34 +121,14 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
         raise VocoderError(
             f"{file.path}: hop_length must be at most half of n_fft, got "
             f"{extractor['hop_length']} and {extractor['n_fft']}.\n"
-            "Windows further apart cannot be overlapped into sound: correct the two numbers."
+            "Windows further apart do not overlap enough to be inverted: correct the two numbers."
         )
-    if is_consistent(config):
-        _check_consistent_head(file.path, config)
     return config
 
 
-def is_consistent(config: Mapping[str, Mapping[str, Any]]) -> bool:
+def retrieves_phases(config: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether the model's head is a `ConsistentISTFTHead`."""
     return "num_projections" in config["head"]
-
-
-def _check_consistent_head(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
-    head, extractor = config["head"], config["feature_extractor"]
-    of_the_mel = all(head[name] == extractor[name] for name in ("sample_rate", "n_mels"))
-    if not of_the_mel or head["padding"] != "center" or head["n_fft"] % head["hop_length"]:
-        raise VocoderError(
-            f"{path}: a ConsistentISTFTHead must have the feature extractor's sample_rate and "
-            f"n_mels, padding center, and a hop_length that divides n_fft, got "
-            f"{reprlib.repr(head)}.\nUse the config.yaml that these weights were trained with."
-        )
-    for name, divisor in (("num_quarter_projections", 4), ("num_eighth_projections", 8)):
-        if head[name] and (head["n_fft"] % divisor or head["hop_length"] % divisor):
-            raise VocoderError(
-                f"{path}: head.{name} must be 0 where {divisor} does not divide n_fft and "
-                f"hop_length, got {head[name]}.\n"
-                "Use the config.yaml that these weights were trained with."
-            )
 
 
 def vocos_recipe(
