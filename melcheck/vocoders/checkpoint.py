@@ -29,7 +29,7 @@ from vocos.models import VocosBackbone
 
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from melcheck.vocoders.vocos_config import parse_config, retrieves_phases, vocos_recipe
+from melcheck.vocoders.vocos_config import parse_config, vocos_recipe
 from melcheck.vocoders.weights import ReadFile, VocoderError, VocoderFiles
 
 # Windows and filterbank are stored beside the weights. Computed by another version of torchaudio
@@ -134,7 +134,7 @@ def _build(config: Mapping[str, Mapping[str, Any]], state: dict[str, Tensor], pa
     # The layers begin with random numbers, which must not come from the caller's generator. (On
     # the meta device there would be none, at the price of importing torch's compiler: a second.)
     with torch.random.fork_rng(devices=[]):
-        head_class = ConsistentISTFTHead if retrieves_phases(config) else ISTFTHead
+        head_class = ConsistentISTFTHead if "num_projections" in config["head"] else ISTFTHead
         try:
             backbone, head = VocosBackbone(**config["backbone"]), head_class(**config["head"])
         except ValueError as error:
