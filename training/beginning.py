@@ -43,10 +43,10 @@ def begin(model: Vocos, crops: Crops) -> None:
     if not isinstance(head, ConsistentISTFTHead):
         raise TypeError(f"head must be a ConsistentISTFTHead, got {type(head).__name__}.")
     batches = [
-        head.consistency.to_spectrum(crops.batch(_FIRST_BATCH + number, _BATCH)).abs()
+        head.phase_retrieval.to_spectrum(crops.batch(_FIRST_BATCH + number, _BATCH)).abs()
         for number in range(_FITTED_BATCHES)
     ]
-    mels = [_log_mel(bins, head.consistency.filters) for bins in batches]
+    mels = [_log_mel(bins, head.phase_retrieval.filters) for bins in batches]
     _embed(backbone.embed, torch.cat(mels[:_MEASURED_BATCHES]))
     for norm in (*(block.norm for block in backbone.convnext), backbone.final_layer_norm):
         _whiten(norm, backbone, mels[:_MEASURED_BATCHES])

@@ -51,7 +51,7 @@ class Crops:
         lengths: Samples of each clip.
         chances: How likely a crop is to come from each clip; they add up to 1.
         crop_samples: Length of a crop.
-        seed: Of all that is random.
+        seed: Seed of all that is random.
     """
 
     audio: npt.NDArray[np.int16]

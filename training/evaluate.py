@@ -6,7 +6,7 @@ prints, in Markdown, one table per folder of audio: each vocoder's figures over 
 3 s of each), then the worst of the gates' three figures at peaks from -24 to -0.5 dBFS. `--speed`
 adds the decoding speed beside the official configuration with random weights, both in one run.
 
-PESQ and STOI come from `training.perceptual`: 4.64 and 1 for identical sounds.
+PESQ and STOI come from `training.perceptual`: 4.64 and 1 for identical waveforms.
 """
 
 # A script may print (T201).
@@ -51,7 +51,7 @@ class Figures:
     """What one vocoder makes of one clip.
 
     Attributes:
-        metrics: Of the mel before and after.
+        metrics: Metrics between the mel before and after.
         sounding: The same over the frames in which the original is not digital silence.
         stft: Distance of the waveforms' spectra at other window lengths.
         pesq: Wideband PESQ; NaN where it finds no speech.
@@ -76,14 +76,14 @@ def open_vocoder(name: str) -> Vocoder:
     return dataclasses.replace(baseline, iterations=int(iterations))
 
 
-def measure(vocoder: Vocoder, sound: Tensor, *, with_perceptual: bool = True) -> Figures:
-    """Take a sound `[1, samples]` round the loop, and compare."""
-    mel = vocoder.encode(sound)
+def measure(vocoder: Vocoder, waveform: Tensor, *, with_perceptual: bool = True) -> Figures:
+    """Run copy synthesis on a waveform `[1, samples]`, and compare."""
+    mel = vocoder.encode(waveform)
     decoded = vocoder.decode(mel)
     again = vocoder.encode(decoded)
     frames = min(mel.shape[-1], again.shape[-1])
     mel, again = mel[..., :frames], again[..., :frames]
-    reference = sound[..., : decoded.shape[-1]]
+    reference = waveform[..., : decoded.shape[-1]]
     silent = (mel <= VOCOS.log_floor + _AT_THE_FLOOR).all(dim=1)
     heard = [math.nan, math.nan]
     if with_perceptual:
@@ -134,18 +134,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     vocoders = {name: open_vocoder(name) for name in given.vocoder}
     for named in given.audio:
         title, _, folder = named.partition("=")
-        sounds = {clip.name: _load(clip.path, given.seconds) for clip in find_clips([Path(folder)])}
-        print(f"\n### {title}: {len(sounds)} clips\n")
+        waveforms = {
+            clip.name: _load(clip.path, given.seconds) for clip in find_clips([Path(folder)])
+        }
+        print(f"\n### {title}: {len(waveforms)} clips\n")
         print("| vocoder | MAE | SNR (dB) | Pearson | PESQ-wb | STOI | STFT |")
         print("|---|---|---|---|---|---|---|")
         for name, vocoder in vocoders.items():
-            rows = {clip: measure(vocoder, sound) for clip, sound in sounds.items()}
+            rows = {clip: measure(vocoder, waveform) for clip, waveform in waveforms.items()}
             print(_row(name, rows.values()))
             if given.clips:
                 for clip, figures in rows.items():
                     print(_row(f"— {clip}", [figures]))
         if given.peaks:
-            _print_peaks(vocoders, sounds)
+            _print_peaks(vocoders, waveforms)
     if given.speed:
         for name, vocoder in vocoders.items():
             ratios = sorted(decode_speed_ratio(vocoder))
@@ -180,7 +182,7 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _print_peaks(vocoders: dict[str, Vocoder], sounds: dict[str, Tensor]) -> None:
+def _print_peaks(vocoders: dict[str, Vocoder], waveforms: dict[str, Tensor]) -> None:
     print("\nWorst clip at each peak, over the frames that are not digital silence:\n")
     print("| vocoder | peak (dBFS) | MAE | SNR (dB) | Pearson |")
     print("|---|---|---|---|---|")
@@ -188,8 +190,10 @@ def _print_peaks(vocoders: dict[str, Vocoder], sounds: dict[str, Tensor]) -> Non
         for peak_dbfs in PEAKS_DBFS:
             peak = 10 ** (peak_dbfs / 20)
             rows = [
-                measure(vocoder, sound * (peak / sound.abs().max()), with_perceptual=False).sounding
-                for sound in sounds.values()
+                measure(
+                    vocoder, waveform * (peak / waveform.abs().max()), with_perceptual=False
+                ).sounding
+                for waveform in waveforms.values()
             ]
             print(
                 f"| {name} | {peak_dbfs:g} | {max(row.mae for row in rows):.3f} | "

@@ -1,9 +1,9 @@
-"""What the training minimises: how far magnitudes and sound are from those of the original.
+"""Losses of the training: distances of magnitudes and waveform from the original.
 
-The network's magnitudes are held to the mel that it was given and to the original's bins; then the
-sound that the head's projections make of them is held to the same mel, by absolute and squared
-error, since MAE and SNR are what the gates read, and to a log-mel through windows half as long, for
-what happens between two frames.
+The network's magnitudes are compared with the mel that it was given and with the original's bins.
+The waveform that the head's projections make of them is compared with the same mel, by absolute and
+squared error, since MAE and SNR are what the gates read, and with a log-mel through windows half as
+long, for what happens between two frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vocos import Vocos
 
 from melcheck.recipes import VOCOS
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from training.unrolled import consistent_spectrum, norm
+from training.unrolled import norm, projected_spectrum
 
 # Quieter than this, the short-window mel and the bins are noise that no ear and no gate reads.
 _QUIET = 1e-5
@@ -46,9 +46,9 @@ class Losses:
         bands_squared: Its mean squared error, in nats².
         bins: Norm of the error of the predicted magnitudes over that of the original's.
         log_bins: Mean absolute error of their logarithms, in nats.
-        mel: Mean absolute error of the sound's log-mel, in nats: the gate's MAE.
+        mel: Mean absolute error of the waveform's log-mel, in nats: the gate's MAE.
         mel_squared: Its mean squared error, in nats².
-        short_mel: Mean absolute error of the sound's log-mel at n_fft 512, in nats.
+        short_mel: Mean absolute error of the waveform's log-mel at n_fft 512, in nats.
     """
 
     bands: Tensor
@@ -67,7 +67,7 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """Decodes a batch of sounds from their mels and compares: see the module."""
+    """Decodes a batch of waveforms from their mels and compares: see the module."""
 
     def __init__(self, model: Vocos) -> None:
         super().__init__()
@@ -79,26 +79,26 @@ class Objective(nn.Module):
             VOCOS.sample_rate, _SHORT_N_FFT, hop_length=_SHORT_HOP, n_mels=_SHORT_MELS, power=1
         )
 
-    def forward(self, sound: Tensor, *, through_projections: bool = True) -> Losses:
+    def forward(self, waveform: Tensor, *, through_projections: bool = True) -> Losses:
         """Return the losses of a batch.
 
         Args:
-            sound: `[batch, samples]`; samples are a multiple of the hop.
-            through_projections: Whether the sound is made and compared; else its terms are 0.
+            waveform: `[batch, samples]`; samples are a multiple of the hop.
+            through_projections: Whether the waveform is made and compared; else its terms are 0.
         """
-        consistency = self.head.consistency
+        retrieval = self.head.phase_retrieval
         with torch.no_grad():
-            bins = consistency.to_spectrum(sound).abs()
+            bins = retrieval.to_spectrum(waveform).abs()
             mel = self._log_mel(bins)
-            short = torch.log(self.short(sound).clamp(min=_QUIET))
+            short = torch.log(self.short(waveform).clamp(min=_QUIET))
         magnitude = self.head.magnitude(self.model.backbone(mel.transpose(1, 2)))
         bands_error = self._log_mel(magnitude) - mel
         none = bands_error.new_zeros(())
         made = (none, none, none)
         if through_projections:
-            spectrum, audible = consistent_spectrum(consistency, magnitude)
-            decoded = consistency.to_sound(spectrum) * audible
-            error = self._log_mel(norm(consistency.to_spectrum(decoded))) - mel
+            spectrum, audible = projected_spectrum(retrieval, magnitude)
+            decoded = retrieval.to_waveform(spectrum) * audible
+            error = self._log_mel(norm(retrieval.to_spectrum(decoded))) - mel
             short_error = torch.log(self.short(decoded).clamp(min=_QUIET)) - short
             made = (error.abs().mean(), error.square().mean(), short_error.abs().mean())
         return Losses(
@@ -110,10 +110,10 @@ class Objective(nn.Module):
         )
 
     def _log_mel(self, bins: Tensor) -> Tensor:
-        return torch.log((bins @ self.head.consistency.filters).clamp(min=VOCOS.floor))
+        return torch.log((bins @ self.head.phase_retrieval.filters).clamp(min=VOCOS.floor))
 
 
 def _relative(error: Tensor, reference: Tensor) -> Tensor:
-    """Norm of the error over the norm of the reference, per sound, averaged."""
+    """Norm of the error over the norm of the reference, per waveform, averaged."""
     size = reference.square().sum(dim=(1, 2)).sqrt()
     return (error.square().sum(dim=(1, 2)).sqrt() / (size + _TINY)).clamp(max=10).mean()

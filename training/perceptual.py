@@ -1,4 +1,4 @@
-"""How a reconstruction sounds, as far as two standard measures can tell: PESQ and STOI.
+"""Perceptual quality of a reconstruction by two standard measures: PESQ and STOI.
 
     pesq_wb  ITU-T P.862.2, wideband        -0.5..4.64   higher is better   4.64 if identical
     stoi     short-time intelligibility        0..1      higher             1
@@ -30,7 +30,7 @@ def pesq_wb(reference: Tensor, estimate: Tensor, *, sample_rate: int) -> float:
     Args:
         reference: `[samples]`, in [-1, 1].
         estimate: `[samples]`, as long as the reference.
-        sample_rate: Of both, in Hz.
+        sample_rate: Rate of both, in Hz.
 
     Returns:
         From about 1 (bad) to 4.64 (identical); NaN where it finds no utterance, as in silence.
@@ -71,7 +71,7 @@ def _at_16_khz(reference: Tensor, estimate: Tensor, sample_rate: int) -> tuple[o
             f"{list(reference.shape)} and {list(estimate.shape)}. Cut the longer one."
         )
     before, after = (
-        resample(sound, sample_rate, _RATE).double().cpu().numpy()
-        for sound in (reference, estimate)
+        resample(waveform, sample_rate, _RATE).double().cpu().numpy()
+        for waveform in (reference, estimate)
     )
     return before, after

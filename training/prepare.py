@@ -72,7 +72,7 @@ class Source:
     Attributes:
         name: What it is: the file, or the number of the sentence.
         kind: kokoro, flite, recording or signal.
-        licence: Of the sound.
+        licence: Licence of the audio.
         start: First sample in `audio.npy`.
         samples: Length.
     """
@@ -149,8 +149,8 @@ def _kokoro(
 ) -> Iterator[tuple[str, str, str, Wave]]:
     """Speak, keeping each sentence in a file, and give each in three versions.
 
-    Besides the speech itself: read at another rate, which moves pitch and formants together and so
-    makes another speaker, and without what lies above 8 kHz, as a 16 kHz recording is.
+    Besides the speech itself: read at a different rate, which moves pitch and formants together and
+    so makes a different speaker, and without what lies above 8 kHz, as a 16 kHz recording is.
     """
     folder.mkdir(exist_ok=True)
     missing = [index for index in range(count) if not (folder / f"{index:05}.flac").exists()]

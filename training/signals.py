@@ -1,7 +1,7 @@
-"""Generated sounds to train on: harmonic sweeps, noises, clicks and silence.
+"""Generated signals to train on: harmonic sweeps, noises, clicks and silence.
 
 They cover what speech data lack: pitches from 50 to 1,200 Hz at every loudness, noise of every
-slope, single samples, and frames in which nothing sounds.
+slope, single samples, and digital silence.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _KINDS: tuple[tuple[Callable[[np.random.Generator, int], Wave], float], ...] = (
 
 
 def signal(seed: int, index: int, num_samples: int) -> Wave:
-    """Make generated sound number `index`, a third of them with a stretch of silence; peak 1."""
+    """Make generated signal number `index`, a third of them with a stretch of silence; peak 1."""
     rng = np.random.default_rng([seed, index])
     kinds, shares = zip(*_KINDS, strict=True)
     wave: Wave = kinds[int(rng.choice(len(kinds), p=shares))](rng, num_samples)

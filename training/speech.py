@@ -37,7 +37,7 @@ class Sentence:
     """What one sentence says and how.
 
     Attributes:
-        index: Of the sentence; with `seed` it decides all else.
+        index: Number of the sentence; with `seed` it decides all else.
         phonemes: In Kokoro's vocabulary.
         voices: Weight of each of `VOICES`; they add up to 1.
         speed: 2 is twice as fast.
@@ -65,8 +65,8 @@ def synthesise(
     """Speak the sentences of the given numbers, in order.
 
     Args:
-        folder: Of the unpacked Kokoro packages: see `fixtures.make_clips.Kokoro`.
-        seed: Of the words and voices.
+        folder: Folder of the unpacked Kokoro packages: see `fixtures.make_clips.Kokoro`.
+        seed: Seed of the words and voices.
         indices: Numbers of sentences, about 6 s each.
         processes: Each keeps one core busy, at somewhat more than real time.
 

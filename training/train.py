@@ -8,8 +8,8 @@ the same command resumes), `losses.csv`, `losses.png`, and at the end `config.ya
 
 The rate rises over a short warm-up, stays, and falls to zero along a cosine over the last
 `--decay` steps: a run that has not begun to fall can be resumed with more steps. The first
-`--alone` steps hold the network's magnitudes to the original's, which is quick; the others also
-make sound of them by the head's projections, and hold that to the mel.
+`--alone` steps compare the network's magnitudes with the original's, which is quick; the
+others also decode them by the head's projections, and compare the waveform with the mel.
 """
 
 # A script may print (T201).
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--decay", type=int, default=15_000, help="last steps, to rate 0")
-    parser.add_argument("--alone", type=int, default=20_500, help="first steps, without sound")
+    parser.add_argument("--alone", type=int, default=20_500, help="first steps, without decoding")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
@@ -194,8 +194,8 @@ def _train(training: _Training, crops: Crops, given: argparse.Namespace, first: 
     for step in progress:
         for group in training.optimizer.param_groups:
             group["lr"] = group["share"] * rate(step, steps=given.steps, decay=given.decay)
-        sounds = crops.batch(step, BATCH).to(given.device)
-        losses = training.objective(sounds, through_projections=step >= given.alone)
+        waveforms = crops.batch(step, BATCH).to(given.device)
+        losses = training.objective(waveforms, through_projections=step >= given.alone)
         training.optimizer.zero_grad()
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
@@ -244,7 +244,7 @@ def _draw(run: Path) -> None:
         xlabel="step", ylabel="loss", yscale="log", title="Mean of 100 batches"
     )
     for name in _NAMES:
-        # What the steps without sound do not measure is 0.
+        # What the steps without decoding do not measure is 0.
         known = [row for row in rows if float(row[name])]
         if known:
             steps = [int(row["step"]) for row in known]

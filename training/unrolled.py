@@ -1,7 +1,7 @@
 """The head's projections as a plain loop, through which a gradient passes.
 
 `melcheck.vocoders.phase_retrieval` computes the same in place and without gradients, which is
-faster; a test holds the two together.
+faster; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from melcheck.vocoders.overlap_add import analyse, synthesise
 from melcheck.vocoders.phase_retrieval import MOMENTUM, TINY, PhaseRetrieval, Projections, mirrored
 
 
-def consistent_spectrum(consistency: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+def projected_spectrum(retrieval: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `ConsistentISTFTHead.spectrum` finds for the same predictions.
 
     Args:
-        consistency: Of the head.
+        retrieval: Phase retrieval of the head.
         magnitude: As the network predicts it, `[batch, frames, n_fft // 2 + 1]`.
 
     Returns:
-        The spectrum, `[batch, frames, n_fft // 2 + 1]`, and which of its samples may sound,
-        `[batch, samples]` of 0 and 1.
+        The spectrum, `[batch, frames, n_fft // 2 + 1]`, and `[batch, samples]`, 0 in digital
+        silence and else 1.
     """
-    bands = magnitude @ consistency.filters
-    audible = consistency.audible(bands)
-    spectrum = magnitude * consistency.advancing(magnitude.shape[1])
-    for projections, turns in consistency.stages:
+    bands = magnitude @ retrieval.filters
+    audible = retrieval.audible(bands)
+    spectrum = magnitude * retrieval.advancing(magnitude.shape[1])
+    for projections, turns in retrieval.stages:
         found = _projected(projections, bands, spectrum[..., : projections.bins], audible, turns)
         kept = projections.kept
         spectrum = torch.cat([found[..., :kept], spectrum[..., kept:]], dim=-1)
@@ -40,8 +40,8 @@ def _projected(
     wanted, share, edge = bands[..., rate.bands], rate.share(audible), rate.n_fft // 2
     previous: Tensor | None = None
     for _ in range(turns):
-        sound = synthesise(spectrum, rate.window, rate.hop_length)[:, edge:-edge] * share
-        consistent = analyse(mirrored(sound, edge), rate.window, rate.hop_length)
+        waveform = synthesise(spectrum, rate.window, rate.hop_length)[:, edge:-edge] * share
+        consistent = analyse(mirrored(waveform, edge), rate.window, rate.hop_length)
         size = norm(consistent) + TINY
         size = size * rate.factors(wanted, size)
         ahead = consistent

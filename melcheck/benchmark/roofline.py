@@ -327,11 +327,11 @@ def _decode(vocoder: VocosVocoder, batch: int, frames: int, weight_bytes: int) -
     transforms, skippable = _fft(n_fft), 0.0
     if isinstance(head, ConsistentISTFTHead):
         long_enough = (frames - 1) * hop > n_fft // 2
-        dense, zeros = _filter_products(head.consistency.filters)
+        dense, zeros = _filter_products(head.phase_retrieval.filters)
         products += dense
         skippable += zeros
         moved += bins + bands + 4 * 3 * bins
-        for rate, turns in head.consistency.stages:
+        for rate, turns in head.phase_retrieval.stages:
             count = turns if long_enough else 0
             dense, zeros = _filter_products(rate.filters)
             products += count * _PRODUCTS_TO_CORRECT * dense

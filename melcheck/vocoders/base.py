@@ -18,12 +18,12 @@ from melcheck.recipes import MelRecipe
 
 @dataclass(frozen=True, slots=True)
 class VocoderInfo:
-    """Which vocoder this is. Every report prints it.
+    """Name and provenance of a vocoder, which every report prints.
 
     Attributes:
         name: "official", "embedded", "griffin-lim", the directory, or the hub id.
-        source: Where it came from: "charactr/vocos-mel-24khz@0feb3fdd929b", "melcheck package".
-        revision: The full commit hash on the hub; None for what has no revisions.
+        source: Origin, such as "charactr/vocos-mel-24khz@0feb3fdd929b" or "melcheck package".
+        revision: Full commit hash on the hub; None for what has no revisions.
         weights_sha256: Hash of the file of weights; None without weights.
         config_sha256: Hash of the configuration; None without one.
         num_parameters: Number of trained values; 0 for Griffin-Lim.
@@ -31,10 +31,10 @@ class VocoderInfo:
 
     name: str
     source: str
-    revision: str | None
-    weights_sha256: str | None
-    config_sha256: str | None
-    num_parameters: int
+    revision: str | None = None
+    weights_sha256: str | None = None
+    config_sha256: str | None = None
+    num_parameters: int = 0
 
 
 class Vocoder(Protocol):

@@ -1,4 +1,4 @@
-"""From the bytes of two files to a `vocos.Vocos` that is exactly what they describe.
+"""Build the `vocos.Vocos` that the bytes of two files describe.
 
 The weights must fit the configuration to the last key, shape and buffer, and hold nothing but
 finite numbers; reading them runs no code. Whatever is wrong is a `VocoderError` that names the file
@@ -29,7 +29,7 @@ from vocos.models import VocosBackbone
 
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from melcheck.vocoders.vocos_config import is_consistent, parse_config, vocos_recipe
+from melcheck.vocoders.vocos_config import parse_config, vocos_recipe
 from melcheck.vocoders.weights import ReadFile, VocoderError, VocoderFiles
 
 # Windows and filterbank are stored beside the weights. Computed by another version of torchaudio
@@ -134,8 +134,14 @@ def _build(config: Mapping[str, Mapping[str, Any]], state: dict[str, Tensor], pa
     # The layers begin with random numbers, which must not come from the caller's generator. (On
     # the meta device there would be none, at the price of importing torch's compiler: a second.)
     with torch.random.fork_rng(devices=[]):
-        head_class = ConsistentISTFTHead if is_consistent(config) else ISTFTHead
-        backbone, head = VocosBackbone(**config["backbone"]), head_class(**config["head"])
+        head_class = ConsistentISTFTHead if "num_projections" in config["head"] else ISTFTHead
+        try:
+            backbone, head = VocosBackbone(**config["backbone"]), head_class(**config["head"])
+        except ValueError as error:
+            raise VocoderError(
+                f"{path} cannot have a {head_class.__name__} of these sizes: {error}\n"
+                "Use the config.yaml that these weights were trained with."
+            ) from None
     model = Vocos(extractor, backbone, head)
     expected = model.state_dict()
     _check_keys(expected, state, path)
@@ -162,7 +168,7 @@ def _check_size(
     if described > _MAX_SIZE_RATIO * max(held, _SMALL_MODEL):
         raise VocoderError(
             f"{path} must hold the {described:,} numbers of its configuration, got {held:,}.\n"
-            "The configuration is of another model size: use the config.yaml of these weights."
+            "The configuration is of a different model size: use the config.yaml of these weights."
         )
 
 
@@ -191,8 +197,8 @@ def _check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], 
     ]
     if shapes:
         raise VocoderError(
-            f"{path} has {len(shapes)} tensors of another shape {_listed(shapes)}.\n"
-            "The configuration is of another model size: use the config.yaml of these weights."
+            f"{path} has {len(shapes)} tensors of a different shape {_listed(shapes)}.\n"
+            "The configuration is of a different model size: use the config.yaml of these weights."
         )
     integral = [key for key in expected if not state[key].is_floating_point()]
     if integral:
@@ -215,7 +221,7 @@ def _check_buffers(computed: Mapping[str, Tensor], state: Mapping[str, Tensor], 
             raise VocoderError(
                 f"{path}: {key} must be what the configuration defines, "
                 f"got values that differ by {difference:.3g}.\n"
-                "The weights were made for another mel: use the config.yaml of these weights."
+                "The weights were made for a different mel: use the config.yaml of these weights."
             )
 
 

@@ -34,6 +34,7 @@ from melcheck.vocoders.weights import VocoderError
 
 _PROBE_SECONDS = (28_000 / 24_000, 48_000 / 24_000)
 _INT16_FULL_SCALE = 32_768.0
+_CPU = torch.device("cpu")
 
 _Form = Callable[[Tensor], Any]
 
@@ -119,31 +120,23 @@ def load_callable_vocoder(
     """
     try:
         target = find_object(reference, folders=folders)
+        return adapt_vocoder(target, name=reference, device=device)
     except CallableError as error:
         raise VocoderError(str(error)) from error
-    return adapt_vocoder(target, name=reference, device=device)
 
 
-def adapt_vocoder(
-    target: object, *, name: str, device: torch.device | None = None
-) -> CallableVocoder:
+def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> CallableVocoder:
     """Find out how a vocoder is called, by trying.
 
     Args:
         target: Any callable mel -> waveform, or a class of such objects.
         name: What to call it in messages.
-        device: Device of mels and waveforms; None for the CPU.
+        device: Device of mels and waveforms.
 
     Raises:
-        VocoderError: No form of call gives a waveform of the mel.
+        CallableError: No form of call gives a waveform of the mel; the message says what the first
+            one gave.
     """
-    try:
-        return _adapted(target, name, device or torch.device("cpu"))
-    except CallableError as error:
-        raise VocoderError(str(error)) from error
-
-
-def _adapted(target: object, name: str, device: torch.device) -> CallableVocoder:
     made, notes = instance(target, name)
     decode = getattr(made, "decode", None)
     if callable(decode):
@@ -175,9 +168,6 @@ def _adapted(target: object, name: str, device: torch.device) -> CallableVocoder
     info = VocoderInfo(
         name=name,
         source="code" if ready.place is None else f"{ready.place[0]}:{ready.place[1]}",
-        revision=None,
-        weights_sha256=None,
-        config_sha256=None,
         num_parameters=sum(each.numel() for each in made.parameters()) if module else 0,
     )
     return CallableVocoder(info, recipe, device, tuple(notes), ready.place, ready, _FORMS[form])

@@ -1,4 +1,4 @@
-"""Griffin-Lim as a `Vocoder`: the baseline that needs no training.
+"""Decode mels with Griffin-Lim, the baseline that needs no training.
 
 References:
     D. Griffin and J. Lim, "Signal estimation from modified short-time Fourier transform", 1984,
@@ -22,9 +22,8 @@ from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform, stft_
 BASELINE = "griffin-lim"
 """The vocoder that each clip is compared with, and that the gate does not judge."""
 
-# Measured on eight LJ Speech readings: 32 iterations give an MAE of 0.111 on the log-mel with
-# momentum 0.99 and 0.133 without. Starting from zero phase is as good as from random phase (SNR
-# 21.1 and 21.0 dB), and needs no random numbers.
+# On eight LJ Speech readings, 32 iterations give an MAE of 0.111 on the log-mel with this momentum
+# and 0.133 without. Zero initial phase is as good as random phase, and deterministic.
 _ITERATIONS = 32
 _MOMENTUM = 0.99
 _GRIFFIN_LIM_MIN_FRAMES = 1 + math.ceil(VOCOS.min_samples / VOCOS.hop_length)
@@ -37,10 +36,10 @@ class GriffinLimVocoder:
     It is deterministic. See `Vocoder`.
 
     Attributes:
-        extractor: The mel of Vocos.
+        extractor: Vocos' own extraction of the mel.
         inverse: `[n_fft // 2 + 1, n_mels]`, the pseudo-inverse of the transposed filterbank.
         window: `[win_length]`, the extractor's.
-        iterations: How often the phase is made consistent.
+        iterations: Number of inverse and forward STFTs that make the phase consistent.
     """
 
     info: VocoderInfo
@@ -91,14 +90,7 @@ class GriffinLimVocoder:
 
 def griffin_lim_vocoder(device: torch.device) -> GriffinLimVocoder:
     """Make the Griffin-Lim vocoder of the `VOCOS` recipe on a device."""
-    info = VocoderInfo(
-        name="griffin-lim",
-        source="torchaudio.functional.griffinlim",
-        revision=None,
-        weights_sha256=None,
-        config_sha256=None,
-        num_parameters=0,
-    )
+    info = VocoderInfo("griffin-lim", "torchaudio.functional.griffinlim")
     extractor = MelSpectrogramFeatures(
         sample_rate=VOCOS.sample_rate,
         n_fft=VOCOS.n_fft,

@@ -1,11 +1,12 @@
-"""The Hugging Face hub and its cache: a vocoder's files at one commit, downloaded at most once.
+"""Read a vocoder's files at one commit from the Hugging Face cache, downloaded at most once.
 
 A file that turns out wrong right after its download leaves the cache again, so that the next call
-downloads it afresh. One that was in the cache before is left there and named: it is the user's.
+downloads it afresh. A wrong file that was in the cache before is left there and named: it is the
+user's.
 
 `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always do; huggingface_hub
 reads them once, when it is first imported. Nothing here imports torch, so that `official_in_cache`
-costs little where it is asked at start-up.
+costs little at start-up.
 
 References:
     The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
@@ -18,6 +19,23 @@ import os
 import re
 import shlex
 from pathlib import Path
+
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+
+# huggingface_hub has changed its HTTP library; its errors module imports that library's base class,
+# and every error of transport that is not one of those is an OSError.
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    RevisionNotFoundError,
+)
 
 from melcheck.vocoders.weights import (
     CONFIG_FILE,
@@ -42,8 +60,8 @@ def hub_files(repo_id: str, *, revision: str | None = None, download: bool = Tru
 
     A revision that is a full commit hash and lies in the cache is read without any request. A
     branch or tag (`main` when `revision` is None) is resolved to a commit by one request, or, when
-    offline, by what the cache remembers. The official revision is held to its pinned hashes under
-    whatever name it is asked for.
+    offline, by what the cache remembers. The official revision is checked against its pinned hashes
+    under whatever name it is asked for.
 
     Args:
         repo_id: `owner/name`.
@@ -55,23 +73,26 @@ def hub_files(repo_id: str, *, revision: str | None = None, download: bool = Tru
         VocoderError: A file is not what it should be. One that was just downloaded is removed from
             the cache again, so that the next call downloads it afresh.
     """
-    from huggingface_hub import constants
-
     online = download and not constants.HF_HUB_OFFLINE
-    revision = revision or constants.DEFAULT_REVISION
-    commit = _resolve(repo_id, revision, online=online)
+    revision = commit = revision or constants.DEFAULT_REVISION
+    if not _COMMIT.fullmatch(revision):
+        if online:
+            commit = _commit_on_hub(repo_id, revision, CONFIG_FILE)
+        elif path := _cached(repo_id, revision, CONFIG_FILE):
+            commit = path.parent.name  # snapshots/<commit>/config.yaml
     official = (repo_id, commit) == (OFFICIAL_REPO, OFFICIAL_REVISION)
-    names = tuple(OFFICIAL_SHA256) if official else (CONFIG_FILE, *WEIGHTS_FILES)
-    cached = {name: path for name in names if (path := _cached(repo_id, commit, name))}
 
     def read(name: str) -> ReadFile:
-        pinned = OFFICIAL_SHA256[name] if official else None
-        num_bytes = OFFICIAL_BYTES[name] if official else None
-        if name in cached:
-            remedy = _removal(cached[name])
-            return read_file(cached[name], remedy=remedy, pinned=pinned, num_bytes=num_bytes)
+        pins = (OFFICIAL_SHA256[name], OFFICIAL_BYTES[name]) if official else (None, None)
+        path = _cached(repo_id, commit, name)
+        if path is not None:
+            return read_file(path, remedy=_removal(path), pinned=pins[0], num_bytes=pins[1])
         if not online:
-            raise _not_in_cache(repo_id, commit, name)
+            raise VocoderUnavailable(
+                f"{name} of {repo_id} at {commit} is not in the cache {constants.HF_HUB_CACHE}, "
+                "and downloading is off (download=False or HF_HUB_OFFLINE).\n"
+                f"{_how_to_get(repo_id, commit)}"
+            )
         # Asked for by its branch, the config leaves a note in the cache of what the branch means.
         path = _download(repo_id, revision if name == CONFIG_FILE else commit, name)
         if path.parent.name != commit:
@@ -81,21 +102,28 @@ def hub_files(repo_id: str, *, revision: str | None = None, download: bool = Tru
             )
         remedy = (
             f"It was removed from the cache again: load once more. If that repeats, "
-            f"{_endpoint()} serves the wrong file: check HF_ENDPOINT and your proxy."
+            f"{constants.ENDPOINT} serves the wrong file: check HF_ENDPOINT and your proxy."
         )
         try:
-            fresh = read_file(path, remedy=remedy, pinned=pinned, num_bytes=num_bytes)
+            fresh = read_file(path, remedy=remedy, pinned=pins[0], num_bytes=pins[1])
         except VocoderError:
             _evict(path)
             raise
         return dataclasses.replace(fresh, remedy=_removal(path))
 
     config = read(CONFIG_FILE)
-    candidates = names[1:]
-    weights_name = next((name for name in candidates if name in cached), None)
-    if weights_name is None and online:
-        weights_name = _first_on_hub(repo_id, commit, candidates)
-    weights = read(weights_name or candidates[-1])
+    names = [name for name in OFFICIAL_SHA256 if name != CONFIG_FILE] if official else WEIGHTS_FILES
+    # What the cache holds comes first; then the first that the hub has.
+    *others, last = sorted(names, key=lambda name: _cached(repo_id, commit, name) is None)
+    for name in others:
+        try:
+            weights = read(name)
+            break
+        except VocoderUnavailable as error:
+            if online and not isinstance(error.__cause__, EntryNotFoundError):
+                raise
+    else:
+        weights = read(last)
     return VocoderFiles(f"{repo_id}@{commit[:_SHORT_COMMIT]}", commit, config, weights)
 
 
@@ -107,73 +135,33 @@ def official_in_cache() -> bool:
     return all(_cached(OFFICIAL_REPO, OFFICIAL_REVISION, name) for name in OFFICIAL_SHA256)
 
 
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
-
-
 def _cached(repo_id: str, revision: str, name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
     # Besides a path and None there is a marker for "known not to exist".
     found = try_to_load_from_cache(repo_id, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def _resolve(repo_id: str, revision: str, *, online: bool) -> str:
-    if _COMMIT.fullmatch(revision):
-        return revision
-    if online:
-        return _commit_on_hub(repo_id, revision, CONFIG_FILE)
-    path = _cached(repo_id, revision, CONFIG_FILE)
-    if path is None:
-        raise _not_in_cache(repo_id, revision, CONFIG_FILE)
-    return path.parent.name  # snapshots/<commit>/config.yaml
-
-
-def _first_on_hub(repo_id: str, commit: str, names: tuple[str, ...]) -> str:
-    return next((name for name in names[:-1] if _on_hub(repo_id, commit, name)), names[-1])
-
-
-def _on_hub(repo_id: str, commit: str, name: str) -> bool:
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        _commit_on_hub(repo_id, commit, name)
-    except VocoderUnavailable as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
-            return False
-        raise
-    return True
-
-
 def _commit_on_hub(repo_id: str, revision: str, name: str) -> str:
-    # A single request, asked before hf_hub_download is: that one repeats a request that fails for
+    # A single request, sent before hf_hub_download's: that one repeats a request that fails for
     # 20 s where a connection is refused, and for minutes where packets vanish.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:
         found = get_hf_file_metadata(hf_hub_url(repo_id, name, revision=revision)).commit_hash
-    except _transport_errors() as error:
+    except (HTTPError, OSError) as error:
         raise _unavailable(error, repo_id, revision, name) from error
     if found is None:
         raise VocoderUnavailable(
-            f"{_endpoint()} does not answer as a Hugging Face hub (no commit for {repo_id}).\n"
-            f"Check HF_ENDPOINT and your proxy. {_how_to_get(repo_id, revision)}"
+            f"{constants.ENDPOINT} does not answer as a Hugging Face hub (no commit for "
+            f"{repo_id}).\nCheck HF_ENDPOINT and your proxy. {_how_to_get(repo_id, revision)}"
         )
     if _COMMIT.fullmatch(revision) and found != revision:
         raise VocoderError(
-            f"{_endpoint()} must serve {repo_id} at {revision}, got {found}.\n"
+            f"{constants.ENDPOINT} must serve {repo_id} at {revision}, got {found}.\n"
             "It does not honour revisions: check HF_ENDPOINT."
         )
     return found
 
 
 def _download(repo_id: str, revision: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     _commit_on_hub(repo_id, revision, name)
     try:
         return Path(hf_hub_download(repo_id, name, revision=revision))
@@ -181,26 +169,12 @@ def _download(repo_id: str, revision: str, name: str) -> Path:
         raise _unavailable(error, repo_id, revision, name) from error
     except Exception as error:  # transport, disk and Xet each have error types of their own
         raise VocoderError(
-            f"{name} of {repo_id} did not arrive whole from {_endpoint()}: "
+            f"{name} of {repo_id} did not arrive whole from {constants.ENDPOINT}: "
             f"{_first_line(error)}\nNothing of it was kept: load again."
         ) from error
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    # huggingface_hub has changed its HTTP library twice; its errors module imports that library's
-    # base class, and everything that is not one of those is an OSError.
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    return (HTTPError, OSError)
-
-
 def _unavailable(error: Exception, repo_id: str, revision: str, name: str) -> VocoderUnavailable:
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        RevisionNotFoundError,
-    )
-
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):
         problem = f"{repo_id} has no revision {revision}"
@@ -220,16 +194,7 @@ def _unavailable(error: Exception, repo_id: str, revision: str, name: str) -> Vo
     else:
         problem = f"The hub cannot be reached for {repo_id}: {_first_line(error)}"
         remedy = _how_to_get(repo_id, revision)
-    return VocoderUnavailable(f"{problem} (from {_endpoint()}).\n{remedy}")
-
-
-def _not_in_cache(repo_id: str, revision: str, name: str) -> VocoderUnavailable:
-    from huggingface_hub import constants
-
-    return VocoderUnavailable(
-        f"{name} of {repo_id} at {revision} is not in the cache {constants.HF_HUB_CACHE}, and "
-        f"downloading is off (download=False or HF_HUB_OFFLINE).\n{_how_to_get(repo_id, revision)}"
-    )
+    return VocoderUnavailable(f"{problem} (from {constants.ENDPOINT}).\n{remedy}")
 
 
 def _how_to_get(repo_id: str, revision: str) -> str:
@@ -240,8 +205,7 @@ def _how_to_get(repo_id: str, revision: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _links(path: Path) -> list[Path]:

@@ -1,8 +1,6 @@
-"""`load_vocoder`: from a name to a vocoder on a device.
+"""Load a vocoder by its name: a model, a directory, a repository on the hub, the user's code.
 
-`official` is charactr/vocos-mel-24khz, `embedded` the small Vocos inside the package, `griffin-lim`
-a baseline without training; a directory, a repository on the hub and code of the user's serve as
-well. One is never swapped for another: what cannot be loaded raises.
+One is never swapped for another: what cannot be loaded raises.
 """
 
 from __future__ import annotations
@@ -44,8 +42,8 @@ def load_vocoder(
 
     Args:
         name: One of
-            "official": charactr/vocos-mel-24khz at its pinned revision, held to both hashes;
-            "embedded": the small Vocos inside the package, held to both hashes;
+            "official": charactr/vocos-mel-24khz at its pinned revision, both hashes verified;
+            "embedded": the small Vocos inside the package, both hashes verified;
             "griffin-lim": the baseline without training;
             an existing directory with `config.yaml` and `model.safetensors` or `pytorch_model.bin`;
             "package.module:attribute", code that makes a waveform of a mel: see

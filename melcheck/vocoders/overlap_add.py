@@ -1,29 +1,23 @@
-"""The STFT and its inverse as a pair of adjoints: windowed frames to spectra, spectra to sound.
-
-`analyse` cuts a signal into windowed frames and transforms them; `synthesise` transforms back,
-windows, and adds the frames where they overlap. Up to constants each is the adjoint of the other,
-so each one's gradient is computed by the other's forward pass: a real FFT of half the size of the
-complex one that torch would use, and no scatter. Neither divides by the sum of the windows.
+"""Windowed frames of a signal and their spectra, and back by overlap-add.
 
 Conventions: signals are `[batch, samples]`, spectra `[batch, frames, n_fft // 2 + 1]`, so that each
-frame is contiguous for the FFT. `n_fft` is the window's length, and the hop divides it.
+frame is contiguous for the FFT. `n_fft` is the window's length, and the hop divides it. Nothing is
+padded, and nothing is divided by the sum of the windows.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def analyse(signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
-    """Transform every whole frame of a signal; nothing is padded.
+    """Transform every whole frame of a signal.
 
     Shape:
         `[batch, samples]` -> `[batch, 1 + (samples - n_fft) // hop_length, n_fft // 2 + 1]`
     """
-    spectrum: Tensor = _Analyse.apply(signal, window, hop_length)  # type: ignore[no-untyped-call]
+    spectrum: Tensor = torch.fft.rfft(signal.unfold(-1, len(window), hop_length) * window)
     return spectrum
 
 
@@ -33,8 +27,7 @@ def synthesise(spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
     Shape:
         `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length + n_fft]`
     """
-    signal: Tensor = _Synthesise.apply(spectrum, window, hop_length)  # type: ignore[no-untyped-call]
-    return signal
+    return overlap_add(torch.fft.irfft(spectrum, len(window)).mul_(window), hop_length)
 
 
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
@@ -87,45 +80,3 @@ class OverlapAdd:
     def added(self) -> Tensor:
         """Return `[batch, (frames - 1) * hop_length + n_fft]`, which the next call overwrites."""
         return torch.sum(self._meeting, dim=2, out=self._sum).view(len(self._sum), -1)
-
-
-class _Analyse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
-        ctx.save_for_backward(window)
-        ctx.hop_length = hop_length
-        ctx.unread = (signal.shape[-1] - len(window)) % hop_length
-        spectrum: Tensor = torch.fft.rfft(signal.unfold(-1, len(window), hop_length) * window)
-        return spectrum
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # X_k = sum_n x_n exp(-i a k n), so dL/dx_n = sum_k Re(G_k exp(i a k n)) over the bins that
-        # exist. irfft sums the same with every bin but the first and the last taken twice, over n.
-        (window,) = ctx.saved_tensors
-        n_fft = len(window)
-        halved = gradients[0] * (n_fft / 2)
-        halved[..., 0] *= 2
-        halved[..., -1] *= 2
-        frames = torch.fft.irfft(halved, n_fft) * window
-        gradient = overlap_add(frames, ctx.hop_length)
-        return torch.nn.functional.pad(gradient, (0, ctx.unread)), None, None
-
-
-class _Synthesise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, spectrum: Tensor, window: Tensor, hop_length: int) -> Tensor:
-        ctx.save_for_backward(window)
-        ctx.hop_length = hop_length
-        return overlap_add(torch.fft.irfft(spectrum, len(window)).mul_(window), hop_length)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # The same two facts the other way round: irfft divides by n and takes inner bins twice.
-        (window,) = ctx.saved_tensors
-        n_fft = len(window)
-        frames = gradients[0].unfold(-1, n_fft, ctx.hop_length) * window
-        gradient = torch.fft.rfft(frames) * (2 / n_fft)
-        gradient[..., 0] *= 0.5
-        gradient[..., -1] *= 0.5
-        return gradient, None, None

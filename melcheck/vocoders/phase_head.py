@@ -1,11 +1,12 @@
-"""A head for Vocos that predicts magnitudes, and computes the phases that go with them.
+"""A Vocos head that predicts magnitudes and retrieves the phases that go with them.
 
-Vocos predicts magnitude and phase of every STFT cell. A network of a tenth of its size predicts
-magnitudes well and phases badly, and inverting an inconsistent spectrum changes its magnitudes. So
-this head takes its phases from `melcheck.vocoders.phase_retrieval`. All that it knows of the mel
-are the network's own magnitudes: damage to the weights shows in the result.
+Vocos predicts magnitude and phase of every time-frequency bin. A network of a tenth of its size
+predicts magnitudes well and phases badly, and inverting an inconsistent spectrum changes its
+magnitudes. So this head takes its phases from `melcheck.vocoders.phase_retrieval`, which is given
+the network's own magnitudes and nothing of the mel: damage to the weights shows in the result.
 
-Reference: H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814: the class extended here.
+References:
+    H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814: the class extended here.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
 
     Args:
         dim: Size of the features.
-        n_fft: Of the STFT; the window is a periodic Hann of this length.
+        n_fft: Length of the STFT and of its periodic Hann window.
         hop_length: A divisor of `n_fft`, at most half of it.
         padding: "center" is the only one that the projections are written for.
-        sample_rate: Of the mel, in Hz.
+        sample_rate: Rate of the mel, in Hz.
         n_mels: Bands of the mel, as `MelSpectrogramFeatures` lays them out.
-        num_projections: At the mel's own rate.
-        num_quarter_projections: Before these, at a quarter of the rate.
-        num_eighth_projections: Before those, at an eighth.
+        num_projections: Number of projections at the mel's own rate.
+        num_quarter_projections: Number before these at a quarter of the rate.
+        num_eighth_projections: Number before those at an eighth.
 
     Raises:
         ValueError: Another padding, a hop that does not divide the window, or sizes that a lower
@@ -57,7 +58,7 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
             raise ValueError(f"padding must be 'center', got {padding!r}. Use vocos' ISTFTHead.")
         super().__init__(dim, n_fft, hop_length, padding)
         self.out = nn.Linear(dim, n_fft // 2 + 1)
-        self.consistency = PhaseRetrieval(
+        self.phase_retrieval = PhaseRetrieval(
             sample_rate=sample_rate,
             n_fft=n_fft,
             hop_length=hop_length,
@@ -66,18 +67,18 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
         )
 
     @property
-    def num_projections(self) -> int:
+    def total_projections(self) -> int:
         """Number of projections at all rates together."""
-        return sum(turns for _, turns in self.consistency.stages)
+        return sum(turns for _, turns in self.phase_retrieval.stages)
 
     def forward(self, x: Tensor, first_frame: int = 0) -> Tensor:
-        """Turn features into sound; `first_frame` as for `PhaseRetrieval.advancing`.
+        """Turn features into a waveform; `first_frame` as for `PhaseRetrieval.advancing`.
 
         Shape:
             `[batch, frames, dim]` -> `[batch, (frames - 1) * hop_length]`
         """
         spectrum, audible = self._spectrum(x, first_frame)
-        return self.consistency.to_sound(spectrum) * audible
+        return self.phase_retrieval.to_waveform(spectrum) * audible
 
     def magnitude(self, x: Tensor) -> Tensor:
         """Return what the network predicts.
@@ -97,7 +98,7 @@ class ConsistentISTFTHead(ISTFTHead):  # type: ignore[misc]  # vocos is untyped
 
     def _spectrum(self, x: Tensor, first_frame: int) -> tuple[Tensor, Tensor]:
         magnitude = self.magnitude(x)
-        bands = magnitude @ self.consistency.filters
-        audible = self.consistency.audible(bands)
-        spectrum = magnitude * self.consistency.advancing(x.shape[1], first_frame)
-        return self.consistency.project_(bands, spectrum, audible), audible
+        bands = magnitude @ self.phase_retrieval.filters
+        audible = self.phase_retrieval.audible(bands)
+        spectrum = magnitude * self.phase_retrieval.advancing(x.shape[1], first_frame)
+        return self.phase_retrieval.project_(bands, spectrum, audible), audible

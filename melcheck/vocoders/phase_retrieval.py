@@ -1,17 +1,17 @@
-"""Phases for given magnitudes, by projections on the spectra that a sound has: no training.
+"""Find phases for given magnitudes by alternating projections, without training.
 
-Most arrays `[frames, bins]` of magnitudes and phases are the STFT of no sound: overlapping windows
-share samples, and inverting such an array changes its magnitudes, and with them the mel. So phases
-begin as those of tones, evenly spread. Then two sets are projected on in turn: the spectra that a
-sound has, and those whose bands are the given magnitudes' (the bands are what a mel holds; their
-bins may move).
+Most arrays `[frames, bins]` of magnitudes and phases are the STFT of no waveform: overlapping
+windows share samples, so that inverting such an array changes its magnitudes, and with them the
+mel. Phases begin as those of evenly spread tones; then the spectrum is projected in turn on two
+sets: the STFTs of waveforms, and the spectra with the given bands. A band is what a mel holds; the
+bins within it may move.
 
 A mel resolves single harmonics at low frequencies alone, where a band is hardly wider than a bin.
-It is there that phases have to be right, and there most projections are spent: the first eighth of
-the bins, inverted with a window of an eighth of the length, is the same sound at an eighth of the
-rate, and costs an eighth of the time. Then come a quarter, and the whole.
+There phases have to be right, and there most projections are spent: the lowest eighth of the bins,
+inverted with a window of an eighth of the length, is the same waveform at an eighth of the rate, at
+an eighth of the cost. Then come a quarter, and the whole.
 
-Shapes: spectra `[batch, frames, n_fft // 2 + 1]`, bands `[batch, frames, n_mels]`, sounds
+Shapes: spectra `[batch, frames, n_fft // 2 + 1]`, bands `[batch, frames, n_mels]`, waveforms
 `[batch, (frames - 1) * hop_length]`.
 
 References:
@@ -20,7 +20,7 @@ References:
     N. Perraudin, P. Balazs and P. Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013,
     https://doi.org/10.1109/WASPAA.2013.6701851: the momentum.
     D. Lee and H. S. Seung, "Algorithms for non-negative matrix factorization", NIPS 2000: the
-    multiplicative update, by which magnitudes come nearer to bands and stay positive.
+    multiplicative update, by which magnitudes approach given bands and stay positive.
     M. R. Schroeder, "Synthesis of low-peak-factor signals and binary sequences with low
     autocorrelation", IEEE Trans. Information Theory 16(1), 1970: phases that grow with the square.
 """
@@ -37,22 +37,18 @@ from torch import Tensor, nn
 from melcheck.recipes import MelRecipe, filterbank
 from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add, synthesise
 
-# Measured on five readings of LJ Speech and three fixtures, with no network and twelve, four and
-# two projections: MAE 0.079 to 0.107 for a momentum of 0.9, 0.078 to 0.106 for 1.1, 0.079 to 0.108
-# for 1.2. Bands corrected by their ratio to the power of 1.3 have an SNR of 20.6 dB or more, by the
-# ratio itself 20.3 dB, by its power of 1.6 20.4 dB.
+# Best of 0.9, 1.1 and 1.2 by MAE, and of the powers 1, 1.3 and 1.6 by SNR, on eight clips.
 MOMENTUM = 1.1
 CORRECTION = 1.3
-# By what the delay grows from bin to bin, in units of n_fft samples: 6 ms in all for 1024. Bins
-# that all begin in one place make a click of each onset: a cowbell that peaks at 0.9 came back at
-# 2.4, by 1e-4 at 1.6, 3e-4 at 1.4, 6e-4 at 1.5; SNR was at least 19.8, 20.0, 20.3 and 20.0 dB.
+# Growth of the delay from bin to bin, in units of n_fft samples: 6 ms in all for 1024. Bins that
+# all begin in one place make a click of each onset.
 _DISPERSION = 3e-4
 # A frame whose every band is within this of the floor, in nats, is digital silence: a network does
 # not hit the floor exactly, and noise of 16 bits lies 8 nats above it.
 _AT_THE_FLOOR = 1.0
-# Below any magnitude that sound in [-1, 1] has: it only keeps divisions finite.
+# Below any magnitude of a waveform in [-1, 1]: it only keeps divisions finite.
 TINY = 1e-7
-# The rates at which is projected: so many times lower.
+# How many times lower the rates are at which is projected.
 _DIVISORS = (8, 4, 1)
 # Of the bins at a lower rate, the highest share a lobe with bins that are not there.
 _EDGE = 10
@@ -62,8 +58,8 @@ class Projections(nn.Module):
     """Projects the lowest bins of a spectrum on the two sets, at a rate that holds just these.
 
     Args:
-        recipe: Of the mel whose bands the magnitudes shall have.
-        divisor: By how much the rate is lower.
+        recipe: Recipe of the mel whose bands the magnitudes shall have.
+        divisor: How many times lower the rate is.
 
     Raises:
         ValueError: A divisor that does not divide the window and the hop.
@@ -139,15 +135,15 @@ class Projections(nn.Module):
     def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor, turns: int) -> None:
         """Project a spectrum's lowest bins, in place.
 
-        A turn is to sound and back to the STFT, whose phases are kept, and whose magnitudes are
-        multiplied by what their bands lack. The edges of a sound are mirrored, as the extractor
-        mirrors them.
+        Each turn inverts the spectrum and takes the STFT again: its phases are kept, and its
+        magnitudes are multiplied by what their bands lack. The waveform is mirrored at its edges,
+        as the extractor mirrors it.
 
         Args:
-            bands: `[batch, frames, n_mels]`: all bands that the magnitudes shall have.
+            bands: `[batch, frames, n_mels]`, all bands that the magnitudes shall have.
             spectrum: `[batch, frames, n_fft // 2 + 1]`, complex, of the full rate.
             audible: `[batch, samples]` at the full rate, of 0 and 1.
-            turns: How often.
+            turns: Number of projections.
         """
         window, edge = self.window, self.n_fft // 2
         share, wanted = self.share(audible), bands[..., self.bands]
@@ -166,8 +162,8 @@ class Projections(nn.Module):
             now, before = turn % 2, (turn + 1) % 2
             torch.fft.irfft(lowest, self.n_fft, out=frames)
             frames.mul_(window)
-            sound = overlapping.added()[:, edge:-edge].mul_(share)
-            cut = mirrored(sound, edge).unfold(-1, self.n_fft, self.hop_length)
+            waveform = overlapping.added()[:, edge:-edge].mul_(share)
+            cut = mirrored(waveform, edge).unfold(-1, self.n_fft, self.hop_length)
             torch.fft.rfft(torch.mul(cut, window, out=frames), out=pair[now])
             lacking = self.factors(wanted, magnitudes(pairs[now], out=size), out=scratch)
             if turn:
@@ -186,20 +182,20 @@ def magnitudes(pairs: Tensor, *, out: Tensor) -> Tensor:
     return torch.mul(real, real, out=out).addcmul_(imaginary, imaginary).sqrt_().add_(TINY)
 
 
-def mirrored(sound: Tensor, edge: int) -> Tensor:
+def mirrored(waveform: Tensor, edge: int) -> Tensor:
     """Mirror the first and the last `edge` samples of `[batch, samples]` outwards."""
-    return nn.functional.pad(sound[:, None], (edge, edge), mode="reflect")[:, 0]
+    return nn.functional.pad(waveform[:, None], (edge, edge), mode="reflect")[:, 0]
 
 
 class PhaseRetrieval(nn.Module):
     """Finds phases for magnitudes, and magnitudes with the same bands that go with them.
 
     Args:
-        sample_rate: Of the mel, in Hz.
-        n_fft: Of the STFT; the window is a periodic Hann of this length, the frames are centred.
+        sample_rate: Rate of the mel, in Hz.
+        n_fft: Length of the STFT and of its periodic Hann window; the frames are centred.
         hop_length: A divisor of `n_fft`, at most half of it.
         n_mels: Bands of the mel, as `MelSpectrogramFeatures` lays them out.
-        turns: How often is projected at an eighth of the rate, at a quarter, and at the whole.
+        turns: Numbers of projections at an eighth of the rate, at a quarter, and at the whole.
 
     Raises:
         ValueError: A hop that does not divide the window, or sizes that a lower rate does not have.
@@ -247,20 +243,20 @@ class PhaseRetrieval(nn.Module):
 
     @property
     def stages(self) -> list[tuple[Projections, int]]:
-        """The rates that are used, in order, and how often is projected at each."""
+        """The rates that are used, in order, with their numbers of projections."""
         return list(zip(cast("Iterable[Projections]", self.rates), self._turns, strict=True))
 
     @torch.no_grad()
     def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor) -> Tensor:
-        """Change a spectrum, in place, to one with given bands that nearly is that of a sound.
+        """Change a spectrum, in place, to one with given bands that nearly is a waveform's STFT.
 
-        No gradient passes through. The edges of a sound are mirrored, which takes more than
+        No gradient passes through. A waveform is mirrored at its edges, which takes more than
         `n_fft // 2` samples: what is shorter is left as it is.
 
         Args:
-            bands: `[batch, frames, n_mels]`: those of the spectrum's magnitudes.
+            bands: `[batch, frames, n_mels]`, those of the spectrum's magnitudes.
             spectrum: `[batch, frames, n_fft // 2 + 1]`, complex.
-            audible: `[batch, samples]`, 0 where nothing may sound, else 1.
+            audible: `[batch, samples]`, 0 in digital silence, else 1.
 
         Returns:
             The spectrum.
@@ -279,27 +275,25 @@ class PhaseRetrieval(nn.Module):
         (1 - hop / n_fft) / 2. A symmetric window makes neighbours in a lobe half a turn apart; and
         the higher a bin is the later it begins, or every onset would be a click.
 
-        They depend on nothing that was predicted. Phases that follow the peaks of the magnitudes
-        are nearer (0.4 dB of SNR, what two more projections at a quarter of the rate give), but a
-        peak that comes or goes by rounding is never forgotten: another order of summation then
-        gives another sound.
+        They depend on no prediction: phases that follow the peaks of the magnitudes are 0.4 dB
+        nearer, but a peak that comes or goes by rounding changes the waveform from there on.
 
         Args:
-            num_frames: How many.
-            first_frame: The number of the first, in a sound that began earlier.
+            num_frames: Number of frames.
+            first_frame: Number of the first one, in a waveform that began earlier.
 
         Returns:
             `[frames, bins]`, complex numbers of magnitude 1.
         """
         frames = torch.arange(first_frame, first_frame + num_frames, device=self.across.device)
-        # Whole turns are dropped before rounding, so that a long sound keeps its precision.
+        # Whole turns are dropped before rounding, so that a long waveform keeps its precision.
         turned = torch.remainder(frames.double() * (1 - self.hop_length / self.n_fft) / 2, 1.0)
         phase = (2 * torch.pi * turned).to(self.window.dtype)[:, None]
         return torch.polar(torch.ones_like(phase), phase) * self.across
 
     @torch.no_grad()
     def audible(self, bands: Tensor) -> Tensor:
-        """Return which samples may sound: 0 where the bands say that there is digital silence.
+        """Return 0 for the samples of digital silence, by their bands, and 1 for the others.
 
         A frame whose bands are all at the floor has nothing in its window, so that every sample
         which it reaches is 0, whatever the neighbouring frames would spill into it.
@@ -314,8 +308,8 @@ class PhaseRetrieval(nn.Module):
         hops = nn.functional.max_pool1d(padded, 2 * reach, stride=1)[:, 0, : bands.shape[1] - 1]
         return (1 - hops).repeat_interleave(self.hop_length, dim=-1)
 
-    def to_sound(self, spectrum: Tensor) -> Tensor:
-        """Invert the STFT by weighted overlap-add: the least-squares sound (Griffin and Lim).
+    def to_waveform(self, spectrum: Tensor) -> Tensor:
+        """Invert the STFT by weighted overlap-add, the least-squares inverse (Griffin and Lim).
 
         Shape:
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length]`
@@ -325,10 +319,10 @@ class PhaseRetrieval(nn.Module):
         weight = overlap_add(squares, self.hop_length)[:, edge:-edge]
         return synthesise(spectrum, self.window, self.hop_length)[:, edge:-edge] / weight
 
-    def to_spectrum(self, sound: Tensor) -> Tensor:
-        """Transform sound as the mel's extractor does: centred frames, mirrored edges.
+    def to_spectrum(self, waveform: Tensor) -> Tensor:
+        """Transform a waveform as the mel's extractor does: centred frames, mirrored edges.
 
         Shape:
             `[batch, samples]` -> `[batch, 1 + samples // hop_length, n_fft // 2 + 1]`
         """
-        return analyse(mirrored(sound, self.n_fft // 2), self.window, self.hop_length)
+        return analyse(mirrored(waveform, self.n_fft // 2), self.window, self.hop_length)

@@ -1,4 +1,4 @@
-"""A loaded Vocos as a `Vocoder`.
+"""Run a loaded Vocos as a `Vocoder`.
 
 References:
     H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814.
@@ -23,9 +23,7 @@ from melcheck.vocoders.base import (
 )
 from melcheck.vocoders.checkpoint import build_vocos
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from melcheck.vocoders.weights import (
-    VocoderFiles,
-)
+from melcheck.vocoders.weights import VocoderFiles
 
 # With `center`, one frame stands for no sample at all. Griffin-Lim transforms its own output again
 # and again, so that must be long enough to be extracted: 513 samples, hence 4 frames.
@@ -54,7 +52,7 @@ class VocosVocoder:
         layers = [layer for layer in self.model.backbone.modules() if isinstance(layer, nn.Conv1d)]
         reach = sum(layer.dilation[0] * (layer.kernel_size[0] - 1) // 2 for layer in layers)
         head = self.model.head
-        projections = head.num_projections if isinstance(head, ConsistentISTFTHead) else 0
+        projections = head.total_projections if isinstance(head, ConsistentISTFTHead) else 0
         return reach + stft_context_frames(self.recipe, round_trips=projections)
 
     @property

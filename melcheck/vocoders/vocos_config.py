@@ -1,8 +1,8 @@
-"""What the `config.yaml` of a vocoder may say: numbers within reason, never code.
+"""Check a vocoder's `config.yaml`: sizes of Vocos classes that melcheck knows by name.
 
-It chooses the sizes of Vocos classes that melcheck knows by name. A configuration that asks
-for another class, an argument that vocos does not have, or sizes that contradict each other is
-refused with the name of the file and the fix. Nothing that a file names is imported.
+A configuration that asks for another class, an argument that vocos does not have, or sizes that
+contradict each other is refused with the name of the file and the fix. Nothing that a file names is
+imported.
 
 References:
     `MelSpectrogramFeatures`, `VocosBackbone` and `ISTFTHead` of vocos 0.1.0, and
@@ -11,80 +11,61 @@ References:
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from vocos.feature_extractors import MelSpectrogramFeatures
+from vocos.heads import ISTFTHead
+from vocos.models import VocosBackbone
 
 from melcheck.recipes import MelRecipe
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.weights import ReadFile, VocoderError
 
 _PADDING: Final = ("center", "same")
-_REQUIRED: Final = object()
 
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """One init argument: its default as vocos 0.1.0 has it, and the sizes that make sense."""
-
-    default: object
-    low: int = 1
-    high: int = 1
-
-
-# The upper bounds are about ten times what published models use: they stop a typing error, or a
-# hostile file, from filling the memory before a message can be printed.
-_BACKBONE: Final = {
-    "input_channels": _Setting(_REQUIRED, 1, 512),
-    "dim": _Setting(_REQUIRED, 1, 8_192),
-    "intermediate_dim": _Setting(_REQUIRED, 1, 32_768),
-    "num_layers": _Setting(_REQUIRED, 1, 128),
-    "layer_scale_init_value": _Setting(None),
-    "adanorm_num_embeddings": _Setting(None),
+# About ten times what published models use: these bounds stop a typing error, or a hostile file,
+# from filling the memory before a message can be printed.
+_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+    "sample_rate": (1_000, 384_000),
+    "n_fft": (16, 16_384),
+    "hop_length": (1, 8_192),
+    "n_mels": (1, 512),
+    "input_channels": (1, 512),
+    "dim": (1, 8_192),
+    "intermediate_dim": (1, 32_768),
+    "num_layers": (1, 128),
+    "num_projections": (0, 64),
+    "num_quarter_projections": (0, 64),
+    "num_eighth_projections": (0, 64),
 }
-_HEAD: Final = {
-    "dim": _Setting(_REQUIRED, 1, 8_192),
-    "n_fft": _Setting(_REQUIRED, 16, 16_384),
-    "hop_length": _Setting(_REQUIRED, 1, 8_192),
-    "padding": _Setting("same"),
-}
-_SCHEMA: Final[Mapping[str, Mapping[str, Mapping[str, _Setting]]]] = {
+CLASSES: Final[Mapping[str, Mapping[str, type]]] = {
     "feature_extractor": {
-        "vocos.feature_extractors.MelSpectrogramFeatures": {
-            "sample_rate": _Setting(24_000, 1_000, 384_000),
-            "n_fft": _Setting(1024, 16, 16_384),
-            "hop_length": _Setting(256, 1, 8_192),
-            "n_mels": _Setting(100, 1, 512),
-            "padding": _Setting("center"),
-        },
+        "vocos.feature_extractors.MelSpectrogramFeatures": MelSpectrogramFeatures
     },
-    "backbone": {
-        "vocos.models.VocosBackbone": _BACKBONE,
-    },
+    "backbone": {"vocos.models.VocosBackbone": VocosBackbone},
     "head": {
-        "vocos.heads.ISTFTHead": _HEAD,
-        "melcheck.consistent_head.ConsistentISTFTHead": {
-            **_HEAD,
-            "sample_rate": _Setting(_REQUIRED, 1_000, 384_000),
-            "n_mels": _Setting(_REQUIRED, 1, 512),
-            "num_projections": _Setting(_REQUIRED, 0, 64),
-            "num_quarter_projections": _Setting(_REQUIRED, 0, 64),
-            "num_eighth_projections": _Setting(_REQUIRED, 0, 64),
-        },
+        "vocos.heads.ISTFTHead": ISTFTHead,
+        # The name under which the embedded vocoder's pinned configuration knows it.
+        "melcheck.consistent_head.ConsistentISTFTHead": ConsistentISTFTHead,
     },
 }
+"""The classes that a configuration may name, by section."""
 
 # What must agree between the sections, or the vocoder decodes something else than it encodes: a
-# head with other padding than its extractor shifts the sound by a constant and changes its length.
+# head with other padding than its extractor shifts the waveform and changes its length.
 _AGREEMENTS: Final = (
     ("head", "padding", "feature_extractor", "padding"),
     ("head", "hop_length", "feature_extractor", "hop_length"),
     ("head", "n_fft", "feature_extractor", "n_fft"),
     ("backbone", "input_channels", "feature_extractor", "n_mels"),
     ("head", "dim", "backbone", "dim"),
+    ("head", "sample_rate", "feature_extractor", "sample_rate"),
+    ("head", "n_mels", "feature_extractor", "n_mels"),
 )
 
 _MAX_CONFIG_BYTES: Final = 65_536
@@ -96,19 +77,19 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
 
     Returns:
         By section ("feature_extractor", "backbone", "head"), all arguments by name, with the
-        defaults of the class where the file has none. `is_consistent` tells the classes apart.
+        defaults of the class where the file has none.
 
     Raises:
-        VocoderError: The file is not YAML, or asks for what is not a consistent mel Vocos.
+        VocoderError: The file is not YAML, or asks for what is no mel Vocos or contradicts itself.
     """
     # Messages quote values through reprlib: aliases let a small file describe an endless value.
     sections = _load_yaml(file)
     config = {
-        section: _parse_section(file.path, section, sections.get(section)) for section in _SCHEMA
+        section: _parse_section(file.path, section, sections.get(section)) for section in CLASSES
     }
     for section, name, other_section, other_name in _AGREEMENTS:
-        value, other = config[section][name], config[other_section][other_name]
-        if value != other:
+        value, other = config[section].get(name), config[other_section][other_name]
+        if name in config[section] and value != other:
             raise VocoderError(
                 f"{file.path}: {section}.{name} must equal {other_section}.{other_name}, "
                 f"got {value!r} and {other!r}.\n"
@@ -119,34 +100,9 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
         raise VocoderError(
             f"{file.path}: hop_length must be at most half of n_fft, got "
             f"{extractor['hop_length']} and {extractor['n_fft']}.\n"
-            "Windows further apart cannot be overlapped into sound: correct the two numbers."
+            "Windows further apart do not overlap enough to be inverted: correct the two numbers."
         )
-    if is_consistent(config):
-        _check_consistent_head(file.path, config)
     return config
-
-
-def is_consistent(config: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether the model's head is a `ConsistentISTFTHead`."""
-    return "num_projections" in config["head"]
-
-
-def _check_consistent_head(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
-    head, extractor = config["head"], config["feature_extractor"]
-    of_the_mel = all(head[name] == extractor[name] for name in ("sample_rate", "n_mels"))
-    if not of_the_mel or head["padding"] != "center" or head["n_fft"] % head["hop_length"]:
-        raise VocoderError(
-            f"{path}: a ConsistentISTFTHead must have the feature extractor's sample_rate and "
-            f"n_mels, padding center, and a hop_length that divides n_fft, got "
-            f"{reprlib.repr(head)}.\nUse the config.yaml that these weights were trained with."
-        )
-    for name, divisor in (("num_quarter_projections", 4), ("num_eighth_projections", 8)):
-        if head[name] and (head["n_fft"] % divisor or head["hop_length"] % divisor):
-            raise VocoderError(
-                f"{path}: head.{name} must be 0 where {divisor} does not divide n_fft and "
-                f"hop_length, got {head[name]}.\n"
-                "Use the config.yaml that these weights were trained with."
-            )
 
 
 def vocos_recipe(
@@ -180,19 +136,19 @@ def _load_yaml(file: ReadFile) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         raise VocoderError(
             f"{file.path} is not plain YAML: {reason}.\n"
-            f"It must hold the sections {', '.join(_SCHEMA)} with numbers and strings only."
+            f"It must hold the sections {', '.join(CLASSES)} with numbers and strings only."
         ) from None
-    if not isinstance(sections, dict) or set(sections) != set(_SCHEMA):
+    if not isinstance(sections, dict) or set(sections) != set(CLASSES):
         found = reprlib.repr(list(sections) if isinstance(sections, dict) else sections)
         raise VocoderError(
-            f"{file.path} must hold the sections {', '.join(_SCHEMA)}, got {found}.\n"
+            f"{file.path} must hold the sections {', '.join(CLASSES)}, got {found}.\n"
             "Of a training configuration, copy these three out of `model.init_args`."
         )
     return sections
 
 
 def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
-    classes = _SCHEMA[section]
+    classes = CLASSES[section]
     if not isinstance(content, dict) or not set(content) <= {"class_path", "init_args"}:
         raise VocoderError(
             f"{path}: {section} must hold class_path and init_args, got {reprlib.repr(content)}.\n"
@@ -205,7 +161,7 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
             f"got {reprlib.repr(class_path)}.\n"
             "melcheck builds mel Vocos models only, and imports nothing that a file names."
         )
-    settings = classes[class_path]
+    settings = inspect.signature(classes[class_path]).parameters
     arguments = content.get("init_args") or {}
     if not isinstance(arguments, dict):
         raise VocoderError(
@@ -218,25 +174,25 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
             f"{path}: {section}.init_args must be among {', '.join(settings)}, got {unknown}.\n"
             "Remove what that class does not know, or correct its spelling."
         )
-    return {
-        name: _parse_setting(f"{path}: {section}.{name}", arguments, name, setting)
-        for name, setting in settings.items()
-    }
+    given = {name: arguments.get(name, each.default) for name, each in settings.items()}
+    for name, value in given.items():
+        _check_setting(f"{path}: {section}.{name}", name, value)
+    return given
 
 
-def _parse_setting(where: str, arguments: Mapping[str, Any], name: str, setting: _Setting) -> Any:
-    value = arguments.get(name, setting.default)
+def _check_setting(where: str, name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name == "padding":
         good, expected = value in _PADDING, " or ".join(_PADDING)
     elif name == "layer_scale_init_value":
-        good, expected = value is None or (number and 0 < value <= 1), "in (0, 1], or null"
+        good, expected = value is None or (number and 0 < value <= 1), "in (0, 1], or null"  # type: ignore[operator]
     elif name == "adanorm_num_embeddings":
         good, expected = value is None, "null (models conditioned on a bandwidth have no mel)"
     else:
-        good = number and isinstance(value, int) and setting.low <= value <= setting.high
-        expected = f"a whole number from {setting.low:,} to {setting.high:,}"
+        low, high = _BOUNDS[name]
+        good = number and isinstance(value, int) and low <= value <= high
+        expected = f"a whole number from {low:,} to {high:,}"
     if not good:
-        got = "nothing" if value is _REQUIRED else f"{reprlib.repr(value)} ({type(value).__name__})"
+        absent = value is inspect.Parameter.empty
+        got = "nothing" if absent else f"{reprlib.repr(value)} ({type(value).__name__})"
         raise VocoderError(f"{where} must be {expected}, got {got}.\nCorrect it in that file.")
-    return value

@@ -60,7 +60,7 @@ def near(vocoder: VocosVocoder) -> VocosVocoder:
     So most of a chunk is as it would be in the whole, as with a plain Vocos.
     """
     model = copy.deepcopy(vocoder.model)
-    model.head.consistency = PhaseRetrieval(
+    model.head.phase_retrieval = PhaseRetrieval(
         sample_rate=VOCOS.sample_rate,
         n_fft=VOCOS.n_fft,
         hop_length=VOCOS.hop_length,

@@ -36,7 +36,7 @@ LOSS_THAT_IS_LEFT = 0.85
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data in miniature: generated sounds under the name of every kind of clip."""
+    """Prepared data in miniature: generated signals under the name of every kind of clip."""
     folder = tmp_path_factory.mktemp("data")
     kinds = ["kokoro", "flite", "recording", "signal"] * 5
     length = 2 * SAMPLE_RATE

@@ -16,6 +16,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
 from melcheck.probe_clips import probe
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.user_code import CallableError
 from melcheck.vocoders.from_code import CallableVocoder, adapt_vocoder
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.weights import VocoderError
@@ -111,7 +112,7 @@ def test_it_goes_round_the_loop() -> None:
     ],
 )
 def test_what_makes_no_waveform_is_explained(target: object, says: str) -> None:
-    with pytest.raises(VocoderError) as caught:
+    with pytest.raises(CallableError) as caught:
         ready(target)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)

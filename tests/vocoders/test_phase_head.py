@@ -1,4 +1,4 @@
-"""The embedded vocoder's own head against torch's STFT, by adjoints, and by what it promises."""
+"""The embedded vocoder's own head against torch's STFT, and by what it promises."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vocos.heads import ISTFTHead
 from melcheck.audio import load_audio
 from melcheck.config import MelCheckConfig
 from melcheck.recipes import VOCOS, filterbank
-from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add, synthesise
+from melcheck.vocoders.overlap_add import OverlapAdd, overlap_add, synthesise
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.phase_retrieval import CORRECTION, MOMENTUM, PhaseRetrieval, Projections
-from training.unrolled import consistent_spectrum
+from training.unrolled import projected_spectrum
 
 DIM = 16
 N_FFT = VOCOS.n_fft
@@ -27,7 +27,7 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def consistency(*turns: int) -> PhaseRetrieval:
+def retrieval(*turns: int) -> PhaseRetrieval:
     return PhaseRetrieval(
         sample_rate=VOCOS.sample_rate,
         n_fft=N_FFT,
@@ -43,24 +43,6 @@ def head(*turns: int) -> ConsistentISTFTHead:
         return ConsistentISTFTHead(
             DIM, N_FFT, HOP, "center", VOCOS.sample_rate, VOCOS.n_mels, *reversed(turns)
         )
-
-
-@pytest.fixture
-def window() -> Tensor:
-    return torch.hann_window(16, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("samples", [16, 64, 83], ids="{} samples".format)
-def test_gradient_of_the_analysis_is_that_of_finite_differences(
-    window: Tensor, samples: int
-) -> None:
-    signal = noise(2, samples, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: torch.view_as_real(analyse(x, window, 4)), signal)
-
-
-def test_gradient_of_the_synthesis_is_that_of_finite_differences(window: Tensor) -> None:
-    spectrum = torch.view_as_complex(noise(2, 7, 9, 2, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: synthesise(s, window, 4), spectrum)
 
 
 def test_overlap_add_adds_each_frame_at_its_place() -> None:
@@ -84,14 +66,14 @@ def test_to_spectrum_is_torchs_centred_stft() -> None:
     window = torch.hann_window(N_FFT)
     expected = torch.stft(sound, N_FFT, HOP, N_FFT, window, return_complex=True)
     torch.testing.assert_close(
-        consistency().to_spectrum(sound), expected.transpose(1, 2), rtol=0, atol=1e-4
+        retrieval().to_spectrum(sound), expected.transpose(1, 2), rtol=0, atol=1e-4
     )
 
 
 def test_to_sound_is_torchs_inverse_stft() -> None:
     spectrum = torch.view_as_complex(noise(2, 9, N_FFT // 2 + 1, 2))
     expected = torch.istft(spectrum.transpose(1, 2), N_FFT, HOP, N_FFT, torch.hann_window(N_FFT))
-    torch.testing.assert_close(consistency().to_sound(spectrum), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(retrieval().to_waveform(spectrum), expected, rtol=0, atol=1e-5)
 
 
 def test_weights_of_the_head_have_the_names_of_vocos() -> None:
@@ -104,8 +86,8 @@ def test_phases_advance_as_those_of_a_steady_tone(bin_number: float) -> None:
     """The turn from frame to frame is that of the tone's own STFT, in the middle of four bins."""
     samples = torch.arange(20 * HOP, dtype=torch.float64)
     tone = torch.sin(2 * torch.pi * bin_number / N_FFT * samples).float()[None]
-    spectrum = consistency().to_spectrum(tone)[0, 4:-4, int(bin_number)]
-    advancing = consistency().advancing(len(spectrum))[:, int(bin_number)]
+    spectrum = retrieval().to_spectrum(tone)[0, 4:-4, int(bin_number)]
+    advancing = retrieval().advancing(len(spectrum))[:, int(bin_number)]
     found, expected = advancing[1:] / advancing[:-1], torch.sgn(spectrum[1:] / spectrum[:-1])
     # The lobe of the negative frequency reaches the lowest bins.
     assert (found / expected).angle().abs().max() < 0.02
@@ -113,7 +95,7 @@ def test_phases_advance_as_those_of_a_steady_tone(bin_number: float) -> None:
 
 def test_higher_bins_begin_later() -> None:
     """The delay is the slope of the phase: half a window, and up to 6 ms more."""
-    direction = consistency().advancing(2)[0]
+    direction = retrieval().advancing(2)[0]
     turns = (direction[1:] / direction[:-1]).angle() / (2 * torch.pi)
     delays = torch.remainder(turns, 1.0) * N_FFT - N_FFT / 2
     torch.testing.assert_close(delays[-1], torch.tensor(157.0), rtol=0, atol=0.5)
@@ -121,8 +103,8 @@ def test_higher_bins_begin_later() -> None:
 
 
 def test_phases_go_on_where_an_earlier_sound_was() -> None:
-    whole = consistency().advancing(100_040)[-20:]
-    rest = consistency().advancing(20, first_frame=100_020)
+    whole = retrieval().advancing(100_040)[-20:]
+    rest = retrieval().advancing(20, first_frame=100_020)
     assert torch.equal(rest, whole)
 
 
@@ -131,7 +113,7 @@ def test_what_sounds_is_never_taken_for_silence(seed: int) -> None:
     sound = noise(1, 60 * HOP, seed=seed)
     sound[:, 13 * HOP + 17 : 30 * HOP - 5] = 0.0
     sound[:, 40 * HOP :] = 0.0
-    audible = consistency().audible(consistency().to_spectrum(sound).abs() @ filterbank(VOCOS))
+    audible = retrieval().audible(retrieval().to_spectrum(sound).abs() @ filterbank(VOCOS))
     assert audible.shape == sound.shape
     assert (sound[audible == 0] == 0).all()
     # At most two hops on each side of a gap are left to the network.
@@ -141,8 +123,8 @@ def test_what_sounds_is_never_taken_for_silence(seed: int) -> None:
 def test_the_quietest_sound_of_16_bits_is_audible() -> None:
     """The last bit set now and then, at random."""
     sound = noise(1, 20 * HOP).sign() / 32_768 * (noise(1, 20 * HOP, seed=1) > 1.5)
-    bands = consistency().to_spectrum(sound).abs() @ filterbank(VOCOS)
-    assert (consistency().audible(bands) == 1).all()
+    bands = retrieval().to_spectrum(sound).abs() @ filterbank(VOCOS)
+    assert (retrieval().audible(bands) == 1).all()
 
 
 def test_predicted_silence_is_digital_silence() -> None:
@@ -160,7 +142,7 @@ def magnitude() -> Tensor:
     """Of speech, `[1, frames, bins]`."""
     path = Path(__file__).parents[2] / "fixtures" / "audio" / "austen-0870.flac"
     waveform = load_audio(MelCheckConfig(path, target_duration=1.5)).waveform
-    return consistency().to_spectrum(waveform).abs() + 1e-7
+    return retrieval().to_spectrum(waveform).abs() + 1e-7
 
 
 def projected(found: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,14 +150,14 @@ def projected(found: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]
     bands = magnitude @ found.filters
     audible = found.audible(bands)
     spectrum = found.project_(bands, found.advancing(magnitude.shape[1]) * magnitude, audible)
-    return spectrum, found.to_sound(spectrum) * audible
+    return spectrum, found.to_waveform(spectrum) * audible
 
 
 def mel_error(magnitude: Tensor, sound: Tensor) -> float:
     """Mean absolute error of the sound's mel, in nats."""
     mels = [
         torch.log((bins @ filterbank(VOCOS)).clamp(min=VOCOS.floor))
-        for bins in (consistency().to_spectrum(sound).abs(), magnitude)
+        for bins in (retrieval().to_spectrum(sound).abs(), magnitude)
     ]
     return float((mels[0] - mels[1]).abs().mean())
 
@@ -188,14 +170,14 @@ def test_every_projection_brings_the_sound_nearer_to_the_bands(
     for count in (0, 1, 3, 8):
         turns = [0, 0, 0]
         turns[rate] = count
-        errors.append(mel_error(magnitude, projected(consistency(*turns), magnitude)[1]))
+        errors.append(mel_error(magnitude, projected(retrieval(*turns), magnitude)[1]))
     assert errors == sorted(errors, reverse=True)
 
 
 def test_projections_at_lower_rates_reach_what_takes_more_at_the_whole(magnitude: Tensor) -> None:
     """Twelve at an eighth, six at a quarter and two at the whole cost as much as five."""
     cheap, dear = (
-        mel_error(magnitude, projected(consistency(*turns), magnitude)[1])
+        mel_error(magnitude, projected(retrieval(*turns), magnitude)[1])
         for turns in ((12, 6, 2), (0, 0, 5))
     )
     assert cheap < dear
@@ -207,9 +189,9 @@ def test_a_lower_rate_holds_the_same_sound(magnitude: Tensor, divisor: int) -> N
     """The lowest bins, with a window so many times shorter, are the STFT of the decimated sound."""
     rate = Projections(VOCOS, divisor)
     lowest = noise(1, 12 * HOP, seed=3)
-    spectrum = consistency().to_spectrum(lowest)
+    spectrum = retrieval().to_spectrum(lowest)
     spectrum[..., rate.kept :] = 0.0
-    sound = consistency().to_sound(spectrum)[:, ::divisor]
+    sound = retrieval().to_waveform(spectrum)[:, ::divisor]
     edge = rate.n_fft // 2
     short = synthesise(spectrum[..., : rate.bins], rate.window, rate.hop_length)[:, edge:-edge]
     # A frame of n bins is scaled by 1 / n.
@@ -219,7 +201,7 @@ def test_a_lower_rate_holds_the_same_sound(magnitude: Tensor, divisor: int) -> N
 
 def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
     """The same at the whole rate in torch's own STFT, a new array for each step."""
-    found = consistency(0, 0, 3)
+    found = retrieval(0, 0, 3)
     window, filters = torch.hann_window(N_FFT), filterbank(VOCOS)
     bands, size = magnitude @ filters, magnitude
     angle, previous = found.advancing(magnitude.shape[1]).angle(), None
@@ -240,17 +222,17 @@ def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
 
 def test_the_unrolled_projections_are_these(magnitude: Tensor) -> None:
     """What is trained through is what is run."""
-    found = consistency(*ALL_RATES)
+    found = retrieval(*ALL_RATES)
     expected, sound = projected(found, magnitude)
-    unrolled, audible = consistent_spectrum(found, magnitude)
-    error = found.to_sound(unrolled) * audible - sound
+    unrolled, audible = projected_spectrum(found, magnitude)
+    error = found.to_waveform(unrolled) * audible - sound
     assert error.square().mean() < 1e-6 * sound.square().mean()
     assert unrolled.shape == expected.shape
 
 
 def test_float64_finds_the_same_sound(magnitude: Tensor) -> None:
     """No decision is left to rounding."""
-    single, double = consistency(*ALL_RATES), consistency(*ALL_RATES).double()
+    single, double = retrieval(*ALL_RATES), retrieval(*ALL_RATES).double()
     sounds = [projected(single, magnitude)[1].double(), projected(double, magnitude.double())[1]]
     error = (sounds[0] - sounds[1]).square().mean() / sounds[1].square().mean()
     assert error < 1e-4
@@ -260,14 +242,14 @@ def test_a_sound_too_short_to_be_mirrored_is_left_as_it_is() -> None:
     magnitude = noise(1, 3, N_FFT // 2 + 1).abs()
     spectrum = torch.polar(magnitude, magnitude)
     bands = magnitude @ filterbank(VOCOS)
-    found = consistency(*ALL_RATES).project_(bands, spectrum.clone(), torch.ones(1, 2 * HOP))
+    found = retrieval(*ALL_RATES).project_(bands, spectrum.clone(), torch.ones(1, 2 * HOP))
     assert torch.equal(found, spectrum)
 
 
 def test_gradient_reaches_every_weight_through_the_unrolled_projections() -> None:
     model = head(*ALL_RATES)
-    spectrum, _ = consistent_spectrum(model.consistency, model.magnitude(noise(1, 9, DIM)))
-    model.consistency.to_sound(spectrum).square().mean().backward()
+    spectrum, _ = projected_spectrum(model.phase_retrieval, model.magnitude(noise(1, 9, DIM)))
+    model.phase_retrieval.to_waveform(spectrum).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -21,7 +20,7 @@ from vocos import Vocos
 
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import weights
-from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.griffin_lim import GriffinLimVocoder
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
@@ -132,25 +131,16 @@ def _save_pickle(directory: Path, content: object) -> None:
 # The embedded vocoder.
 
 
-def test_embedded_is_the_pinned_one(embedded: Vocoder) -> None:
-    info = embedded.info
-    assert (info.config_sha256, info.weights_sha256) == (
-        EMBEDDED_SHA256["config.yaml"],
-        EMBEDDED_SHA256["model.safetensors"],
-    )
-
-
-def test_embedded_says_where_it_came_from(embedded: Vocoder) -> None:
-    info = embedded.info
-    assert (info.name, info.source, info.revision) == ("embedded", "melcheck package", None)
-
-
-def test_embedded_counts_its_parameters(embedded: VocosVocoder) -> None:
-    assert embedded.info.num_parameters == sum(p.numel() for p in embedded.model.parameters())
-
-
-def test_embedded_follows_the_reference_recipe(embedded: Vocoder) -> None:
+def test_embedded_is_the_pinned_one_of_the_package(embedded: VocosVocoder) -> None:
     assert embedded.recipe == VOCOS
+    assert embedded.info == VocoderInfo(
+        name="embedded",
+        source="melcheck package",
+        revision=None,
+        weights_sha256=EMBEDDED_SHA256["model.safetensors"],
+        config_sha256=EMBEDDED_SHA256["config.yaml"],
+        num_parameters=sum(p.numel() for p in embedded.model.parameters()),
+    )
 
 
 @pytest.mark.parametrize("name", ["embedded", "griffin-lim"])
@@ -158,10 +148,9 @@ def test_three_seconds_give_282_frames(name: str, waveform: Tensor) -> None:
     assert load_vocoder(name).encode(waveform).shape == (1, 100, 282)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "frames"),
-    [("embedded", 2), ("embedded", 282), ("griffin-lim", 4), ("griffin-lim", 282)],
+    ("name", "batch", "frames"),
+    [("embedded", 1, 2), ("embedded", 3, 31), ("griffin-lim", 1, 4), ("griffin-lim", 3, 31)],
 )
 def test_frames_give_a_hop_less_than_their_number(name: str, batch: int, frames: int) -> None:
     mel = torch.full((batch, 100, frames), -5.0)
@@ -177,29 +166,17 @@ def test_embedded_equals_a_vocos_built_by_hand(embedded: Vocoder, waveform: Tens
 
 
 @pytest.mark.parametrize("name", ["embedded", "griffin-lim"])
-def test_decoding_is_deterministic(name: str, waveform: Tensor) -> None:
-    vocoder = load_vocoder(name)
-    mel = vocoder.encode(waveform)
-    assert torch.equal(vocoder.decode(mel), vocoder.decode(mel))
-
-
-@pytest.mark.parametrize("name", ["embedded", "griffin-lim"])
-def test_loading_and_decoding_draw_no_random_numbers(name: str, waveform: Tensor) -> None:
+def test_decoding_is_deterministic_and_draws_no_random_numbers(name: str, waveform: Tensor) -> None:
     before = torch.get_rng_state()
     vocoder = load_vocoder(name)
-    vocoder.decode(vocoder.encode(waveform))
+    mel = vocoder.encode(waveform[:, :24_000])
+    assert torch.equal(vocoder.decode(mel), vocoder.decode(mel))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_embedded_is_in_evaluation_mode(embedded: VocosVocoder) -> None:
+def test_embedded_infers_in_float32_without_gradients(embedded: VocosVocoder) -> None:
     assert not any(module.training for module in embedded.model.modules())
-
-
-def test_embedded_asks_for_no_gradients(embedded: VocosVocoder) -> None:
     assert not any(parameter.requires_grad for parameter in embedded.model.parameters())
-
-
-def test_embedded_computes_in_float32(embedded: VocosVocoder) -> None:
     assert {tensor.dtype for tensor in embedded.model.state_dict().values()} == {torch.float32}
 
 
@@ -271,7 +248,7 @@ def test_silence_stays_silent(name: str) -> None:
 # Directories.
 
 
-def test_safetensors_and_pickle_give_the_same_sound(directory: Path, waveform: Tensor) -> None:
+def test_safetensors_and_pickle_give_the_same_waveform(directory: Path, waveform: Tensor) -> None:
     one = load_vocoder(directory)
     mel = one.encode(waveform)
     _save_pickle(directory, load_file(directory / "model.safetensors"))
@@ -368,8 +345,9 @@ def test_cuda_agrees_with_the_cpu_on_the_mel(name: str, waveform: Tensor) -> Non
 # Shapes.
 
 
+# GriffinLimVocoder, VocosVocoder and CallableVocoder check their input by the same two functions.
 @pytest.mark.parametrize("name", ["embedded", "griffin-lim"])
-@pytest.mark.parametrize("shape", [(72_000,), (1, 1, 72_000), (1, 512)], ids=str)
+@pytest.mark.parametrize("shape", [(72_000,), (1, 512)], ids=str)
 def test_encode_refuses_what_is_no_batch_of_waveforms(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="waveform must"):
         load_vocoder(name).encode(torch.zeros(shape))
@@ -443,10 +421,14 @@ def test_windows_too_far_apart_are_refused(directory: Path) -> None:
         load_vocoder(directory)
 
 
-@pytest.mark.parametrize("section", ["feature_extractor", "backbone", "head"])
 @pytest.mark.parametrize(
-    "class_path",
-    ["os.system", "vocos.feature_extractors.EncodecFeatures", "vocos.heads.IMDCTCosHead", None],
+    ("section", "class_path"),
+    [
+        ("feature_extractor", "vocos.feature_extractors.EncodecFeatures"),
+        ("backbone", "os.system"),
+        ("head", "vocos.heads.IMDCTCosHead"),
+        ("head", None),
+    ],
 )
 def test_another_class_is_refused(directory: Path, section: str, class_path: str | None) -> None:
     _edit_config(directory, lambda config: config[section].update(class_path=class_path))
@@ -478,7 +460,7 @@ _BOMB = "\n".join(
         ("!!python/object/apply:os.system ['true']", "is not plain YAML"),
         ("a: [", "is not plain YAML"),
         ("when: 2001-99-99", "is not plain YAML"),
-        ("[" * 2_000, "is not plain YAML"),
+        ("[" * 1_000, "is not plain YAML"),
         ("\x00", "is not plain YAML"),
         ("just a sentence", "must hold the sections"),
         ("model:\n  init_args: {}", r"must hold the sections(?s:.*)model\.init_args"),
@@ -644,15 +626,8 @@ def test_weights_that_do_not_fit_are_named(
 
 def test_a_configuration_of_another_size_is_named(directory: Path) -> None:
     _edit_config(directory, _set("backbone", intermediate_dim=32_768))
-    with pytest.raises(VocoderError, match=r"tensors of another shape .*pwconv1"):
+    with pytest.raises(VocoderError, match=r"tensors of a different shape .*pwconv1"):
         load_vocoder(directory)
-
-
-def test_the_announced_size_counts_header_and_tensors(directory: Path) -> None:
-    data = (directory / "model.safetensors").read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    assert len(data) == 8 + int.from_bytes(data[:8], "little") + max(ends)
 
 
 def test_decoding_allows_no_tf32_and_leaves_the_setting_as_it_was() -> None:
@@ -706,15 +681,15 @@ def test_a_configuration_far_larger_than_its_file_is_refused(directory: Path) ->
 
 
 @pytest.fixture
-def consistent(directory: Path) -> Path:
+def with_phase_head(directory: Path) -> Path:
     """The tiny Vocos with the embedded vocoder's head."""
-    _edit_config(directory, _make_consistent)
+    _edit_config(directory, _use_phase_head)
     config = yaml.safe_load((directory / "config.yaml").read_text())
     save_file(_random_state(config), directory / "model.safetensors")
     return directory
 
 
-def _make_consistent(config: Config) -> None:
+def _use_phase_head(config: Config) -> None:
     config["head"]["class_path"] = _PHASE_HEAD
     config["head"]["init_args"].update(
         sample_rate=24_000,
@@ -725,8 +700,8 @@ def _make_consistent(config: Config) -> None:
     )
 
 
-def test_a_consistent_head_is_loaded_as_its_own_class(consistent: Path, waveform: Tensor) -> None:
-    vocoder = load_vocoder(consistent)
+def test_a_phase_head_is_loaded_as_its_own_class(with_phase_head: Path, waveform: Tensor) -> None:
+    vocoder = load_vocoder(with_phase_head)
     assert isinstance(vocoder, VocosVocoder)
     assert type(vocoder.model.head) is ConsistentISTFTHead
     assert vocoder.decode(vocoder.encode(waveform)).shape == (1, 71_936)
@@ -740,8 +715,8 @@ def _set_stft(config: Config) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("head", n_mels=80), "must have the feature extractor's sample_rate and n_mels"),
-        (_set("head", sample_rate=22_050), "must have the feature extractor's sample_rate"),
+        (_set("head", n_mels=80), "head.n_mels must equal feature_extractor.n_mels"),
+        (_set("head", sample_rate=22_050), "head.sample_rate must equal feature_extractor"),
         (
             _set("head", num_projections=65),
             "num_projections must be a whole number from 0 to 64, got 65",
@@ -750,13 +725,13 @@ def _set_stft(config: Config) -> None:
             lambda c: c["head"]["init_args"].pop("num_eighth_projections"),
             "num_eighth_projections must be .* got nothing",
         ),
-        (_set_stft, "num_quarter_projections must be 0 where 4 does not divide"),
+        (_set_stft, "n_fft and hop_length must be multiples of 4, got 1020 and 510"),
     ],
     ids=["bands", "rate", "steps", "no-steps", "sizes"],
 )
-def test_a_consistent_head_that_contradicts_its_extractor_is_refused(
-    consistent: Path, edit: Callable[[Config], None], message: str
+def test_a_phase_head_that_contradicts_its_extractor_is_refused(
+    with_phase_head: Path, edit: Callable[[Config], None], message: str
 ) -> None:
-    _edit_config(consistent, edit)
+    _edit_config(with_phase_head, edit)
     with pytest.raises(VocoderError, match=message):
-        load_vocoder(consistent)
+        load_vocoder(with_phase_head)
