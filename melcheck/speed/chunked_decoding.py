@@ -1,16 +1,15 @@
-"""How far a vocoder looks: what it takes to decode a long mel in chunks and get the same sound.
+"""Decoding a long mel in chunks, so that the result is that of the whole.
 
 A sample depends on the mel within a reach of frames, which follows from the model. A chunk that is
-decoded with so many frames more on each side, which are cut off again, equals that stretch of the
-whole. Measured on the CPU, official configuration, Griffin-Lim and a consistent head of four
-projections: equal to the bit with 29, 98 and 23 frames; the embedded vocoder needs 74.
+decoded with that many more frames on each side, which are cut off again, equals that stretch of the
+whole. The reach is a sum, for the official configuration 29 frames:
 
     convolutions          sum of (kernel - 1) / 2 * dilation   27 for eight blocks of kernel 7
     overlap of the STFT   ceil(n_fft / 2 / hop)                 2 for 1024 / 256
     a projection          ceil(n_fft / hop) - 1                 3 for 1024 / 256, each
 
 The phases of a `ConsistentISTFTHead` advance with the number of the frame, counted from the first
-of all: a chunk is told its number. Without that it is as good by itself, and another sound.
+of the clip: its chunks are decoded with that number.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from vocos import Vocos
 from vocos.models import VocosBackbone
 
-from melcheck.frontends import FedVocoder
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.griffin_lim import GriffinLimVocoder
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
@@ -32,7 +30,7 @@ class ChunkDecoder(Protocol):
     """Decodes the chunks of one mel, in order."""
 
     def __call__(self, mel: Tensor, first_frame: int) -> Tensor:
-        """Return the sound of a chunk that begins at a frame: no earlier than the last one did.
+        """Return the waveform of a chunk, given the number of its first frame in the clip.
 
         Shape:
             `[batch, n_mels, frames]` -> `[batch, recipe.num_samples(frames)]`
@@ -44,7 +42,7 @@ def context_frames(vocoder: Vocoder) -> int:
     """Return how many frames to each side a decoded sample depends on.
 
     Raises:
-        ValueError: The vocoder is not one whose reach can be told from its parts.
+        ValueError: The reach of this vocoder does not follow from its parts.
     """
     vocoder = _decoding(vocoder)
     recipe = vocoder.recipe
@@ -56,7 +54,7 @@ def context_frames(vocoder: Vocoder) -> int:
     if not isinstance(model, Vocos) or not isinstance(model.backbone, VocosBackbone):
         raise ValueError(
             f"context must be given in frames for the vocoder {vocoder.info.name!r}, got None: "
-            "how far it looks cannot be told from its parts."
+            "its reach does not follow from its parts."
         )
     head = model.head
     # Every rate has as many hops in a window.
@@ -74,12 +72,19 @@ def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     return _LocalChunks(vocoder)
 
 
+def magnifies_rounding(vocoder: Vocoder) -> bool:
+    """Return whether rounding moves decoded samples by far more than itself."""
+    return bool(getattr(_decoding(vocoder), "magnifies_rounding", False))
+
+
 def _decoding(vocoder: Vocoder) -> Vocoder:
-    return vocoder.vocoder if isinstance(vocoder, FedVocoder) else vocoder
+    # A user's front end wraps the vocoder that decodes.
+    inner: Vocoder = getattr(vocoder, "vocoder", vocoder)
+    return inner
 
 
 def _convolutions_reach(backbone: nn.Module) -> int:
-    # All of them stand in a row and keep the number of frames.
+    # All of them are in series and keep the number of frames.
     return sum(
         layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
         for layer in backbone.modules()
