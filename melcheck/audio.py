@@ -1,4 +1,4 @@
-"""How an audio file becomes a waveform: decoded, mixed to mono, resampled, cut to length.
+"""Reading an audio file as a waveform: decode, mix to mono, resample, cut to length.
 
 A waveform is `[1, samples]`, float32, full scale +-1. TorchCodec decodes where FFmpeg's shared
 libraries load, soundfile where they do not; `decoder_name` says which. MP3 is left to soundfile
@@ -28,7 +28,7 @@ from melcheck.config import MelCheckConfig
 from melcheck.files import one_line
 
 # Samples that a lossy format may hold less than its header promises: encoder delay and padding
-# amount to at most a few frames of 1152 samples. WAV and FLAC are held to the sample.
+# amount to at most a few frames of 1152 samples. WAV and FLAC must be complete.
 _LOSSY_SLACK_SAMPLES = 4 * 1152
 
 SAME_LENGTH_SECONDS = 0.01
@@ -49,8 +49,8 @@ _MAX_KERNEL_ELEMENTS = 2**27
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".opus"})
 _FORMATS_HINT = " With FFmpeg installed, TorchCodec reads more formats than soundfile."
 
-# What libsndfile says of a length that the header does not give (SF_COUNT_MAX), and its number for
-# an MP3 without a frame in it, whose text speaks of a missing file instead.
+# libsndfile's number of samples where the header gives none (SF_COUNT_MAX), and its error code for
+# an MP3 without a frame in it, whose text is about a missing file instead.
 UNKNOWN_LENGTH = 2**63 - 1
 _SNDFILE_NO_MP3_FRAME = 7
 
@@ -106,7 +106,7 @@ class LoadedAudio:
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
-    """What a file holds, before anything is made of it.
+    """The decoded samples of a file, before mixing and resampling.
 
     Attributes:
         samples: `[channels, samples]`, float32, full scale +-1.
@@ -129,8 +129,8 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
 
     Args:
         config: The file, the rate in Hz, the duration in seconds, and whether to pad.
-        min_samples: The fewest samples of signal, at `config.target_sr`, that are of use:
-            `MelRecipe.min_samples` for audio that a mel is taken of.
+        min_samples: The fewest samples of signal, at `config.target_sr`, that are accepted:
+            `MelRecipe.min_samples` for audio from which a mel is extracted.
 
     Returns:
         The waveform, `[1, samples]`: exactly `config.target_samples` when the file is that long or
@@ -141,7 +141,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         AudioError: A folder, a file that cannot be read or decoded, one with fewer than
             `min_samples` samples, one with NaN or infinite samples, or a truncated one: a WAV or
             AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
-            bears no sign of the cut and counts as a shorter clip.
+            shows no sign of the cut and counts as a shorter clip.
     """
     decoded = decode_audio(config)
     waveform = resample(mix(decoded), config).samples
@@ -237,7 +237,7 @@ def _error(path: Path, message: str) -> AudioError:
 
 
 def check_length(config: MelCheckConfig, samples: int, min_samples: int) -> None:
-    """Raise on a clip of fewer samples than are of use."""
+    """Raise on a clip of fewer than `min_samples` samples."""
     if samples < min_samples:
         raise _error(
             config.audio_path,
@@ -247,11 +247,11 @@ def check_length(config: MelCheckConfig, samples: int, min_samples: int) -> None
 
 
 def no_samples(path: Path) -> AudioError:
-    """Return what to say of a file without sound in it."""
+    """Return the error of a file without samples."""
     return _error(
         path,
         "the file holds no samples: it is empty, truncated or a recording that "
-        "was never finished. Use a clip with sound in it.",
+        "was never finished. Use a clip that has samples.",
     )
 
 
@@ -271,7 +271,7 @@ def _is_mp3(head: bytes) -> bool:
 
 
 def checked_head(path: Path) -> bytes:
-    """Return the first bytes of a file that holds what its header promises."""
+    """Return the first 12 bytes of a file; raise where its header promises more than it holds."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -279,7 +279,7 @@ def checked_head(path: Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise _error(
                 path,
-                "expected an audio file, got a pipe or a device. Save the sound to a file first.",
+                "expected an audio file, got a pipe or a device. Save the audio to a file first.",
             )
         with path.open("rb") as file:
             head = file.read(12)
@@ -297,8 +297,8 @@ def checked_head(path: Path) -> bytes:
 
 
 def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
-    # A chunk is four letters, a length, that many bytes, padded to an even number. Decoders read a
-    # chunk of samples that is cut short without a word.
+    # A chunk is four letters, a length, that many bytes, padded to an even number. Decoders do not
+    # report a chunk of samples that is cut short.
     size = path.stat().st_size
     streaming, long_length = _STREAMING_LENGTH, None
     with path.open("rb") as file:
@@ -307,9 +307,9 @@ def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
             file.seek(position)
             name, length = struct.unpack(f"{byte_order}4sI", file.read(8))
             position += 8
-            if name == b"ds64" and length >= 16 and position + 16 <= size:
+            if name == b"ds64" and length >= 16:
                 # The length of the file, then that of the samples.
-                long_length = struct.unpack("<QQ", file.read(16))[1]
+                long_length = int.from_bytes(file.read(16)[8:], "little")
             if name == samples_chunk:
                 if length == _LENGTH_IN_DS64 and long_length is not None:
                     streaming, length = _STREAMING_LENGTH_64, long_length
@@ -340,12 +340,12 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
 
 
 def undecodable(path: Path, decoder: str, error: Exception, hint: str = "") -> AudioError:
-    """Return what to say of a file at which its decoder gave up."""
+    """Return the error of a file that its decoder could not read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
     return _error(
         path,
-        f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is whole and "
-        f"what its name says, or convert it to WAV or FLAC.{hint}",
+        f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is complete and "
+        f"of the format that its name gives, or convert it to WAV or FLAC.{hint}",
     )
 
 
@@ -359,7 +359,7 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
         metadata = decoder.metadata
         rate = metadata.sample_rate
         if rate is None:
-            raise _error(path, "the file does not say its sampling rate. Convert it to WAV.")
+            raise _error(path, "the file does not give its sampling rate. Convert it to WAV.")
         wanted = source_samples(rate, config)
         if wanted is None:
             samples = decoder.get_all_samples().data
@@ -371,8 +371,8 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
         # Its text begins with a place in its own source, and repeats the path.
         text = _SOURCE_PLACE.sub("", str(error).replace(source, ""))
         raise RuntimeError(" ".join(text.split())) from None
-    # FFmpeg guesses the length of a bare MPEG stream from its bit rate, and can be far off. In an
-    # MP3 whose header gives the length, that also gives the encoder's delay.
+    # FFmpeg guesses the length of a bare MPEG stream from its bit rate, and can be far off. An MP3
+    # header that gives the length gives the encoder's delay too.
     codec, delay_seconds = metadata.codec or "", metadata.begin_stream_seconds_from_header
     header_seconds = metadata.duration_seconds_from_header
     guessed = codec.startswith(("mp", "aac")) and not delay_seconds
@@ -406,17 +406,17 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
 
 
 def soundfile_reason(error: Any) -> str:
-    """Return why libsndfile gave up; its own text repeats the path, which may hold a line break."""
+    """Return libsndfile's reason; its own text repeats the path, which may hold a line break."""
     no_frame = error.code == _SNDFILE_NO_MP3_FRAME
     reason: str = "No MPEG frame found." if no_frame else error.error_string
     return reason.removeprefix("Error : ")
 
 
 def unknown_length(path: Path) -> AudioError:
-    """Return what to say of a file without a length that ended where it was read."""
+    """Return the error of a file whose header gives no length, and whose end was met."""
     return _error(
         path,
-        "its header does not say how long it is, as when it was written to a pipe, and it ends "
+        "its header does not give its length, as when it was written to a pipe, and it ends "
         "before target_duration or is damaged. Convert it to WAV, or install FFmpeg.",
     )
 
@@ -458,7 +458,7 @@ def _slack_samples(path: Path) -> int:
 
 
 def check_finite(path: Path, samples: Tensor, sample_rate: int, *, earlier: int = 0) -> None:
-    """Raise on NaN or infinity in `[channels, samples]`, which begin after so many `earlier`."""
+    """Raise on NaN or infinity in `[channels, samples]`, which follow `earlier` others."""
     broken = ~torch.isfinite(samples).all(dim=0)
     if broken.any():
         first = earlier + int(broken.int().argmax())

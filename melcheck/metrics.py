@@ -343,34 +343,51 @@ def _stft_distance(reference: Tensor, estimate: Tensor, window_lengths: Sequence
             f"the waveforms must have at least {longest} samples in common, got {len(reference)}. "
             "Use a longer clip, or shorter window_lengths."
         )
-    distances = []
-    for window_length in window_lengths:
-        window = torch.hann_window(window_length, device=reference.device)
-        magnitude, other = (
-            torch.stft(
-                waveform.float(),
-                n_fft=window_length,
-                hop_length=window_length // 4,
-                window=window,
-                center=False,
-                return_complex=True,
-            )
-            .abs()
-            .double()
-            for waveform in (reference, estimate)
+    return distance_of_sums(
+        torch.stack([stft_sums(reference, estimate, length) for length in window_lengths])
+    )
+
+
+def stft_sums(reference: Tensor, estimate: Tensor, window_length: int) -> Tensor:
+    """Return the sums of one window length's distance: they add up over consecutive pieces.
+
+    Args:
+        reference: `[samples]`, at least `window_length` of them.
+        estimate: The same shape.
+        window_length: Samples; the hop is a quarter of it.
+
+    Returns:
+        `[4]`, float64: over the bins of all frames, the sums of (R - E)^2, R^2 and |ln R - ln E|,
+        and how many bins there are.
+    """
+    window = torch.hann_window(window_length, device=reference.device)
+    magnitude, other = (
+        torch.stft(
+            waveform.float(),
+            n_fft=window_length,
+            hop_length=window_length // 4,
+            window=window,
+            center=False,
+            return_complex=True,
         )
-        gap = torch.linalg.norm(magnitude - other)
-        convergence = torch.where(gap == 0, gap, gap / torch.linalg.norm(magnitude))
-        log_gap = (
-            (
-                magnitude.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
-                - other.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
-            )
-            .abs()
-            .mean()
-        )
-        distances.append(convergence + log_gap)
-    return torch.stack(distances).mean()
+        .abs()
+        .double()
+        for waveform in (reference, estimate)
+    )
+    log_gap = (
+        magnitude.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
+        - other.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
+    )
+    count = torch.full((), magnitude.numel(), dtype=torch.float64, device=reference.device)
+    gap = (magnitude - other).square().sum()
+    return torch.stack([gap, magnitude.square().sum(), log_gap.abs().sum(), count])
+
+
+def distance_of_sums(sums: Tensor) -> Tensor:
+    """Return the distance that `stft_sums` of each window length, `[window lengths, 4]`, give."""
+    gap, power, log_gap, count = sums.unbind(dim=-1)
+    convergence = torch.where(gap == 0, gap, (gap / power).sqrt())
+    return (convergence + log_gap / count).mean()
 
 
 def _weights(reference: Tensor, estimate: Tensor, mask: Tensor | None) -> Tensor:

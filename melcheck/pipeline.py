@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from melcheck.audio import LoadedAudio, load_audio
+from melcheck.audio import SAME_LENGTH_SECONDS, LoadedAudio, load_audio
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
@@ -29,6 +29,23 @@ from melcheck.metrics import (
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.load import load_vocoder
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """Figures of a file that is too long to hold, of which a `RoundTrip` has a part.
+
+    Attributes:
+        metrics: Metrics of the whole, but for `frame_mae`, which is that of the part.
+        waveform_distance: Multi-resolution STFT distance of the whole.
+        num_samples: Samples of the whole.
+        begin_seconds: Where the part begins.
+    """
+
+    metrics: MelMetrics
+    waveform_distance: float
+    num_samples: int
+    begin_seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +63,7 @@ class RoundTrip:
         vocoder: Which vocoder decoded, from where, with which hash.
         device: Where it ran.
         audio: The file that `waveform` was read from; None where it came from elsewhere.
+        whole: Figures of the whole file, where that is too long and the tensors hold a part of it.
     """
 
     waveform: Tensor
@@ -57,6 +75,36 @@ class RoundTrip:
     vocoder: VocoderInfo
     device: torch.device
     audio: LoadedAudio | None = None
+    whole: WholeFile | None = None
+
+    @property
+    def checked_seconds(self) -> float:
+        """How much of the first item was measured."""
+        samples = self.valid_samples[0] if self.whole is None else self.whole.num_samples
+        return samples / self.recipe.sample_rate
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the file of the first item is longer than what was measured of it."""
+        seconds = 0.0 if self.audio is None else self.audio.source_seconds
+        return seconds > self.checked_seconds + SAME_LENGTH_SECONDS
+
+    @property
+    def part(self) -> str:
+        """Which seconds of a long file the tensors hold, in words; "" where they hold all."""
+        if self.whole is None:
+            return ""
+        begin = self.whole.begin_seconds
+        end = begin + self.valid_samples[0] / self.recipe.sample_rate
+        return f"{begin:.1f} to {end:.1f} s of {self.checked_seconds:.1f} s"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures should know, for `melcheck.sanity.judge`."""
+        if self.whole is None:
+            return ()
+        told = "figures of the whole file, computed in chunks; pictures, audio and likely cause "
+        return (f"{told}of its worst part, {self.part}",)
 
     @property
     def frame_mask(self) -> Tensor:
@@ -70,6 +118,8 @@ class RoundTrip:
 
     def metrics(self) -> tuple[MelMetrics, ...]:
         """Measure the reconstructed mel of each item against the original; padding stays out."""
+        if self.whole is not None:
+            return (self.whole.metrics,)
         return compare(
             self.mel,
             self.reconstructed_mel,
@@ -82,6 +132,8 @@ class RoundTrip:
 
         Window lengths longer than an item are left out for it; without any, it is NaN.
         """
+        if self.whole is not None:
+            return torch.tensor([self.whole.waveform_distance], dtype=torch.float64)
         return torch.cat([self._item_distance(item) for item in range(len(self.waveform))])
 
     def _item_distance(self, item: int) -> Tensor:

@@ -101,12 +101,15 @@ class Verdict:
         return " | ".join((outcome, *self.notes))
 
 
-def judge(metrics: MelMetrics, thresholds: Thresholds | None = None) -> Verdict:
+def judge(
+    metrics: MelMetrics, thresholds: Thresholds | None = None, *, notes: tuple[str, ...] = ()
+) -> Verdict:
     """Hold the metrics of one mel against thresholds.
 
     Args:
         metrics: As `melcheck.metrics.compare` gives them.
         thresholds: The bounds; None for the defaults.
+        notes: What the verdict notes beside its own.
 
     Returns:
         A verdict that names each metric that missed, its value and its margin.
@@ -137,9 +140,9 @@ def judge(metrics: MelMetrics, thresholds: Thresholds | None = None) -> Verdict:
         # Written so that NaN, which compares false, fails.
         if not margin < 0:
             failures.append(Failure(metric, value, limit, side, margin))
-    notes: tuple[str, ...] = ()
     if metrics.reference_floor_share >= thresholds.reference_floor_share:
         notes = (
+            *notes,
             f"silent clip: {metrics.reference_floor_share:.1%} of its mel is at the floor, so the "
             "other figures say nothing; use a clip with sound in it (channels in antiphase cancel)",
         )

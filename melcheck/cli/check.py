@@ -82,8 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="verdicts alone, for many clips: no pictures, no baseline, and faster arithmetic "
-        "for what passes clearly in it, tried on some of the clips first",
+        help="verdicts alone, for many clips, computed side by side: no pictures, no baseline",
     )
 
 
@@ -212,9 +211,10 @@ def _shake_hands(
     from melcheck.audio import load_audio
     from melcheck.diagnosis.handshake import handshake
     from melcheck.frontends import load_frontend
+    from melcheck.speed.audio_blocks import start_of
 
     speech = [
-        load_audio(dataclasses.replace(config, audio_path=clip.path)).waveform[0]
+        load_audio(start_of(dataclasses.replace(config, audio_path=clip.path))).waveform[0]
         for clip in clips[:_SPEECH_CLIPS]
     ]
     recipes: dict[MelRecipe, str] = {}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melcheck.artifacts import save_artifacts
-from melcheck.audio import load_audio
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
@@ -20,6 +19,7 @@ from melcheck.diagnosis.round_trip import explain_round_trip
 from melcheck.files import file_name
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.sanity import Thresholds, Verdict, judge
+from melcheck.speed.audio_blocks import check_readable
 from melcheck.speed.many_clips import FileTrip, trips_of_files
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.griffin_lim import BASELINE
@@ -79,7 +79,8 @@ def unreadable(
     problems = {}
     for clip in clips:
         try:
-            load_audio(dataclasses.replace(config, audio_path=clip.path), min_samples=min_samples)
+            own = dataclasses.replace(config, audio_path=clip.path)
+            check_readable(own, min_samples=min_samples)
         except (ValueError, OSError) as error:
             problems[clip.path] = str(error)
     return problems
@@ -143,7 +144,7 @@ def _check(
     trip, metrics = found.trip, found.metrics
     if trip is None or metrics is None:
         return dataclasses.replace(check, error=found.error)
-    verdict = judge(metrics, thresholds)
+    verdict = judge(metrics, thresholds, notes=trip.notes)
     cause = None
     if not verdict.passed:
         cause = explain_round_trip(
@@ -158,7 +159,7 @@ def _check(
             f"{clip.name}: {label} on {pipeline.device}\n"
             f"MAE {metrics.mae:.3f} nats, corr {metrics.pearson:.4f}, SNR {metrics.snr_db:.1f} dB"
         )
-        save_artifacts(trip, folder, title=title)
+        save_artifacts(trip, folder, title=f"{title}\n{trip.part}".rstrip())
     return dataclasses.replace(check, trip=trip, verdict=verdict, cause=cause, artifacts=folder)
 
 

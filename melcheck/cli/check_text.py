@@ -53,6 +53,7 @@ class CheckAnswer:
         self._endless: list[CaseResult] = []
         self._media: dict[tuple[str, str, str], Any] = {}
         self._failures: list[str] = []
+        self._notes: list[str] = []
         self._baselines: set[str] = set()
         self._passed = 0
         self._checks = 0
@@ -66,6 +67,8 @@ class CheckAnswer:
             cause = self._cause(check)
             told = f"\n  likely cause: {cause}" if cause else ""
             self._failures.append(f"failed: {clip} with {label}: {check.reason}{told}")
+        elif check.verdict is not None:
+            self._notes += [f"{clip} with {label}: {note}" for note in check.verdict.notes]
         if check.trip is None:
             self._endless.append(
                 CaseResult(
@@ -177,7 +180,7 @@ class CheckAnswer:
             ]
         lines += [skipped] if skipped else []
         lines += self._frontend_lines()
-        lines += self._failures
+        lines += [*self._notes, *self._failures]
         lines += [f"pictures and sound: {artifacts}"] if artifacts is not None else []
         lines += [f"report: {report}" for report in reports]
         lines.append(f"{self._passed} of {self._checks} checks passed")

@@ -1,8 +1,7 @@
-"""What `melcheck check --quick` says: verdicts on many clips, and how they were come by."""
+"""Output of `melcheck check --quick`: verdicts on many clips, computed side by side."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ from melcheck.clips import Clip
 if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.causes import Explanation
+    from melcheck.metrics import MelMetrics
     from melcheck.pipeline import MelPipeline, RoundTrip
-    from melcheck.speed.screening import ScreenedClip, Screening
+    from melcheck.sanity import Verdict
+    from melcheck.speed.many_clips import FileTrip
     from melcheck.vocoders.base import Vocoder
 
 
-# A gated metric, as it is shown, and which of many values is the worst.
+# A gated metric, its title and format, and which of many values is the worst.
 _GATED: tuple[tuple[str, str, str, Callable[..., float]], ...] = (
     ("mae", "MAE", ".3f", max),
     ("snr_db", "SNR", ".1f", min),
@@ -29,16 +30,23 @@ _GATED: tuple[tuple[str, str, str, Callable[..., float]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """One clip; only figures outlive its turn, so that a thousand fit into memory."""
+    """The figures of one clip: tensors are dropped, so that a thousand clips fit into memory."""
 
     clip: Clip
-    found: ScreenedClip
+    metrics: MelMetrics | None
+    verdict: Verdict | None
+    error: str
     cause: Explanation | None
+    is_part: bool
+    decoder: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is not None and self.verdict.passed
 
     @property
     def reason(self) -> str:
-        verdict = self.found.verdict
-        return self.found.error if verdict is None else verdict.reason
+        return self.error if self.verdict is None else self.verdict.reason
 
 
 def quick_answer(
@@ -54,13 +62,13 @@ def quick_answer(
     Args:
         clips: The clips.
         vocoders: Loaded, by label.
-        config: How to read a clip; its path is not looked at.
+        config: How to read a clip; its path is not used.
         terminal: Where progress is shown, and how wide a table may be.
         skipped: What was left out, in a sentence; "" for nothing.
     """
     from melcheck.pipeline import MelPipeline
     from melcheck.report.table import provenance
-    from melcheck.speed.screening import screen
+    from melcheck.speed.many_clips import check_many
 
     lines: list[str] = []
     failures: list[str] = []
@@ -68,19 +76,19 @@ def quick_answer(
     passed = 0
     for label, vocoder in vocoders.items():
         pipeline = MelPipeline(config, vocoder=vocoder)
-        judged: list[_Judged] = []
         with stdout_to_stderr():  # what a vocoder of the user's prints
-            screening = screen([clip.path for clip in clips], pipeline)
-            turns = terminal.progress(label, screening.clips, len(clips))
-            for clip, found in zip(clips, turns, strict=True):
-                cause = None if found.trip is None else _cause(found.trip, pipeline)
-                judged.append(_Judged(clip, dataclasses.replace(found, trip=None), cause))
-        told = provenance(vocoder.info)
-        passed += sum(each.found.passed for each in judged)
-        lines += [*_table(label, judged, terminal), _how(judged, screening)]
-        lines += [f"{label}: {told}", *_read(judged), ""]
-        failures += [_failure(label, each) for each in judged if not each.found.passed]
-        documents.append(_document(label, told, judged, screening))
+            found = check_many([clip.path for clip in clips], pipeline)
+            turns = terminal.progress(label, found, len(clips))
+            judged = [
+                _judged(clip, each, pipeline) for clip, each in zip(clips, turns, strict=True)
+            ]
+        source = provenance(vocoder.info)
+        passed += sum(each.passed for each in judged)
+        lines += [*_table(label, judged, terminal), f"{label}: {source}", *_read(judged), ""]
+        failures += [_failure(label, each) for each in judged if not each.passed]
+        documents.append(
+            {"vocoder": label, "provenance": source, "clips": [_document(each) for each in judged]}
+        )
     lines += failures
     lines += [skipped] if skipped else []
     checks = len(clips) * len(vocoders)
@@ -97,8 +105,20 @@ def quick_answer(
     return Answer(passed=0 < checks == passed, text="\n".join(lines), data=data)
 
 
+def _judged(clip: Clip, found: FileTrip, pipeline: MelPipeline) -> _Judged:
+    from melcheck.sanity import judge
+
+    trip, metrics = found.trip, found.metrics
+    if trip is None or metrics is None:
+        return _Judged(clip, None, None, found.error, None, is_part=False, decoder="")
+    verdict = judge(metrics, notes=trip.notes)
+    cause = None if verdict.passed else _cause(trip, pipeline)
+    decoder = "" if trip.audio is None else trip.audio.decoder
+    return _Judged(clip, metrics, verdict, "", cause, trip.is_part, decoder)
+
+
 def _cause(trip: RoundTrip, pipeline: MelPipeline) -> Explanation:
-    """Return why a clip fails; Griffin-Lim tells a bad vocoder from a hard clip."""
+    """Return why a clip fails; Griffin-Lim's error tells a bad vocoder from a hard clip."""
     from melcheck.diagnosis.round_trip import explain_round_trip
     from melcheck.pipeline import MelPipeline
     from melcheck.vocoders.griffin_lim import BASELINE
@@ -114,15 +134,15 @@ def _cause(trip: RoundTrip, pipeline: MelPipeline) -> Explanation:
 
 
 def _table(label: str, judged: Sequence[_Judged], terminal: Terminal) -> list[str]:
-    """Return how many passed, and the worst of each metric."""
-    passed = sum(each.found.passed for each in judged)
+    """Return how many clips passed, and the worst of each metric."""
+    passed = sum(each.passed for each in judged)
     lines = [f"{label}: {passed} of {len(judged)} clips passed"]
-    measured = [each for each in judged if each.found.metrics is not None]
+    measured = [each for each in judged if each.metrics is not None]
     if not measured:
         return lines
     rows = []
     for name, title, decimals, worst_of in _GATED:
-        values = [getattr(each.found.metrics, name) for each in measured]
+        values = [getattr(each.metrics, name) for each in measured]
         worst = worst_of(values)
         clip = measured[values.index(worst)].clip.name
         median = statistics.median(values)
@@ -130,54 +150,33 @@ def _table(label: str, judged: Sequence[_Judged], terminal: Terminal) -> list[st
     return [*lines, "", terminal.table(["metric", "median", "worst", "clip"], rows), ""]
 
 
-def _how(judged: Sequence[_Judged], screening: Screening) -> str:
-    plain = sum(each.found.plain for each in judged)
-    proof = screening.proof
-    if proof is None or screening.refused:
-        return f"all in plain arithmetic: {screening.refused}"
-    return (
-        f"{len(judged) - plain} clips in faster arithmetic ({proof.precision}), which differed by "
-        f"{proof.deviation:.1e} nats at most on {proof.clips} clips ({proof.allowed:.1e} allowed); "
-        f"{plain} in plain: these, and what did not pass clearly"
-    )
-
-
 def _read(judged: Sequence[_Judged]) -> list[str]:
-    """Return what decoded the files, and of how many only the start was taken."""
-    lines = sorted({f"decoder: {each.found.decoder}" for each in judged if each.found.decoder})
-    parts = sum(each.found.part for each in judged)
+    """Return what decoded the files, and which were not computed whole."""
+    lines = sorted({f"decoder: {each.decoder}" for each in judged if each.decoder})
+    parts = sum(each.is_part for each in judged)
     if parts:
         lines.append(f"clips of which only the start was checked: {parts} (--duration all)")
+    for each in judged:
+        if each.passed and each.verdict is not None:
+            lines += [f"{each.clip.name}: {note}" for note in each.verdict.notes]
     return lines
 
 
 def _failure(label: str, judged: _Judged) -> str:
-    told = "" if judged.cause is None else f"\n  likely cause: {judged.cause}"
-    return f"failed: {judged.clip.name} with {label}: {judged.reason}{told}"
+    cause = "" if judged.cause is None else f"\n  likely cause: {judged.cause}"
+    return f"failed: {judged.clip.name} with {label}: {judged.reason}{cause}"
 
 
-def _document(
-    label: str, provenance: str, judged: Sequence[_Judged], screening: Screening
-) -> dict[str, object]:
+def _document(judged: _Judged) -> dict[str, object]:
     return {
-        "vocoder": label,
-        "provenance": provenance,
-        "proof": screening.proof,
-        "refused": screening.refused,
-        "clips": [
-            {
-                "clip": each.clip.name,
-                "path": each.clip.path,
-                "passed": each.found.passed,
-                "plain": each.found.plain,
-                "part": each.found.part,
-                **{
-                    name: None if each.found.metrics is None else getattr(each.found.metrics, name)
-                    for name, *_ in _GATED
-                },
-                "reason": each.reason,
-                "cause": each.cause,
-            }
-            for each in judged
-        ],
+        "clip": judged.clip.name,
+        "path": judged.clip.path,
+        "passed": judged.passed,
+        "part": judged.is_part,
+        **{
+            name: None if judged.metrics is None else getattr(judged.metrics, name)
+            for name, *_ in _GATED
+        },
+        "reason": judged.reason,
+        "cause": judged.cause,
     }

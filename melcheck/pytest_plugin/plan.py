@@ -251,7 +251,7 @@ def _recipes(plan: Plan) -> list[MelRecipe]:
 
 
 def _check_clips(plan: Plan, recipes: list[MelRecipe]) -> None:
-    from melcheck.audio import load_audio
+    from melcheck.speed.audio_blocks import check_readable
 
     problems: list[str] = []
     for clip in plan.clips:
@@ -259,7 +259,8 @@ def _check_clips(plan: Plan, recipes: list[MelRecipe]) -> None:
             continue  # a manifest's clips are held to their hashes
         for recipe in recipes:
             try:
-                load_audio(plan.config(clip, recipe), min_samples=recipe.min_round_trip_samples)
+                own = plan.config(clip, recipe)
+                check_readable(own, min_samples=recipe.min_round_trip_samples)
             except (ValueError, OSError) as error:
                 hint = ""
                 if clip.path.suffix == ".py":
@@ -349,9 +350,10 @@ class Plan:
     def speech(self, recipe: MelRecipe) -> tuple[Tensor, ...]:
         """Return the first clip that the thresholds apply to, `[samples]`, for a handshake."""
         from melcheck.audio import load_audio
+        from melcheck.speed.audio_blocks import start_of
 
         clip = next(clip for clip in self.clips if clip.gated)
-        return (load_audio(self.config(clip, recipe), min_samples=1).waveform[0],)
+        return (load_audio(start_of(self.config(clip, recipe)), min_samples=1).waveform[0],)
 
     def described(self) -> list[str]:
         """Return what will be checked, in a line or a few."""

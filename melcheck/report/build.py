@@ -196,7 +196,7 @@ def _audio_source(trip: RoundTrip, path: Path | None) -> AudioSource | None:
         sample_rate=trip.audio.source_sample_rate,
         channels=trip.audio.source_channels,
         seconds=trip.audio.source_seconds,
-        checked_seconds=trip.valid_samples[0] / trip.recipe.sample_rate,
+        checked_seconds=trip.checked_seconds,
         decoder=trip.audio.decoder,
     )
 

@@ -112,7 +112,7 @@ def case_row(
     """
     metrics = trip.metrics()[0]
     audio = trip.audio
-    checked = trip.valid_samples[0] / trip.recipe.sample_rate
+    checked = trip.checked_seconds
     return CaseRow(
         clip=clip,
         vocoder=vocoder,

@@ -1,15 +1,14 @@
-"""A long audio file as a waveform in blocks, in memory that its length does not change.
+"""A long audio file as a waveform in blocks: memory does not grow with its length.
 
-The blocks, one after the other, are the waveform that `melcheck.audio.load_audio` makes of the
-whole file by soundfile. Resampling is blockwise too: a block begins at a whole period of the ratio
-of the two rates, is resampled together with what the kernel reaches on each side, and that is cut
-off again.
-
-TorchCodec is not used: libsndfile reads WAV, FLAC, OGG and MP3 on without looking back.
+The blocks, one after the other, are the waveform that `melcheck.audio.load_audio` returns for the
+whole file when soundfile decodes it. Resampling is blockwise too: a block begins at a whole period
+of the ratio of the two rates, is resampled together with what the kernel reaches on each side, and
+that is cut off again. TorchCodec is not used: only soundfile reads on without looking back.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,6 +26,7 @@ from melcheck.audio import (
     check_length,
     check_rates,
     checked_head,
+    load_audio,
     no_samples,
     soundfile_name,
     soundfile_reason,
@@ -36,7 +36,47 @@ from melcheck.audio import (
 )
 from melcheck.config import MelCheckConfig
 
+LONG_SECONDS = 600.0
+"""A file of which more than this is checked is computed in chunks."""
+
 _BLOCK_SECONDS = 5.0
+
+
+def is_long(config: MelCheckConfig) -> bool:
+    """Return whether more than `LONG_SECONDS` of a file are to be checked.
+
+    False also where soundfile cannot read the file, or its header does not give a length.
+    """
+    import soundfile
+
+    wanted = math.inf if config.target_duration is None else config.target_duration
+    if wanted <= LONG_SECONDS or config.pad_short or not config.audio_path.is_file():
+        return False
+    try:
+        info = soundfile.info(config.audio_path)
+    except soundfile.LibsndfileError:
+        return False
+    return bool(info.frames != UNKNOWN_LENGTH and info.duration > LONG_SECONDS)
+
+
+def start_of(config: MelCheckConfig) -> MelCheckConfig:
+    """Return how to read no more than the first `LONG_SECONDS` of what is to be checked."""
+    wanted = LONG_SECONDS if config.target_duration is None else config.target_duration
+    return dataclasses.replace(config, target_duration=min(wanted, LONG_SECONDS))
+
+
+def check_readable(config: MelCheckConfig, *, min_samples: int) -> None:
+    """Read a file and forget it; a long one in blocks.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        AudioError: It cannot be used: see `melcheck.audio.load_audio`.
+    """
+    if not is_long(config):
+        load_audio(config, min_samples=min_samples)
+        return
+    for _ in audio_blocks(config, min_samples=min_samples):
+        pass
 
 
 def audio_blocks(
@@ -46,7 +86,7 @@ def audio_blocks(
 
     Args:
         config: The file, the rate in Hz, and the duration in seconds. `pad_short` must be False.
-        min_samples: The fewest samples that are of use, at `config.target_sr`.
+        min_samples: The fewest samples that can be used, at `config.target_sr`.
         block_seconds: How much is read at a time.
 
     Yields:
@@ -55,7 +95,7 @@ def audio_blocks(
     Raises:
         ValueError: `config.pad_short` is set.
         FileNotFoundError: There is no such file.
-        AudioError: What `load_audio` raises; of a file that breaks off, after the blocks before.
+        AudioError: As `load_audio`; for a truncated file, after the blocks before the cut.
     """
     if config.pad_short:
         raise ValueError(
@@ -114,13 +154,13 @@ def resample_blocks(
 
 
 class Stretch:
-    """The samples of a waveform that comes in blocks, from where they are still wanted.
+    """The samples of a waveform that comes in blocks, from the first that is still needed.
 
     Args:
         blocks: `[1, samples]` each, float32.
 
     Attributes:
-        ended: Whether the last block has come.
+        ended: Whether the last block was read.
     """
 
     def __init__(self, blocks: Iterable[Tensor]) -> None:
@@ -131,7 +171,7 @@ class Stretch:
 
     @property
     def end(self) -> int:
-        """How many samples have come."""
+        """How many samples were read."""
         return self._begin + self._held.shape[-1]
 
     def read_to(self, sample: int) -> None:
@@ -156,11 +196,11 @@ class Stretch:
         self._held = torch.cat(pieces, dim=-1)
 
     def between(self, begin: int, end: int | None) -> Tensor:
-        """Return the samples from one place to another, or to the end."""
+        """Return the samples from `begin` to `end`, or to the last."""
         return self._held[:, begin - self._begin : None if end is None else end - self._begin]
 
     def forget(self, begin: int) -> None:
-        """Let go of what lies before a sample."""
+        """Drop the samples before `begin`."""
         self._held = self._held[:, begin - self._begin :].clone()
         self._begin = begin
 

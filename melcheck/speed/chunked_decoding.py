@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from melcheck.frontends import VocoderWithFrontend
-from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.base import Vocoder, VocoderWrapper
 
 ChunkDecoder = Callable[[Tensor, int], Tensor]
 """From a chunk of a mel, and the number of its first frame in the whole, to its waveform."""
@@ -26,7 +25,7 @@ def context_frames(vocoder: Vocoder) -> int:
     Raises:
         ValueError: The vocoder does not know.
     """
-    frames: int | None = getattr(vocoder, "context_frames", None)
+    frames = vocoder.context_frames
     if frames is None:
         raise ValueError(
             f"context must be given in frames for the vocoder {vocoder.info.name!r}, got None: "
@@ -37,12 +36,12 @@ def context_frames(vocoder: Vocoder) -> int:
 
 def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     """Return what decodes the chunks of one mel, each `[batch, n_mels, frames]`."""
-    # The front end has no part in decoding.
-    decoding = vocoder.inner if isinstance(vocoder, VocoderWithFrontend) else vocoder
-    if not getattr(decoding, "magnifies_rounding", False):
-        return lambda mel, _: decoding.decode(mel)
+    if not vocoder.magnifies_rounding:
+        return lambda mel, _: vocoder.decode(mel)
     # Retrieved phases advance with the number of the frame: a chunk must know its own.
-    staged: Any = decoding
+    staged: Any = vocoder
+    while isinstance(staged, VocoderWrapper) and not hasattr(staged, "run_head"):
+        staged = staged.inner
     return lambda mel, first_frame: staged.run_head(
         staged.run_backbone(mel), first_frame=first_frame
     )

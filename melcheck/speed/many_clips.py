@@ -1,18 +1,13 @@
-"""Many clips round the loop, faster than one after the other, and with the same numbers.
+"""The round trips of many clips at once, with the same figures as one after the other.
 
 While clips are computed the next ones are decoded from their files in the background. On a CPU the
 clips run side by side, a thread each: within one clip the threads wait for each other at every
 layer. On a GPU, which one clip does not fill, clips of equal length run as a batch. Clips of
 different lengths never share a batch: a Vocos pads inside its layers where a clip ends, which
-padding of the clip cannot imitate.
+padding of the clip cannot imitate. A long file runs by itself, in chunks.
 
-What comes out is in order, and a bounded number of clips is in memory at any time. A file that
-cannot be used says so in its place.
-
-Where a plain loop spends its time, official configuration, clips of 3 s at 44.1 kHz, one core: 82 %
-decoding, 11 % the distance of waveforms (`RoundTrip.waveform_distance`, which a gate does not
-need), 2 % each file, encoding, encoding again, metrics. Batches gain nothing there: 112 to 120 ms a
-clip to decode, alone or by 16.
+Results are in order, and a bounded number of clips is in memory at any time. A file that cannot be
+used has its error in its place.
 """
 
 from __future__ import annotations
@@ -30,18 +25,18 @@ import torch
 from melcheck.audio import LoadedAudio, load_audio
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import MelPipeline, RoundTrip
+from melcheck.speed.audio_blocks import is_long
+from melcheck.speed.long_audio import round_trip_of_file
 from melcheck.speed.optimised import OptimisedVocos
 from melcheck.vocoders.griffin_lim import GriffinLimVocoder
 from melcheck.vocoders.vocos import VocosVocoder
 
-# Of our own, whose calls may overlap: they keep no state. Whoever wrote another vocoder or front
-# end need not have thought of threads.
+# Calls of these may overlap: they keep no state. A user's vocoder or front end may keep some.
 _THREAD_SAFE = (VocosVocoder, OptimisedVocos, GriffinLimVocoder)
 _CUDA_BATCH = 16
-# Measured, two threads, ms a clip alone and by 4: 48 and 42 in fp32, 30 and 26 in bf16. As torch
-# runs it, batches gain nothing.
+# On a CPU, batches gain a tenth with the optimised layers, nothing with torch's.
 _OPTIMISED_BATCH = 4
-# A round is decoded from its files, one is computed, one is handed out: so many for each worker.
+# Clips of a round for each worker: one round is read, one is computed, one is yielded.
 _CLIPS_A_ROUND = 2
 
 
@@ -51,9 +46,9 @@ class FileTrip:
 
     Attributes:
         path: The file.
-        trip: As `MelPipeline.round_trip` gives it; None where it came to no end.
-        metrics: Those of the trip.
-        error: Why it came to no end; "" where it did.
+        trip: As `melcheck.speed.long_audio.round_trip_of_file` gives it; None where it failed.
+        metrics: Metrics of the trip.
+        error: Why there is no trip; "" where there is one.
     """
 
     path: Path
@@ -69,15 +64,15 @@ def check_many(
     workers: int | None = None,
     batch_size: int | None = None,
 ) -> Iterator[FileTrip]:
-    """Take many files round the loop.
+    """Compute the round trips of many files.
 
     Args:
         paths: The files.
         pipeline: The vocoder, and how to read a file; the path in its configuration is not used.
         workers: How many clips run side by side. None means as many as torch has threads on a CPU,
-            and 1 on a GPU or for a vocoder of the user's, which may not bear it.
+            and 1 on a GPU or for a user's vocoder, which may not be thread-safe.
         batch_size: How many clips of equal length run at once. None means 16 on a GPU, and on
-            a CPU 4 for a vocoder that `melcheck.speed.optimised.optimise` arranged, else 1.
+            a CPU 4 for a vocoder of `melcheck.speed.optimised.optimise`, else 1.
 
     Yields:
         One for each file, in order. A file or a clip that cannot be used has its `error`.
@@ -96,7 +91,7 @@ def trips_of_files(
     workers: int | None = None,
     batch_size: int | None = None,
 ) -> Iterator[tuple[FileTrip, ...]]:
-    """Take many files round the loop with several vocoders, decoding each file once.
+    """Compute the round trips of many files with several vocoders, decoding each file once.
 
     Args:
         paths: The files.
@@ -115,7 +110,7 @@ def trips_of_files(
     for other in pipelines[1:]:
         if dataclasses.replace(other.config, audio_path=config.audio_path) != config:
             raise ValueError(
-                f"pipelines must read files in one way, got {config} and {other.config}."
+                f"pipelines must read files in the same way, got {config} and {other.config}."
             )
     on_cpu = pipelines[0].device.type == "cpu"
     safe = all(isinstance(pipeline.vocoder, _THREAD_SAFE) for pipeline in pipelines)
@@ -136,19 +131,19 @@ def trips_of_files(
     size = _CLIPS_A_ROUND * workers * batch_size
     shortest = max(pipeline.recipe.min_round_trip_samples for pipeline in pipelines)
 
-    def load(path: Path) -> LoadedAudio | str:
+    def load(path: Path) -> LoadedAudio | str | None:
+        own = dataclasses.replace(config, audio_path=path)
         try:
-            own = dataclasses.replace(config, audio_path=path)
-            return load_audio(own, min_samples=shortest)
+            return None if is_long(own) else load_audio(own, min_samples=shortest)
         except (ValueError, OSError) as error:
             return str(error)
 
-    def compute(batch: Sequence[tuple[Path, LoadedAudio]]) -> list[tuple[FileTrip, ...]]:
+    def compute(batch: _Batch) -> list[tuple[FileTrip, ...]]:
         return list(zip(*(_trips(batch, pipeline) for pipeline in pipelines), strict=True))
 
     rounds = [files[start : start + size] for start in range(0, len(files), size)]
     with _Pool(workers, max(1, threads // workers)) as pool, ThreadPoolExecutor(1) as loader:
-        loading: deque[list[tuple[Path, Future[LoadedAudio | str]]]] = deque()
+        loading: deque[list[tuple[Path, Future[LoadedAudio | str | None]]]] = deque()
         computing: deque[list[Callable[[], tuple[FileTrip, ...]]]] = deque()
         try:
             # A round is behind the one before in each of three stages: load, compute, hand out.
@@ -164,7 +159,9 @@ def trips_of_files(
             loader.shutdown(cancel_futures=True)
 
 
-_Compute = Callable[[Sequence[tuple[Path, LoadedAudio]]], list[tuple[FileTrip, ...]]]
+# Files and what was read of them: None for a long one, which is a batch by itself.
+_Batch = Sequence[tuple[Path, LoadedAudio | None]]
+_Compute = Callable[[_Batch], list[tuple[FileTrip, ...]]]
 
 
 class _Pool:
@@ -183,13 +180,11 @@ class _Pool:
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
-            # What the threads set holds for all in MKL, which is told anew with this.
+            # The threads' setting is MKL's for the whole process, which this sets again.
             torch.set_num_threads(torch.get_num_threads())
 
-    def start(
-        self, compute: _Compute, batch: Sequence[tuple[Path, LoadedAudio]]
-    ) -> Callable[[], list[tuple[FileTrip, ...]]]:
-        """Return what waits for the result, or computes it when it is asked for."""
+    def start(self, compute: _Compute, batch: _Batch) -> Callable[[], list[tuple[FileTrip, ...]]]:
+        """Return a call that waits for the result, or computes it."""
         if self._executor is not None:
             return self._executor.submit(compute, batch).result
         results: list[tuple[FileTrip, ...]] = []
@@ -203,13 +198,13 @@ class _Pool:
 
 
 def _start(
-    loaded: Sequence[tuple[Path, LoadedAudio | str]],
+    loaded: Sequence[tuple[Path, LoadedAudio | str | None]],
     batch_size: int,
     pipelines: int,
     pool: _Pool,
     compute: _Compute,
 ) -> list[Callable[[], tuple[FileTrip, ...]]]:
-    """Begin to compute a round; return what gives each clip's result, in their order."""
+    """Begin to compute a round; return a call for each clip's result, in their order."""
     by_length: dict[int, list[int]] = defaultdict(list)
     results: dict[int, Callable[[], tuple[FileTrip, ...]]] = {}
     for index, (path, audio) in enumerate(loaded):
@@ -217,7 +212,8 @@ def _start(
             failed = (FileTrip(path=path, error=audio),) * pipelines
             results[index] = lambda failed=failed: failed  # type: ignore[misc]
         else:
-            by_length[audio.waveform.shape[-1]].append(index)
+            length = -index - 1 if audio is None else audio.waveform.shape[-1]
+            by_length[length].append(index)
     batches = [
         indices[start : start + batch_size]
         for indices in by_length.values()
@@ -231,24 +227,33 @@ def _start(
     return [results[index] for index in range(len(loaded))]
 
 
-def _trips(batch: Sequence[tuple[Path, LoadedAudio]], pipeline: MelPipeline) -> list[FileTrip]:
-    waveform = torch.cat([audio.waveform for _, audio in batch]).to(pipeline.device)
+def _trips(batch: _Batch, pipeline: MelPipeline) -> list[FileTrip]:
+    audios = [audio for _, audio in batch if audio is not None]
+    paths = [path for path, _ in batch]
     try:
+        if not audios:
+            config = dataclasses.replace(pipeline.config, audio_path=paths[0])
+            trip = round_trip_of_file(MelPipeline(config, vocoder=pipeline.vocoder))
+            return [_checked(paths[0], trip, trip.metrics()[0])]
         trip = pipeline.round_trip(
-            waveform, valid_samples=[audio.valid_samples for _, audio in batch]
+            torch.cat([audio.waveform for audio in audios]).to(pipeline.device),
+            valid_samples=[audio.valid_samples for audio in audios],
         )
         metrics = trip.metrics()
     except (ValueError, OSError) as error:
         if len(batch) == 1:
-            return [FileTrip(path=batch[0][0], error=str(error))]
+            return [FileTrip(path=paths[0], error=str(error))]
         return [each for item in batch for each in _trips([item], pipeline)]
-    finite = torch.isfinite(trip.reconstructed_waveform).all(dim=1).tolist()
     return [
-        FileTrip(path=path, trip=_item(trip, index, audio), metrics=metrics[index])
-        if finite[index]
-        else FileTrip(path=path, error="the decoded waveform holds NaN or infinity")
-        for index, (path, audio) in enumerate(batch)
+        _checked(path, _item(trip, index, audio), metrics[index])
+        for index, (path, audio) in enumerate(zip(paths, audios, strict=True))
     ]
+
+
+def _checked(path: Path, trip: RoundTrip, metrics: MelMetrics) -> FileTrip:
+    if not torch.isfinite(trip.reconstructed_waveform).all():
+        return FileTrip(path=path, error="the decoded waveform holds NaN or infinity")
+    return FileTrip(path=path, trip=trip, metrics=metrics)
 
 
 def _item(trip: RoundTrip, index: int, audio: LoadedAudio) -> RoundTrip:

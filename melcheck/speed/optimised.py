@@ -1,11 +1,11 @@
-"""The same vocoder, computed faster: same weights, same recipe, other arithmetic.
+"""The same vocoder computed in less time: same weights and recipe, other order of operations.
 
 `optimise(vocoder)` answers to the same calls as the `VocosVocoder` that it is made from, and may be
 given to `MelPipeline` in its place. Results differ by rounding in fp32, and by that of the named
-precision otherwise; `pytest -m parity` measures by how much. Verdicts are passed in plain eager
-mode unless a caller decides otherwise.
+precision otherwise; `pytest -m parity` measures by how much. The gate runs the unmodified vocoder
+unless a caller passes an optimised one.
 
-In which precisions matrices are multiplied, by the names that options and reports give them.
+Precisions of matrix products, by the names that options and reports give them:
 
 fp32    24 bits of mantissa, everywhere
 tf32    float32 of which CUDA multiplies 11 bits
@@ -29,7 +29,7 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
-from melcheck.speed.optimised_layers import FastBackbone, FastMel, packed_linear
+from melcheck.speed.optimised_layers import OptimisedBackbone, OptimisedMel, packed_linear
 from melcheck.vocoders.base import VocoderWrapper, check_mel, check_waveform
 from melcheck.vocoders.overlap_add import overlap_add, synthesise
 from melcheck.vocoders.vocos import VOCOS_MIN_FRAMES, VocosVocoder, full_float32
@@ -46,7 +46,7 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
         "fp16": torch.float16,
     }
 )
-"""What operands are stored as."""
+"""How operands are stored, by precision."""
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ class OptimisedVocos(VocoderWrapper):
         return self.run_head(self.run_backbone(mel))
 
     def run_backbone(self, mel: Tensor) -> Tensor:
-        """Return what the backbone makes of a log-mel.
+        """Return the backbone's output for a log-mel.
 
         Shape:
             `[batch, n_mels, frames]` -> `[batch, frames, features]`
@@ -118,7 +118,7 @@ class OptimisedVocos(VocoderWrapper):
 
     @torch.inference_mode()
     def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
-        """Return what the head makes of features; `first_frame` as in `VocosVocoder.run_head`.
+        """Return the head's waveform for features; `first_frame` as in `VocosVocoder.run_head`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
@@ -129,13 +129,13 @@ class OptimisedVocos(VocoderWrapper):
 
 
 def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:
-    """Return the same vocoder, arranged to run faster.
+    """Return the same vocoder with packed weights and fewer passes over memory.
 
     Weights are packed, hence copied: after a change to `vocoder.model`, optimise it again.
 
     Args:
         vocoder: A loaded Vocos: "official", "embedded", a directory, a repository.
-        precision: In which the pointwise layers of the backbone multiply; all else is float32.
+        precision: Precision of the backbone's pointwise layers; all else is float32.
             "tf32" and "fp16" are for CUDA, "bf16" for processors that have it, and CUDA.
 
     Raises:
@@ -146,7 +146,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     if not isinstance(vocoder, VocosVocoder):
         raise TypeError(
             f"vocoder must be a VocosVocoder, got {type(vocoder).__name__}. Griffin-Lim and code "
-            "of your own have no layers to arrange."
+            "of your own have no layers to optimise."
         )
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
@@ -154,7 +154,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     model = vocoder.model
     dtype = DTYPES[precision]
     with torch.inference_mode():
-        backbone = FastBackbone(model.backbone, dtype=dtype)
+        backbone = OptimisedBackbone(model.backbone, dtype=dtype)
         head = model.head if vocoder.magnifies_rounding else _head(model.head)
     return OptimisedVocos(
         inner=vocoder,
@@ -166,10 +166,10 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
 
 
 def check_precision(device: torch.device, precision: Precision) -> None:
-    """Do nothing where a device multiplies in a precision.
+    """Raise where a device does not multiply in a precision.
 
     Raises:
-        VocoderUnavailable: It does not.
+        VocoderUnavailable: The precision, and why this device lacks it.
     """
     if device.type != "cpu":
         return
@@ -185,8 +185,8 @@ def check_precision(device: torch.device, precision: Precision) -> None:
 
 
 def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable[[Tensor], Tensor]:
-    # Blocks are for a processor's cache. A GPU is quickest with few large operations.
-    return FastMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
+    # Blocks fit a processor's cache. A GPU is faster with few large operations.
+    return OptimisedMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
 
 
 def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
@@ -194,11 +194,11 @@ def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
     # as it is, like one that retrieves phases.
     istft: ISTFT = head.istft
     usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
-    return _FastHead(head) if usual else head
+    return _Head(head) if usual else head
 
 
-class _FastHead:
-    """Computes what an `ISTFTHead` with centred frames computes, up to rounding.
+class _Head:
+    """An `ISTFTHead` with centred frames, equal up to rounding.
 
     Magnitude and phase become a complex number in one pass, and frames are added as whole arrays.
     """

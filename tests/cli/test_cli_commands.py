@@ -238,27 +238,10 @@ def test_a_quick_check_gives_verdicts_alone(
     assert "embedded: 11 of 12 clips passed" in answer
     assert "failed: drums-clicks with embedded: pearson" in answer
     assert "likely cause: only some places are wrong" in answer
-    assert "all in plain arithmetic: the head of embedded magnifies" in answer
     assert "embedded: melcheck package, 0.7 M parameters, sha256" in answer
     assert "clips of which only the start was checked: 11" in answer
     assert answer.endswith("11 of 12 checks passed\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_quick_check_tells_of_faster_arithmetic(
-    told: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The embedded vocoder stands for one that may be screened.
-    monkeypatch.setattr("melcheck.speed.screening._nothing_faster", lambda pipeline, clips: "")
-    monkeypatch.setattr("melcheck.speed.screening._lowest_precision", lambda vocoder: "fp32")
-    document = json.loads(told(1, "check", AUDIO, "--quick", "--json"))
-    [screened] = document["quick"]
-    assert 0 < sum(each["plain"] for each in screened["clips"]) < 12
-    assert screened["proof"]["clips"] == 4
-    answer = told(1, "check", AUDIO, "--quick")
-    assert re.search(
-        r"clips in faster arithmetic \(fp32\), which differed by [\d.e-]+ nats", answer
-    )
 
 
 @pytest.mark.parametrize("vocoder", ["embedded", "griffin-lim"])
@@ -269,6 +252,18 @@ def test_a_silent_clip_is_said_to_be_silent(
     answer = " ".join(told(1, "check", silence(tmp_path), "--vocoder", vocoder, option).split())
     assert "silent clip: 100.0% of its mel is at the floor" in answer
     assert "likely cause: the clip is silent" in answer
+
+
+@pytest.mark.parametrize("option", ["--quick", "--no-artifacts"])
+def test_a_long_file_is_computed_in_chunks_and_says_so(
+    told: Run, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr("melcheck.speed.audio_blocks.LONG_SECONDS", 2.0)
+    monkeypatch.setattr("melcheck.speed.long_audio._CHUNK_SECONDS", 1.0)
+    answer = " ".join(told(0, "check", CLIP, "--duration", "all", option).split())
+    assert "figures of the whole file, computed in chunks; pictures, audio and likely" in answer
+    assert re.search(r"of its worst part, \d\.\d to \d\.\d s of 3\.4 s", answer)
+    assert "only the start" not in answer
 
 
 def test_a_quick_check_and_a_plain_one_give_the_same_verdicts(told: Run) -> None:

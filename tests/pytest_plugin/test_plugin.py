@@ -51,6 +51,20 @@ def sine(path: Path, *, samples: int = RATE, scale: float = 0.3) -> Path:
     return path
 
 
+def test_a_long_file_is_computed_in_chunks_and_says_so(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("melcheck.speed.audio_blocks.LONG_SECONDS", 2.0)
+    monkeypatch.setattr("melcheck.speed.long_audio._CHUNK_SECONDS", 1.0)
+    result = run("-m", "sanity", f"--mel-audio={CLIP}", "--mel-duration=all", "--mel-report=r.json")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.re_match_lines([r".*figures of the whole file, computed in chunks; pictures.*"])
+    report = json.loads((pytester.path / "r.json").read_text(encoding="utf-8"))
+    judged, *_ = (case for case in report["cases"] if case["outcome"] == "passed")
+    assert judged["audio"]["checked_seconds"] == judged["audio"]["seconds"]
+    assert "of 3.4 s" in judged["notes"][0]
+
+
 # What cannot be used is said before anything runs.
 
 

@@ -15,9 +15,8 @@ from vocos.models import VocosBackbone
 from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
-from melcheck.speed import optimised_layers as fast_backbone
 from melcheck.speed.optimised import OptimisedVocos, optimise
-from melcheck.speed.optimised_layers import FastMel
+from melcheck.speed.optimised_layers import OptimisedMel, packed_linear
 from melcheck.vocoders.base import VocoderInfo
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
@@ -109,7 +108,7 @@ def test_other_configurations_are_the_plain_ones(
 def test_bands_without_any_bin_stay_at_the_floor() -> None:
     extractor = MelSpectrogramFeatures(n_mels=100)
     extractor.mel_spec.mel_scale.fb[:, :30] = 0
-    mel = FastMel(extractor)(sound(1, 24_000))
+    mel = OptimisedMel(extractor)(sound(1, 24_000))
     torch.testing.assert_close(mel, extractor(sound(1, 24_000)), rtol=0, atol=MEL_ATOL)
     assert (mel[:, :30] == torch.tensor(1e-7).log()).all()
 
@@ -126,7 +125,7 @@ def test_without_onednn_the_sound_is_the_plain_one(monkeypatch: pytest.MonkeyPat
 def test_the_activation_is_the_exact_gelu() -> None:
     weight, bias = torch.eye(8), torch.zeros(8)
     x = torch.linspace(-3, 3, 64).reshape(8, 8)
-    result = fast_backbone.packed_linear(weight, bias, dtype=torch.float32, gelu=True)(x)
+    result = packed_linear(weight, bias, dtype=torch.float32, gelu=True)(x)
     torch.testing.assert_close(result, 0.5 * x * (1 + torch.erf(x / 2**0.5)), rtol=0, atol=1e-6)
 
 

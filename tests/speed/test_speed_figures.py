@@ -3,8 +3,8 @@
     MELCHECK_FIGURES=full pytest -s tests/speed/test_speed_figures.py
 
 prints it. Each row is a ratio within pairs of calls in turns, with its interval; weights are random
-ones of the official configuration, but for the embedded vocoder. On a busy machine a row may end
-undecided: it is printed all the same, as wide as it is.
+ones of the official configuration, but for the embedded vocoder. No time is asserted: on a busy
+machine a row may end undecided, and is printed as wide as it is.
 """
 
 # It prints (T201).
@@ -25,11 +25,9 @@ from melcheck.benchmark.cases import bench_vocoder
 from melcheck.benchmark.speed_gate import SpeedComparison, compare_speed
 from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
-from melcheck.sanity import Thresholds, judge
-from melcheck.speed import screening
 from melcheck.speed.many_clips import check_many
 from melcheck.speed.optimised import OptimisedVocos, Precision, optimise
-from melcheck.speed.screening import screen
+from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import VocoderUnavailable
@@ -45,8 +43,6 @@ pytestmark = [
 RATE = 24_000
 NUM_CLIPS = 200
 SPEECH = Path(__file__).parents[2] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
-# Random weights pass no gate. That a clip passes clearly is asserted of them, not computed.
-LENIENT = Thresholds(mae=100.0, snr_db=-100.0, pearson=-1.0)
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
 
@@ -92,24 +88,28 @@ def embedded_decoding(official: VocosVocoder, *, faster: bool) -> Pair:
     return lambda: candidate.decode(mel), lambda: official.model.decode(mel)
 
 
-def gating(vocoder: VocosVocoder, folder: Path, thresholds: Thresholds) -> Pair:
-    """Files of 3 s judged: screened, and one by one in a plain loop."""
+def gating(plain: VocosVocoder, candidate: Vocoder, folder: Path) -> Pair:
+    """Files of 3 s side by side, and one by one in a plain loop."""
     paths = written(folder)
-    pipeline = MelPipeline(MelCheckConfig(paths[0]), vocoder=vocoder)
+    pipeline = MelPipeline(MelCheckConfig(paths[0]), vocoder=candidate)
 
-    def screened() -> None:
-        screening = screen(paths, pipeline, thresholds=thresholds)
-        assert (screening.refused == "") == (vocoder.info.name != "embedded")
-        assert all(clip.passed for clip in screening.clips)
+    def one_by_one() -> None:
+        for path in paths:
+            MelPipeline(MelCheckConfig(path), vocoder=plain).round_trip().metrics()
 
-    return screened, one_by_one(vocoder, paths, thresholds)
+    return lambda: list(check_many(paths, pipeline)), one_by_one
 
 
-def gating_in_float32(vocoder: VocosVocoder, folder: Path) -> Pair:
-    """The same side by side in rearranged float32, as where the processor has no bf16."""
-    paths = written(folder)
-    fast = MelPipeline(MelCheckConfig(paths[0]), vocoder=optimise(vocoder))
-    return lambda: list(check_many(paths, fast)), one_by_one(vocoder, paths, LENIENT)
+def around(vocoder: VocosVocoder, *, decode: bool) -> Pair:
+    """A call of the pipeline, and of the model alone."""
+    pipeline = MelPipeline(MelCheckConfig("no-file.wav"), vocoder=vocoder)
+    waveform = noise(1, 3)
+    mel = vocoder.encode(waveform)
+    if decode:
+        return lambda: pipeline.mel2waveform(mel), lambda: vocoder.model.decode(mel)
+    return lambda: pipeline.waveform2mel(waveform), lambda: vocoder.model.feature_extractor(
+        waveform
+    )
 
 
 def written(folder: Path) -> list[Path]:
@@ -118,17 +118,6 @@ def written(folder: Path) -> list[Path]:
     for path in paths:
         soundfile.write(path, speech, RATE)
     return paths
-
-
-def one_by_one(
-    vocoder: VocosVocoder, paths: list[Path], thresholds: Thresholds
-) -> Callable[[], object]:
-    def run() -> None:
-        for path in paths:
-            trip = MelPipeline(MelCheckConfig(path), vocoder=vocoder).round_trip()
-            assert judge(trip.metrics()[0], thresholds).passed
-
-    return run
 
 
 ROWS: dict[str, Callable[[VocosVocoder, Path], Pair]] = {
@@ -140,18 +129,15 @@ ROWS: dict[str, Callable[[VocosVocoder, Path], Pair]] = {
     "encode 3 s": lambda vocoder, _: encoding(vocoder, 1, 3),
     "embedded decode 3 s": lambda vocoder, _: embedded_decoding(vocoder, faster=False),
     "embedded decode 3 s, optimised": lambda vocoder, _: embedded_decoding(vocoder, faster=True),
-    "gate over 200 clips of 3 s": lambda vocoder, folder: gating(vocoder, folder, LENIENT),
-    "gate, embedded": lambda _, folder: gating(_embedded(), folder, Thresholds()),
-    "gate, rearranged fp32": gating_in_float32,
+    "gate, optimised fp32": lambda vocoder, folder: gating(vocoder, optimise(vocoder), folder),
+    "gate, embedded": lambda _, folder: gating(_embedded(), _embedded(), folder),
+    "pipeline around encode 3 s": lambda vocoder, _: around(vocoder, decode=False),
+    "pipeline around decode 3 s": lambda vocoder, _: around(vocoder, decode=True),
 }
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_optimised_path_is_faster(
-    row: str, official: VocosVocoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if row == "gate over 200 clips of 3 s":
-        monkeypatch.setattr(screening, "at_worst", lambda metrics, deviation: metrics)
+def test_a_row_of_the_table(row: str, official: VocosVocoder, tmp_path: Path) -> None:
     candidate, reference = ROWS[row](official, tmp_path)
     found: SpeedComparison = compare_speed(
         candidate,
@@ -162,7 +148,7 @@ def test_the_optimised_path_is_faster(
         budget_seconds=240.0 if row.startswith("gate") else 45.0,
         clock=time.perf_counter,
     )
-    # Of times: that of the reference over that of the candidate, so that more is better.
+    # The time of the reference over that of the candidate, so that more is better.
     times = f"{1 / found.ratio:5.2f} x ({1 / found.high:.2f} to {1 / found.low:.2f})"
     print(f"\n| {row} | {times} | {found.pairs} pairs |")
-    assert found.passed, found.message()
+    assert found.pairs > 0
