@@ -59,7 +59,7 @@ def quick_answer(
         skipped: What was left out, in a sentence; "" for nothing.
     """
     from melcheck.pipeline import MelPipeline
-    from melcheck.report.table import provenance
+    from melcheck.report.table import vocoder_text
     from melcheck.speed.screening import screen
 
     lines: list[str] = []
@@ -75,7 +75,7 @@ def quick_answer(
             for clip, found in zip(clips, turns, strict=True):
                 cause = None if found.trip is None else _cause(found.trip, pipeline)
                 judged.append(_Judged(clip, dataclasses.replace(found, trip=None), cause))
-        told = provenance(vocoder.info)
+        told = vocoder_text(vocoder.info)
         passed += sum(each.found.passed for each in judged)
         lines += [*_table(label, judged, terminal), _how(judged, screening)]
         lines += [f"{label}: {told}", *_read(judged), ""]
