@@ -31,7 +31,7 @@ PACKAGES = (
     "huggingface-hub",
     "pytest",
 )
-"""Distributions whose versions can change a figure or a verdict."""
+"""Distributions whose versions can change a metric or a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Weights:
     """A vocoder's two files on this machine.
 
     Attributes:
-        name: As `--vocoder` takes it.
+        name: Name for `--vocoder`.
         state: "verified", "absent", or "damaged".
-        source: The repository and commit, or the package.
+        source: Repository and commit, or the package.
         weights_sha256: Hash of the weights; None where they are not verified.
         config_sha256: Hash of `config.yaml`, likewise.
-        note: What is wrong and what to do; empty where nothing is.
+        note: Problem and fix; empty for verified files.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Installation:
         python: Version.
         platform: Operating system and processor.
         packages: Versions by distribution; None for one that is absent.
-        decoder: What reads audio files, all but MP3.
-        devices: Names of torch devices with what they are: "cpu (2 threads)".
+        decoder: Decoder of audio files other than MP3.
+        devices: Names and descriptions of torch devices: "cpu (2 threads)".
         weights: The embedded and the official vocoder.
         recipe: The recipe of the official vocoder's mel.
         recipe_digest: Its name in twelve digits.

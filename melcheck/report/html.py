@@ -118,7 +118,7 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
     recipe = next((each for each in report.recipes if each.digest == case.recipe), None)
     gates = {gate.metric: gate for gate in case.gates}
     # The reason of a case that failed for its change contains the change already.
-    told = case.outcome == "failed" and change_word(case) in ("worse", "not comparable")
+    repeated = case.outcome == "failed" and change_word(case) in ("worse", "not comparable")
     return {
         "title": f"{case.vocoder} on {case.device}",
         "state": STATES[case.outcome],
@@ -129,7 +129,7 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
             _figure(name, value, gates.get(name), case.changes.get(name))
             for name, value in case.metrics.items()
         ],
-        "change": "" if told else change_text(case),
+        "change": "" if repeated else change_text(case),
         "change_kind": "" if case.change is None else case.change.status,
         "picture": None if media is None or recipe is None else _picture(case, media, recipe),
     }
@@ -278,17 +278,21 @@ def report_html(
         },
         gates_text=gates_text(report.thresholds),
         finished=finished_text(report.environment.finished),
-        problems=[
-            {"anchor": anchors.get(problem.clip), **_fields(problem)}
-            for problem in problems(report)
-        ],
+        problems=problems(report),
+        anchors=anchors,
         comparison=comparison,
         comparison_lists=comparison_lists,
         caption=f"{len(report.cases)} cases; a clip's name links to its pictures and audio.",
-        columns=_columns(report, show_device=len(devices) > 1),
+        metrics=METRICS,
+        extra=_EXTRA,
+        limits={gate.metric: limit_text(gate) for gate in report.thresholds},
         show_device=len(devices) > 1,
-        states=[state for name, state in STATES.items() if name in present],
-        rows=[_row(case, anchors) for case in report.cases],
+        states=STATES,
+        present=[state for name, state in STATES.items() if name in present],
+        shown=shown,
+        shown_delta=shown_delta,
+        sortable=_sortable,
+        change_word=change_word,
         legend=columns_text(),
         skipped=skip_reasons(report),
         clips=[
@@ -319,57 +323,8 @@ def _policy_hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _columns(report: RunReport, *, show_device: bool) -> list[dict[str, str]]:
-    kinds = {"clip": "", "vocoder": "wide", "device": "wide", "state": "wide rank"}
-    columns = [
-        {"kind": kind, "label": label, "limit": "", "meaning": ""}
-        for label, kind in kinds.items()
-        if label != "device" or show_device
-    ]
-    limits = {gate.metric: limit_text(gate) for gate in report.thresholds}
-    for name, metric in METRICS.items():
-        unit = f" {metric.unit}" if metric.unit and metric.unit != "%" else ""
-        limit = f"{limits[name]}{unit}" if name in limits else unit.strip()
-        columns.append(
-            {
-                "kind": "number extra" if name in _EXTRA else "number",
-                "label": metric.label,
-                "limit": limit,
-                "meaning": metric.meaning,
-            }
-        )
-    return columns
-
-
-def _row(case: CaseResult, anchors: Mapping[str, str]) -> dict[str, Any]:
-    missed, changes = case.missed, case.changes
-    cells = []
-    for name in METRICS:
-        value = case.metrics.get(name)
-        change = changes.get(name)
-        cells.append(
-            {
-                "kind": "extra" if name in _EXTRA else "",
-                "value": "" if value is None else _sortable(value),
-                "text": "" if value is None else shown(name, value),
-                "missed": name in missed,
-                "delta": "" if change is None else shown_delta(name, change.delta),
-                "trend": "" if change is None else change.trend,
-            }
-        )
-    return {
-        "clip": case.clip,
-        "vocoder": case.vocoder,
-        "device": case.device,
-        "anchor": anchors.get(case.clip),
-        "state": STATES[case.outcome],
-        "change": change_word(case),
-        "cells": cells,
-    }
-
-
-def _sortable(value: float) -> str:
-    if math.isnan(value):
+def _sortable(value: float | None) -> str:
+    if value is None or math.isnan(value):
         return ""
     return repr(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 

@@ -26,7 +26,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~@])")
 
 
 def report_markdown(report: RunReport) -> str:
-    """Return the report: the verdict, what failed, a table of all cases, provenance."""
+    """Return the report: verdict, failures, a table of all cases, provenance."""
     state = STATES["passed" if report.verdict == "passed" else "failed"]
     counts = " · ".join(f"{report.counts[name]} {name}" for name in STATES if name in report.counts)
     parts = [
@@ -44,7 +44,7 @@ def report_markdown(report: RunReport) -> str:
 
 
 def _text(text: str) -> str:
-    # A name may hold anything: as HTML it must stay text, and as Markdown too.
+    # Escaped, so that no name is read as HTML or Markdown.
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
