@@ -1,14 +1,17 @@
-"""Names and hashes of files, and files that appear whole or not at all."""
+"""Files: their names and hashes, atomic writes, and values as JSON can hold them."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 # A name of 255 bytes is the limit of most file systems. Half of it leaves room for what a caller
 # appends; a longer name is cut, and ends in this many digits of its hash to stay distinct.
@@ -76,3 +79,28 @@ def one_line(path: Path) -> str:
     """
     text = str(path)
     return text if text.isprintable() else ascii(text)
+
+
+def plain(value: object) -> Any:
+    """Return a value as JSON can hold it.
+
+    A dataclass becomes an object; a number that is not finite becomes "nan", "inf" or "-inf"; a
+    path becomes text, and bytes in it that are not UTF-8 become escapes.
+
+    Example:
+        >>> plain({"mae": 0.5, "snr_db": float("inf"), "shape": (1, 2)})
+        {'mae': 0.5, 'snr_db': 'inf', 'shape': [1, 2]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if (
+        value is None
+        or isinstance(value, int)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()

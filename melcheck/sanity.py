@@ -1,8 +1,8 @@
 """Whether a round trip is good enough: thresholds as data, and a verdict that explains itself.
 
 The defaults are the project's three gates on log-mels in nats: MAE < 0.2, correlation > 0.99,
-SNR > 20 dB; and a clip must have something to measure. All are strict, and a metric that is NaN
-fails: what could not be measured did not pass.
+SNR > 20 dB; and the clip must not be silent. All limits are exclusive, and a metric that is NaN
+fails. Here and in every report a margin is positive on the passing side of a limit.
 """
 
 from __future__ import annotations
@@ -13,20 +13,71 @@ from typing import Literal
 
 from melcheck.metrics import MelMetrics
 
+Side = Literal["below", "above"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One condition: the value of `metric` must lie on `side` of `limit`, which is exclusive."""
+
+    metric: str
+    side: Side
+    limit: float
+
+    def check(self, value: float) -> GateResult:
+        """Return the gate with a value and its margin."""
+        margin = self.limit - value if self.side == "below" else value - self.limit
+        return GateResult(
+            metric=self.metric,
+            value=value,
+            side=self.side,
+            limit=self.limit,
+            margin=margin,
+            passed=margin > 0,  # false for NaN
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One gate, checked against one mel.
+
+    Attributes:
+        metric: Name in `MelMetrics`.
+        value: Measured value.
+        side: Where the value must lie: "below" or "above" the limit.
+        limit: Exclusive limit.
+        margin: Distance of the value from the limit, in the metric's unit: positive on the passing
+            side, negative on the other, NaN for a NaN.
+        passed: Whether the margin is positive.
+    """
+
+    metric: str
+    value: float
+    side: Side
+    limit: float
+    margin: float
+    passed: bool
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return f"{self.metric} is NaN, must be {self.side} {self.limit:g}"
+        text = f"{self.metric} {self.value:.4g} must be {self.side} {self.limit:g}"
+        return text if self.passed else f"{text}, misses it by {-self.margin:.3g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What a round trip must reach, each bound exclusive.
+    """The limits that a round trip is checked against, all exclusive.
 
     Attributes:
-        mae: Mean absolute error must be below this, nats.
-        pearson: Correlation must be above this.
-        snr_db: Signal-to-noise ratio must be above this, dB.
-        reference_floor_share: The share of the original mel at the floor must be below this: a
-            clip of silence comes back perfectly and shows nothing.
+        mae: Upper limit of the mean absolute error, nats.
+        pearson: Lower limit of the correlation.
+        snr_db: Lower limit of the signal-to-noise ratio, dB.
+        reference_floor_share: Upper limit of the share of the original mel at the floor: silence
+            is reconstructed perfectly, which proves nothing.
 
     Raises:
-        ValueError: A bound that no mel could miss or none could meet.
+        ValueError: A limit that every mel or no mel would meet.
     """
 
     mae: float = 0.2
@@ -46,31 +97,13 @@ class Thresholds:
                 f"reference_floor_share must lie in (0, 1], got {self.reference_floor_share}."
             )
 
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One metric that missed its threshold.
-
-    Attributes:
-        metric: Its name in `MelMetrics`.
-        value: What was measured.
-        limit: The exclusive bound.
-        side: Where the value should lie: "below" or "above" the limit.
-        margin: How far the value is on the wrong side, in the metric's unit; NaN if it is NaN.
-    """
-
-    metric: str
-    value: float
-    limit: float
-    side: Literal["below", "above"]
-    margin: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"{self.metric} is NaN, must be {self.side} {self.limit:g}"
+    def gates(self) -> tuple[Gate, ...]:
+        """Return each limit with its metric and side."""
         return (
-            f"{self.metric} {self.value:.4g} must be {self.side} {self.limit:g}, "
-            f"misses it by {self.margin:.3g}"
+            Gate(metric="mae", side="below", limit=self.mae),
+            Gate(metric="pearson", side="above", limit=self.pearson),
+            Gate(metric="snr_db", side="above", limit=self.snr_db),
+            Gate(metric="reference_floor_share", side="below", limit=self.reference_floor_share),
         )
 
 
@@ -79,21 +112,26 @@ class Verdict:
     """The outcome for one mel.
 
     Attributes:
-        failures: The metrics that missed, in the order of `Thresholds`; empty if it passed.
-        notes: What a reader should know beside the numbers, such as a silent clip.
+        gates: Every gate, passed or not, in the order of `Thresholds`.
+        notes: Remarks beside the numbers, such as a silent clip.
     """
 
-    failures: tuple[Failure, ...]
+    gates: tuple[GateResult, ...]
     notes: tuple[str, ...] = ()
 
     @property
+    def failures(self) -> tuple[GateResult, ...]:
+        """The gates that were missed."""
+        return tuple(gate for gate in self.gates if not gate.passed)
+
+    @property
     def passed(self) -> bool:
-        """Whether every metric reached its threshold."""
+        """Whether no gate was missed."""
         return not self.failures
 
     @property
     def reason(self) -> str:
-        """Why it failed, with what a reader should know; "" where it passed without a note."""
+        """The missed gates and the notes in words; "" where it passed without a note."""
         return "; ".join([*map(str, self.failures), *self.notes])
 
     def __str__(self) -> str:
@@ -104,15 +142,15 @@ class Verdict:
 def judge(
     metrics: MelMetrics, thresholds: Thresholds | None = None, *, notes: tuple[str, ...] = ()
 ) -> Verdict:
-    """Hold the metrics of one mel against thresholds.
+    """Check the metrics of one mel against thresholds.
 
     Args:
-        metrics: As `melcheck.metrics.compare` gives them.
-        thresholds: The bounds; None for the defaults.
-        notes: What the verdict notes beside its own.
+        metrics: As `melcheck.metrics.compare` returns them.
+        thresholds: The limits; None for the defaults.
+        notes: Notes of the verdict beside its own.
 
     Returns:
-        A verdict that names each metric that missed, its value and its margin.
+        A verdict with every gate, its value and its margin, which is positive where it passed.
 
     Raises:
         TypeError: Anything but the metrics of one mel.
@@ -123,27 +161,12 @@ def judge(
             "A round trip has one for each item: trip.metrics()[0]."
         )
     thresholds = thresholds or Thresholds()
-    checks: tuple[tuple[str, float, float, Literal["below", "above"]], ...] = (
-        ("mae", metrics.mae, thresholds.mae, "below"),
-        ("pearson", metrics.pearson, thresholds.pearson, "above"),
-        ("snr_db", metrics.snr_db, thresholds.snr_db, "above"),
-        (
-            "reference_floor_share",
-            metrics.reference_floor_share,
-            thresholds.reference_floor_share,
-            "below",
-        ),
-    )
-    failures = []
-    for metric, value, limit, side in checks:
-        margin = value - limit if side == "below" else limit - value
-        # Written so that NaN, which compares false, fails.
-        if not margin < 0:
-            failures.append(Failure(metric, value, limit, side, margin))
+    gates = tuple(gate.check(getattr(metrics, gate.metric)) for gate in thresholds.gates())
     if metrics.reference_floor_share >= thresholds.reference_floor_share:
         notes = (
             *notes,
             f"silent clip: {metrics.reference_floor_share:.1%} of its mel is at the floor, so the "
-            "other figures say nothing; use a clip with sound in it (channels in antiphase cancel)",
+            "other metrics mean nothing; use a clip that is not silent (two channels in antiphase "
+            "cancel when they are mixed)",
         )
-    return Verdict(tuple(failures), notes)
+    return Verdict(gates, notes)

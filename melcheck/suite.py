@@ -40,7 +40,7 @@ from melcheck.mel_files import StoredMel
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.probe_clips import probe
 from melcheck.recipes import BENIGN_FLOORS, VOCOS
-from melcheck.report.table import CaseRow
+from melcheck.report.model import CaseResult
 from melcheck.sanity import judge
 from melcheck.vocoders.base import Vocoder
 
@@ -78,7 +78,7 @@ def test_mel_survives_the_loop(
     mel_clip: Clip,
     mel_round_trip: RoundTrip,
     mel_artifacts: Path,
-    mel_record: Callable[..., CaseRow],
+    mel_record: Callable[..., CaseResult],
     mel_pipeline: MelPipeline,
     mel_frontend: Frontend | None,
     mel_griffin_lim: Callable[[], RoundTrip | None],
@@ -350,9 +350,9 @@ def test_a_clip_outside_the_gate_is_measured_and_drawn(
     mel_clip: Clip,
     mel_round_trip: RoundTrip,
     mel_artifacts: Path,
-    mel_record: Callable[..., CaseRow],
+    mel_record: Callable[..., CaseResult],
 ) -> None:
     """Music and percussion of a manifest have their row, too."""
     save_artifacts(mel_round_trip, mel_artifacts, title=mel_clip.name)
-    row = mel_record("measured", artifacts=mel_artifacts)
-    assert math.isfinite(row.mae)
+    case = mel_record("measured", artifacts=mel_artifacts)
+    assert math.isfinite(case.metrics["mae"])

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "profile": options.profile,
             "shape": list(reference.shape),
             "metrics": metrics,
-            "verdict": verdict,
+            "verdict": {"failures": verdict.failures, "notes": verdict.notes},
             "notes": notes,
             "plot": options.plot,
         },

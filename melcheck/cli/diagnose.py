@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melcheck.cli.arguments import add_array, duration, refuse
-from melcheck.cli.output import Answer, Terminal, UsageError, plain
+from melcheck.cli.output import Answer, Terminal, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             against = identity.contradictions.get(name)
             lines.append(f"it cannot be of {name}: {against}" if against else f"it may be {name}'s")
         text = "\n".join(lines)
-        return Answer(passed=True, text=text, data=data | {"identity": plain(identity)})
+        return Answer(passed=True, text=text, data=data | {"identity": identity})
     from melcheck.diagnosis.diagnose import diagnose
 
     diagnosis = diagnose(waveform, stored.mel, expected=expected)
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     return Answer(
         passed=diagnosis.kind in ("identical", "benign"),
         text=text,
-        data=data | {"diagnosis": plain(diagnosis)},
+        data=data | {"diagnosis": diagnosis},
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melcheck.cli.arguments import add_profile, clips_of, refuse
-from melcheck.cli.output import Answer, Terminal, plain, stdout_to_stderr
+from melcheck.cli.output import Answer, Terminal, stdout_to_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "place": place,
             "profile": options.profile,
             "notes": frontend.notes,
-            "handshake": plain(found),
+            "handshake": found,
         },
     )
 

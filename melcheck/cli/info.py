@@ -1,4 +1,4 @@
-"""Show what this machine checks with: versions, decoder, devices, weights.
+"""Show versions, decoder, devices and weights of this machine.
 
 The sha256 of the weights is verified. Nothing is downloaded, and nothing is
 loaded onto a device.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.files import plain
 
 if TYPE_CHECKING:
     from melcheck.recipes import MelRecipe
@@ -30,7 +31,7 @@ PACKAGES = (
     "huggingface-hub",
     "pytest",
 )
-"""Distributions whose versions can change a figure or a verdict."""
+"""Distributions whose versions can change a metric or a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class Weights:
     """A vocoder's two files on this machine.
 
     Attributes:
-        name: As `--vocoder` takes it.
+        name: Name for `--vocoder`.
         state: "verified", "absent", or "damaged".
-        source: The repository and commit, or the package.
+        source: Repository and commit, or the package.
         weights_sha256: Hash of the weights; None where they are not verified.
         config_sha256: Hash of `config.yaml`, likewise.
-        note: What is wrong and what to do; empty where nothing is.
+        note: Problem and fix; empty for verified files.
     """
 
     name: str
@@ -55,16 +56,16 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
-    """What a report of a fault should name.
+class Installation:
+    """Everything that a bug report should name.
 
     Attributes:
         melcheck: Version.
         python: Version.
         platform: Operating system and processor.
         packages: Versions by distribution; None for one that is absent.
-        decoder: What reads audio files, all but MP3.
-        devices: Names of torch devices with what they are: "cpu (2 threads)".
+        decoder: Decoder of audio files other than MP3.
+        devices: Names and descriptions of torch devices: "cpu (2 threads)".
         weights: The embedded and the official vocoder.
         recipe: The recipe of the official vocoder's mel.
         recipe_digest: Its name in twelve digits.
@@ -81,12 +82,12 @@ class Environment:
     recipe_digest: str
 
 
-def describe_environment() -> Environment:
-    """Look at this machine; both vocoders' files are read and held to their hashes."""
+def describe_installation() -> Installation:
+    """Describe this machine; the hashes of both vocoders' files are verified."""
     from melcheck.audio import decoder_name
     from melcheck.recipes import VOCOS
 
-    return Environment(
+    return Installation(
         melcheck=__version__,
         python=platform.python_version(),
         platform=platform.platform(terse=True) + " " + platform.machine(),
@@ -151,14 +152,14 @@ def _verified(name: str, files: VocoderFiles) -> Weights:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: all of it fits a screen."""
+    """Add nothing: the command has no options."""
     del parser
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
-    """Describe the environment; a package that is damaged is what the environment lacks."""
+    """Describe the installation; damaged weights inside the package count as missing."""
     del options
-    found = describe_environment()
+    found = describe_installation()
     embedded = found.weights[0]
     if embedded.state != "verified":
         raise MissingError(embedded.note)
@@ -174,8 +175,6 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 
 
 def _data(found: object) -> dict[str, object]:
-    from melcheck.cli.output import plain
-
     data: dict[str, object] = plain(found)
     del data["melcheck"]  # stands in every answer
     return data

@@ -1,29 +1,29 @@
-"""How commands answer: text or JSON on stdout, progress and errors on stderr, and nothing else.
+"""Output of the commands: text or JSON on stdout, progress and errors on stderr.
 
-Text has colour and progress has a bar only where a person looks on (a terminal, without
-`NO_COLOR`). What stdout cannot encode is escaped, so that no file name breaks a run.
+Colour and the progress bar appear only on a terminal, colour only without `NO_COLOR`. Characters
+that stdout cannot encode are escaped, so that no file name breaks a run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
-import math
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
+
+from melcheck.files import plain
 
 _Item = TypeVar("_Item")
 
 _WIDTH_WHEN_PIPED = 80
 _ESCAPE = "\x1b"
-# What rich draws tables with.
+# The lines that rich draws tables with.
 _ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
 
 
@@ -32,41 +32,22 @@ class UsageError(ValueError):
 
 
 class MissingError(RuntimeError):
-    """What this environment lacks: exit code 3."""
+    """Something that this environment lacks: exit code 3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command found.
+    """The result of a command.
 
     Attributes:
         passed: Whether every gate of the command passed.
-        text: For people, without a newline at its end.
-        data: The same for programs: what `plain` makes of it is printed as JSON.
+        text: Text for people, without a newline at its end.
+        data: The same for programs; `melcheck.files.plain` converts it to JSON.
     """
 
     passed: bool
     text: str
     data: Mapping[str, object]
-
-
-def plain(value: object) -> Any:
-    """Return a value as JSON has it: dataclasses as objects, paths and what is not finite as text.
-
-    Example:
-        >>> plain({"mae": 0.5, "snr_db": float("inf"), "shape": (1, 2)})
-        {'mae': 0.5, 'snr_db': 'inf', 'shape': [1, 2]}
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 class Terminal:
@@ -75,7 +56,7 @@ class Terminal:
     Attributes:
         width: Columns that text may take.
         colour: Whether text may have colour.
-        watched: Whether a person sees stderr as it is written.
+        watched: Whether stderr is a terminal.
     """
 
     def __init__(self) -> None:
@@ -89,25 +70,25 @@ class Terminal:
                 stream.reconfigure(errors="backslashreplace")
 
     def print(self, text: str) -> None:
-        """Write text and a newline to stdout, now; sentences are broken at `width`.
+        """Write text and a newline to stdout, wrapped at `width`, and flush.
 
         Raises:
-            OSError: It cannot be written, or (`BrokenPipeError`) nobody reads any more.
+            OSError: The text cannot be written, or (`BrokenPipeError`) the reader has gone.
         """
         lines = (self._broken(line) for line in text.splitlines())
         _write(sys.stdout, "\n".join(line for broken in lines for line in broken))
 
     def print_json(self, document: Mapping[str, object]) -> None:
-        """Write a document to stdout as JSON, in ASCII, now; errors as for `print`."""
+        """Write a document to stdout as JSON in ASCII, and flush; raises as `print` does."""
         _write(sys.stdout, json.dumps(plain(document), allow_nan=False, indent=2))
 
     def note(self, text: str) -> None:
-        """Write text and a newline to stderr; a stream that is closed loses it."""
+        """Write text and a newline to stderr; lost if that stream is closed."""
         with contextlib.suppress(OSError):
             _write(sys.stderr, text)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        """Return rows as a table of at most `width` columns; text that is too long is folded."""
+        """Return rows as a table at most `width` columns wide; long text is folded."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -136,7 +117,7 @@ class Terminal:
         )
 
     def progress(self, title: str, items: Iterable[_Item], total: int) -> Iterator[_Item]:
-        """Yield the items, with a bar on stderr while they last where a person looks on."""
+        """Yield the items, with a progress bar where stderr is a terminal."""
         if not self.watched:
             yield from items
             return
@@ -149,7 +130,7 @@ class Terminal:
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send what others' code prints to stderr: stdout carries the answer alone."""
+    """Redirect what the user's code prints to stderr: stdout holds only the answer."""
     with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
         yield
 

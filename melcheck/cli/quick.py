@@ -67,7 +67,7 @@ def quick_answer(
         skipped: What was left out, in a sentence; "" for nothing.
     """
     from melcheck.pipeline import MelPipeline
-    from melcheck.report.table import provenance
+    from melcheck.report.table import vocoder_text
     from melcheck.speed.many_clips import check_many
 
     lines: list[str] = []
@@ -82,7 +82,7 @@ def quick_answer(
             judged = [
                 _judged(clip, each, pipeline) for clip, each in zip(clips, turns, strict=True)
             ]
-        source = provenance(vocoder.info)
+        source = vocoder_text(vocoder.info)
         passed += sum(each.passed for each in judged)
         lines += [*_table(label, judged, terminal), f"{label}: {source}", *_read(judged), ""]
         failures += [_failure(label, each) for each in judged if not each.passed]

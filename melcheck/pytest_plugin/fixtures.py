@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from melcheck.pytest_plugin import reports as report_collector
 from melcheck.pytest_plugin.cases import (
     absent,
     front_end_fault,
@@ -39,12 +38,8 @@ from melcheck.pytest_plugin.cases import (
     plan_of,
     round_trip_of,
 )
-from melcheck.pytest_plugin.terminal import (
-    NOTE_PROPERTY,
-    PLACE_PROPERTY,
-    ROW_PROPERTY,
-    SPEED_PROPERTY,
-)
+from melcheck.pytest_plugin.reports import record_case
+from melcheck.pytest_plugin.terminal import NOTE_PROPERTY, PLACE_PROPERTY, SPEED_PROPERTY
 
 if TYPE_CHECKING:
     from melcheck.benchmark.speed_gate import SpeedComparison
@@ -57,7 +52,7 @@ if TYPE_CHECKING:
     from melcheck.goldens import Golden
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
-    from melcheck.report.table import CaseRow, Outcome
+    from melcheck.report.model import CaseOutcome, CaseResult
     from melcheck.sanity import Verdict
     from melcheck.vocoders.base import Vocoder
 
@@ -253,38 +248,26 @@ def mel_known_misses() -> dict[tuple[str, str], dict[str, float]]:
 @pytest.fixture
 def mel_record(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
-) -> Callable[..., CaseRow]:
+) -> Callable[..., CaseResult]:
     """A function that puts this case into the table at the end of the run."""
 
     def record(
-        outcome: Outcome,
+        outcome: CaseOutcome,
         *,
         verdict: Verdict | None = None,
         cause: Explanation | None = None,
         artifacts: Path | None = None,
-    ) -> CaseRow:
-        from melcheck.report.table import case_row
-
-        label = plan_of(request.config).label(mel_round_trip.vocoder.name)
-        row = case_row(
-            mel_clip.name,
-            label,
+    ) -> CaseResult:
+        return record_case(
+            request.node,
             mel_round_trip,
-            outcome=report_collector.collect(
-                request.node,
-                mel_round_trip,
-                clip=mel_clip,
-                vocoder=label,
-                outcome=outcome,
-                verdict=verdict,
-                cause=cause,
-            ),
+            clip=mel_clip,
+            vocoder=plan_of(request.config).label(mel_round_trip.vocoder.name),
+            outcome=outcome,
             verdict=verdict,
-            artifacts="" if artifacts is None else str(artifacts),
+            cause=cause,
+            artifacts=artifacts,
         )
-        request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
-        request.node.user_properties.extend(report_collector.case_properties(row))
-        return row
 
     return record
 
@@ -340,7 +323,6 @@ def mel_griffin_lim(
 
     def make() -> RoundTrip | None:
         from melcheck.pipeline import MelPipeline
-        from melcheck.report.table import case_row
         from melcheck.vocoders.griffin_lim import BASELINE
 
         plan = plan_of(request.config)
@@ -352,11 +334,7 @@ def mel_griffin_lim(
             request.config, MelPipeline(config, vocoder=plan.with_frontend(baseline))
         )
         if BASELINE not in plan.vocoders:
-            row = case_row(mel_clip.name, BASELINE, trip, outcome="baseline")
-            report_collector.collect(
-                request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline"
-            )
-            request.node.user_properties.append((ROW_PROPERTY, row.to_json()))
+            record_case(request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline")
         return trip
 
     return make

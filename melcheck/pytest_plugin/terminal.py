@@ -1,10 +1,7 @@
-"""What the end of a run prints: the table, what was skipped and why, where the pictures are.
+"""What the plugin prints at the end of a run: the table, skips, pictures, notes and annotations.
 
-What a run should say beside its table: what was adapted, and what differs without harm.
-
-Failures as annotations of GitHub Actions: a line that its runner shows beside the file.
-
-Printed where the environment says `GITHUB_ACTIONS=true`.
+Everything crosses from the workers of pytest-xdist to the process that prints in the
+`user_properties` of tests, which also stand in JUnit reports.
 
 References:
     GitHub, "Workflow commands for GitHub Actions": `::error file=...,line=...,title=...::message`,
@@ -24,61 +21,68 @@ import pytest
 from melcheck.pytest_plugin.cases import PLAN
 
 if TYPE_CHECKING:
-    from melcheck.report.table import CaseRow
+    from melcheck.report.model import CaseRecord, Key
 
-
-# A name in a test's `user_properties`, which cross from xdist's workers to the controller.
+# Names in `user_properties`.
+CASE_PROPERTY = "melcheck-case"
+"""A planned case: clip, vocoder and device in JSON."""
+RECORD_PROPERTY = "melcheck"
+"""A `CaseRecord` in JSON, without the errors of each band and frame."""
 NOTE_PROPERTY = "melcheck-note"
-
-
-class Notes:
-    """Gathers the notes of the plan and of tests, and prints each once."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._noted: dict[str, None] = {}
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the notes out of a test's report, from whichever process."""
-        if report.when == "call":
-            for name, value in report.user_properties:
-                if name == NOTE_PROPERTY:
-                    self._noted[str(value)] = None
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the notes, where there are any."""
-        plan = self._config.stash.get(PLAN, None)
-        notes = [*(plan.notes() if plan is not None else ()), *self._noted]
-        if not notes:
-            return
-        terminalreporter.section("melcheck: notes")
-        for note in dict.fromkeys(notes):
-            terminalreporter.write_line(note)
-
-
-# A name in a test's `user_properties`: the file that its failure is about, or "file:line". The last
-# one counts.
+"""A line for the notes."""
 PLACE_PROPERTY = "melcheck-place"
+"""The file that a failure is about, or "file:line"; the last one counts."""
+SPEED_PROPERTY = "melcheck-speed"
+"""A line for the list of speeds."""
+
+_WORKER_OUTPUT = "melcheck_planned"
+_LISTED_PATHS = 16
 
 _ESCAPED_DATA = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"))
 _ESCAPED_PROPERTY = (*_ESCAPED_DATA, (":", "%3A"), (",", "%2C"))
 _LONGEST_MESSAGE = 3000
 
 
+def _properties(source: Any, wanted: str) -> list[str]:
+    return [str(value) for name, value in source.user_properties if name == wanted]
+
+
+class Notes:
+    """Prints the notes of the plan and of tests, each once."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._noted: dict[str, None] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the notes of a test, from any process."""
+        if report.when == "call":
+            self._noted |= dict.fromkeys(_properties(report, NOTE_PROPERTY))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the notes, if there are any."""
+        plan = self._config.stash.get(PLAN, None)
+        notes = [*(plan.notes() if plan is not None else ()), *self._noted]
+        if notes:
+            terminalreporter.section("melcheck: notes")
+        for note in dict.fromkeys(notes):
+            terminalreporter.write_line(note)
+
+
 def annotation(message: str, *, title: str, file: str = "", line: int | None = None) -> str:
-    r"""Return the workflow command that shows an error.
+    r"""Return the workflow command with which GitHub Actions shows an error.
 
     Example:
         >>> annotation("it broke\nhere", title="a: b", file="x,y.wav", line=3)
         '::error file=x%2Cy.wav,line=3,title=a%3A b::it broke%0Ahere'
     """
     properties = {"file": file, "line": "" if line is None else str(line), "title": title}
-    told = ",".join(
+    listed = ",".join(
         f"{name}={_escaped(value, _ESCAPED_PROPERTY)}"
         for name, value in properties.items()
         if value
     )
-    return f"::error {told}::{_escaped(message, _ESCAPED_DATA)}"
+    return f"::error {listed}::{_escaped(message, _ESCAPED_DATA)}"
 
 
 def _escaped(text: str, table: tuple[tuple[str, str], ...]) -> str:
@@ -95,8 +99,8 @@ class Annotations:
         self._lines: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take note of a failure that is about a file."""
-        places = [str(value) for name, value in report.user_properties if name == PLACE_PROPERTY]
+        """Collect a failure that is about a file."""
+        places = _properties(report, PLACE_PROPERTY)
         if not report.failed or not places:
             return
         file, _, line = places[-1].rpartition(":")
@@ -113,74 +117,59 @@ class Annotations:
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the annotations where GitHub reads them."""
+        """Print the annotations in GitHub Actions."""
         if os.environ.get("GITHUB_ACTIONS") == "true":
             for line in self._lines:
                 terminalreporter.write_line(line)
 
     def _relative(self, file: str) -> str:
         path = Path(file)
-        # Only what lies in the repository can be shown beside its lines.
+        # GitHub shows an error beside the lines of a file only inside the repository.
         return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else file
-
-
-# Names in a test's `user_properties`, which cross from xdist's workers to the controller and stand
-# in JUnit reports.
-ROW_PROPERTY = "melcheck"
-CASE_PROPERTY = "melcheck-case"
-SPEED_PROPERTY = "melcheck-speed"
-
-_WORKER_OUTPUT = "melcheck_planned"
-_LISTED_PATHS = 16
 
 
 def planned_cases(items: Iterable[pytest.Item]) -> list[str]:
     """Return the cases of the tests that put a row into the table."""
-    return [
-        str(value)
-        for item in items
-        for name, value in item.user_properties
-        if name == CASE_PROPERTY
-    ]
+    return [case for item in items for case in _properties(item, CASE_PROPERTY)]
 
 
 class Summary:
-    """Gathers the rows that tests record, in any process, and prints them at the end."""
+    """Collects the cases of the run from every process, and prints their table at the end."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str, str], CaseRow] = {}
+        self.records: dict[Key, CaseRecord] = {}
         self.planned: set[str] = set()
         self.skipped: dict[str, set[str]] = {}
         self.speeds: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note every case of the run, whether it will come to an end or not."""
+        """Note every planned case, so that one that does not finish is missed."""
         self.planned.update(planned_cases(session.items))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Note every case that a worker of pytest-xdist had."""
+        """Note every planned case of a worker of pytest-xdist."""
         self.planned.update(getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT, ()))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the row and the case out of a test's report."""
-        for name, value in report.user_properties:
-            if name == CASE_PROPERTY:
-                self.planned.add(str(value))
-                if report.skipped and report.when == "setup":
-                    _, _, reason = cast("tuple[str, int, str]", report.longrepr)
-                    reason = reason.removeprefix("Skipped: ")
-                    self.skipped.setdefault(reason, set()).add(str(value))
-            elif name == ROW_PROPERTY and report.when == "call":
-                from melcheck.report.table import CaseRow
+        """Collect the case, its record and the speeds of a test."""
+        cases = _properties(report, CASE_PROPERTY)
+        self.planned.update(cases)
+        if cases and report.skipped and report.when == "setup":
+            _, _, reason = cast("tuple[str, int, str]", report.longrepr)
+            self.skipped.setdefault(reason.removeprefix("Skipped: "), set()).update(cases)
+        if report.when != "call":
+            return
+        self.speeds += _properties(report, SPEED_PROPERTY)
+        for text in _properties(report, RECORD_PROPERTY):
+            from melcheck.report.json_format import from_json
+            from melcheck.report.model import CaseRecord
 
-                row = CaseRow.from_json(str(value))
-                self.rows[row.clip, row.vocoder, row.device] = row
-            elif name == SPEED_PROPERTY and report.when == "call":
-                self.speeds.append(str(value))
+            record = from_json(CaseRecord, text)
+            self.records[record.case.key] = record
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the table, what was skipped and why, and where the pictures are."""
+        """Print the speeds, the table, the skips with their reasons, and where the pictures are."""
         write = terminalreporter.write_line
         if self.speeds:
             terminalreporter.section("melcheck: speed, from the median of each benchmark")
@@ -189,47 +178,38 @@ class Summary:
         if not self.planned:
             return
         terminalreporter.section("melcheck: audio -> mel -> audio -> mel")
-        if self.rows:
-            width = max(80, terminalreporter._tw.fullwidth)
-            self._write_rows(write, width=width, colour=terminalreporter.hasmarkup)
+        for line in self._table(terminalreporter):
+            write(line)
         for reason, cases in self.skipped.items():
             write(f"skipped, {len(cases)} of {len(self.planned)} cases: {reason}")
-        pictures = [row.artifacts for row in self.rows.values() if row.artifacts]
+        records = self.records.values()
+        pictures = [record.artifacts for record in records if record.artifacts]
         if pictures:
             write("pictures:")
         for folder in pictures[:_LISTED_PATHS]:
             write(f"  {folder}")
         if len(pictures) > _LISTED_PATHS:
             write(f"  ... and {len(pictures) - _LISTED_PATHS} more folders beside them")
-        counts: Counter[str] = Counter(
-            row.outcome for row in self.rows.values() if row.outcome != "baseline"
-        )
+        outcomes = (record.case.outcome for record in records)
+        counts = Counter[str](outcome for outcome in outcomes if outcome != "baseline")
         counts["skipped"] = sum(map(len, self.skipped.values()))
-        missing = len(self.planned) - counts.total()
-        if missing:
-            counts["without a result"] = missing
-        told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
-        write(f"{len(self.planned)} cases planned: {told}")
+        counts["without a result"] = len(self.planned) - counts.total()
+        listed = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
+        write(f"{len(self.planned)} cases planned: {listed}")
 
-    def _write_rows(self, write: Any, *, width: int, colour: bool) -> None:
-        from melcheck.report.table import legend, table_text
+    def _table(self, terminalreporter: pytest.TerminalReporter) -> list[str]:
+        if not self.records:
+            return []
+        from melcheck.report.table import table_lines
         from melcheck.sanity import Thresholds
 
-        rows = list(self.rows.values())
-        write(table_text(rows, width=width, colour=colour))
-        write(legend(Thresholds()))
-        for line in sorted({f"{row.vocoder}: {row.provenance}" for row in rows}):
-            write(line)
-        for line in sorted({f"decoder: {row.decoder}" for row in rows if row.decoder}):
-            write(line)
-        parts = {row.clip: row for row in rows if row.is_part()}
-        if parts:
-            listed = ", ".join(
-                f"{row.clip} {row.checked_seconds:.1f} of {row.source_seconds:.1f}"
-                for row in list(parts.values())[:_LISTED_PATHS]
-            )
-            more = ", ..." if len(parts) > _LISTED_PATHS else ""
-            write(f"only the start was checked (--mel-duration all takes all), s: {listed}{more}")
+        return table_lines(
+            list(self.records.values()),
+            Thresholds().gates(),
+            width=max(80, terminalreporter._tw.fullwidth),
+            colour=terminalreporter.hasmarkup,
+            all_option="--mel-duration all",
+        )
 
 
 def send_planned_cases(session: pytest.Session) -> None:

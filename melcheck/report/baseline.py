@@ -1,18 +1,11 @@
-"""Whether a run is worse than the one on record: case by case, with the band and frames that moved.
+"""Comparison of a run with an earlier report: case by case, with the bands and frames that changed.
 
-Cases are compared only where they describe the same thing: the same bytes of audio, as much of it,
-the same recipe and the same weights. A difference in any of these is said in place of numbers.
+Cases are compared only where sha256 and length of the audio, recipe and weights are the same.
+Otherwise the difference is reported instead of numbers.
 
-Tolerances have two parts. What changes although nothing did was measured on the twelve fixture
-clips with the embedded vocoder, as the largest change of any clip. One thread against two moves
-nothing. Float32 against float64 throughout, a bound on what another device's order of summation
-can do:
-
-    mae 1.2e-5   corr 1.3e-6   SNR, cSNR 1.6e-3   mse 1.7e-5   max 5.2e-4   STFT 6.6e-5   floor 0
-    band 2.4e-3   frame 5.6e-3
-
-The rest is a margin that is ours: a few percent of a gate's limit, or less, for which nobody would
-hold up a merge. Every tolerance is at least 12 times what was measured.
+Tolerances: at least 12 times the largest change without a cause, which was measured as float32
+against float64 on the twelve fixture clips with the embedded vocoder (`docs/report.md` has the
+table); the rest is a margin of a few percent of a gate's limit.
 """
 
 from __future__ import annotations
@@ -21,18 +14,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from melcheck.report.json_format import read_report
 from melcheck.report.model import (
     METRICS,
+    BaselineChange,
+    BaselineComparison,
+    CaseRecord,
     CaseResult,
-    Change,
-    Comparison,
     MetricChange,
     RecipeSource,
     RunReport,
-    VocoderSource,
+    Trend,
     shown,
 )
 from melcheck.report.text import band_range, frame_range
@@ -49,7 +42,7 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
         "reference_floor_share": 0.001,
     }
 )
-"""What may be noise in each figure, in its unit."""
+"""Largest change of each metric that counts as noise, in its unit."""
 
 BAND_TOLERANCE = 0.03
 """Nats, in the error of one band: a gain of 0.3 dB there, which the mean over 100 bands hides."""
@@ -57,20 +50,18 @@ BAND_TOLERANCE = 0.03
 FRAME_TOLERANCE = 0.1
 """Nats, in the error of one frame."""
 
-# Neighbours that moved by at least this share of the worst one belong to the same place.
+# Neighbours that changed by at least this share of the worst one belong to the same place.
 _SAME_PLACE = 0.5
 _NAMED_FIGURES = 3
 # 1e-5 s is less than a sample.
 _SAME_SECONDS = 1e-5
 
-_Trend = Literal["worse", "better", "same"]
-
 
 class Baseline:
-    """A report that runs are held against.
+    """A report that runs are compared with.
 
     Args:
-        path: A report's JSON.
+        path: JSON file of the report.
 
     Raises:
         ReportError: The file is not a report that this version reads.
@@ -80,23 +71,17 @@ class Baseline:
         self.report: RunReport = read_report(path)
         self._file = path.name
         self._cases = {case.key: case for case in self.report.cases if case.metrics}
-        self._vocoders = {vocoder.label: vocoder for vocoder in self.report.vocoders}
         self._recipes = {recipe.digest: recipe for recipe in self.report.recipes}
 
-    def change(self, case: CaseResult, vocoder: VocoderSource, recipe: RecipeSource) -> Change:
-        """Return what a measured case of this run is against the same case of the baseline.
-
-        Args:
-            case: Of this run.
-            vocoder: That it went through.
-            recipe: Of its mel.
-        """
+    def change(self, record: CaseRecord) -> BaselineChange:
+        """Compare a measured case of this run with the same case of the baseline."""
+        case = record.case
         before = self._cases.get(case.key)
         if before is None:
-            return Change(status="new")
-        mismatches = tuple(self._mismatches(before, case, vocoder, recipe))
+            return BaselineChange(status="new")
+        mismatches = tuple(self._mismatches(before, record))
         if mismatches:
-            return Change(status="other", mismatches=mismatches)
+            return BaselineChange(status="other", mismatches=mismatches)
         metrics = tuple(
             _metric_change(name, before.metrics[name], value)
             for name, value in case.metrics.items()
@@ -106,21 +91,16 @@ class Baseline:
         frames = _differences(before.frame_mae, case.frame_mae)
         trends = {each.trend for each in metrics}
         trends |= {_profile_trend(bands, BAND_TOLERANCE), _profile_trend(frames, FRAME_TOLERANCE)}
-        status: _Trend = (
-            "worse" if "worse" in trends else "better" if "better" in trends else "same"
-        )
-        return Change(
-            status=status,
-            metrics=metrics,
-            place="" if status == "same" else _words(metrics, status, bands, frames, recipe),
-        )
+        status: Trend = "worse" if "worse" in trends else "better" if "better" in trends else "same"
+        place = "" if status == "same" else _words(metrics, status, bands, frames, record.recipe)
+        return BaselineChange(status=status, metrics=metrics, place=place)
 
-    def comparison(self, cases: Iterable[CaseResult]) -> Comparison:
-        """Return what the cases of a run, taken together, are against the baseline."""
+    def comparison(self, cases: Iterable[CaseResult]) -> BaselineComparison:
+        """Summarise the comparison of all cases of a run with the baseline."""
         cases = [case for case in cases if case.outcome != "baseline"]
         present = {case.key for case in cases if case.metrics}
         changes = [(case, case.change) for case in cases if case.change is not None]
-        return Comparison(
+        return BaselineComparison(
             file=self._file,
             finished=self.report.environment.finished,
             versions=self.report.environment.versions,
@@ -137,9 +117,8 @@ class Baseline:
             ),
         )
 
-    def _mismatches(
-        self, before: CaseResult, case: CaseResult, vocoder: VocoderSource, recipe: RecipeSource
-    ) -> Iterable[str]:
+    def _mismatches(self, before: CaseResult, record: CaseRecord) -> Iterable[str]:
+        case = record.case
         old_audio, audio = before.audio, case.audio
         if old_audio is not None and audio is not None:
             if old_audio.sha256 != audio.sha256:
@@ -151,18 +130,15 @@ class Baseline:
                     f"{audio.checked_seconds:g} s",
                 )
         elif old_audio is not audio:
-            yield "only one of the two names the file that it was read from"
+            yield "only one of the two reports names the audio file"
         if before.recipe != case.recipe:
             old = self._recipes[before.recipe].text if before.recipe in self._recipes else ""
-            yield _other("the mel recipe", *_differing(old, recipe.text))
-        old_vocoder = self._vocoders.get(case.vocoder)
-        hashes = [
-            "none" if source is None else (source.weights_sha256 or "none")
-            for source in (old_vocoder, vocoder)
-        ]
+            yield _other("the mel recipe", *_differing(old, record.recipe.text))
+        vocoders = (self.report.vocoders.get(case.vocoder), record.vocoder)
+        hashes = [(source and source.weights_sha256) or "none" for source in vocoders]
         if hashes[0] != hashes[1]:
             yield _other("the vocoder's weights, sha256", *(digest[:12] for digest in hashes))
-        configs = [source and source.config_sha256 for source in (old_vocoder, vocoder)]
+        configs = [source and source.config_sha256 for source in vocoders]
         if hashes[0] == hashes[1] and configs[0] != configs[1]:
             yield _other("the vocoder's config, sha256", *(str(each)[:12] for each in configs))
 
@@ -183,7 +159,7 @@ def _metric_change(name: str, before: float, after: float) -> MetricChange:
     better = METRICS[name].better
     sign = {"lower": 1.0, "higher": -1.0, "": 0.0}[better]
     tolerance = TOLERANCES[name]
-    trend: _Trend = "same"
+    trend: Trend = "same"
     if sign:
         rise = _rise(sign * before, sign * after)
         trend = "worse" if rise > tolerance else "better" if rise < -tolerance else "same"
@@ -191,7 +167,7 @@ def _metric_change(name: str, before: float, after: float) -> MetricChange:
 
 
 def _rise(before: float, after: float) -> float:
-    """Return how much an error grew; one that can no longer be measured grew without bound."""
+    """Return how much an error grew; infinity where it can no longer be measured."""
     if math.isnan(after):
         return 0.0 if math.isnan(before) else math.inf
     if math.isnan(before):
@@ -203,7 +179,7 @@ def _differences(before: Sequence[float], after: Sequence[float]) -> list[float]
     return [_rise(*pair) for pair in zip(before, after, strict=True)]
 
 
-def _profile_trend(differences: Sequence[float], tolerance: float) -> _Trend:
+def _profile_trend(differences: Sequence[float], tolerance: float) -> Trend:
     return "worse" if max(differences, default=0.0) > tolerance else "same"
 
 
@@ -222,12 +198,12 @@ def _place(differences: Sequence[float], sign: int) -> tuple[int, int, float]:
 
 def _words(
     metrics: Iterable[MetricChange],
-    status: _Trend,
+    status: Trend,
     bands: Sequence[float],
     frames: Sequence[float],
     recipe: RecipeSource,
 ) -> str:
-    """Name the figures that moved, the gates' own first, and the bands or frames that did most."""
+    """Name the metrics that changed, and the bands or frames that changed most."""
     moved = [each for each in metrics if each.trend == status]
     figures = [
         f"{METRICS[each.metric].label} {shown(each.metric, each.before)} → "
@@ -243,4 +219,4 @@ def _words(
         places.append(band_range(*band, recipe))
     if by_frame > 1 or by_frame > by_band:
         places.append(frame_range(*frame, recipe))
-    return "; ".join([", ".join(figures) or "every figure within its tolerance", *places])
+    return "; ".join([", ".join(figures) or "every metric within its tolerance", *places])

@@ -1,4 +1,4 @@
-"""Writes a run's report in the format that its file's name asks for."""
+"""Write a run's report in the format that the file's suffix names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 REPORT_SUFFIXES = (".html", ".md", ".json")
-"""What a report's file may end in."""
+"""Suffixes that a report's file may have."""
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse a path that no report can be written to, before the run that it is to report.
+    """Raise, before the run starts, if no report can be written to a path.
 
     Raises:
-        ValueError: Another suffix than those of `REPORT_SUFFIXES`, or a folder.
-        OSError: The folder cannot be made or written.
+        ValueError: A suffix that is not in `REPORT_SUFFIXES`, or a folder.
+        OSError: The folder cannot be created or written.
     """
     if path.suffix not in REPORT_SUFFIXES:
         raise ValueError(
@@ -42,15 +42,15 @@ def check_report_path(path: Path) -> None:
 def write_report(
     report: RunReport, path: Path, media: Mapping[Key, CaseMedia] | None = None
 ) -> None:
-    """Write a report whole, or leave what was there.
+    """Write a report atomically.
 
     Args:
-        report: The run.
-        path: Ends in ".html", ".md" or ".json"; its folder is made where it does not exist.
-        media: Pictures and sound of the cases, for a page; see `melcheck.report.media`.
+        report: Data of the run.
+        path: File that ends in ".html", ".md" or ".json"; its folder is created if necessary.
+        media: Pictures and audio of the cases, for a page; see `melcheck.report.media`.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: A suffix that is not in `REPORT_SUFFIXES`.
         OSError: The file cannot be written.
     """
     if path.suffix == ".json":
@@ -71,7 +71,7 @@ def write_report(
 
 
 def append_job_summary(report: RunReport, path: Path) -> None:
-    """Append the report as Markdown to the file that a CI job's summary is read from.
+    """Append the report as Markdown to the file of a CI job's summary.
 
     Raises:
         OSError: The file cannot be written.

@@ -1,9 +1,8 @@
-"""A run's report as one self-contained HTML page, made to be mailed.
+"""A run's report as one self-contained HTML page.
 
-The page carries its style, script, pictures and sound, and forbids itself everything else by a
-Content-Security-Policy. Without JavaScript it is a plain page whose sections open by themselves.
-
-The sections of a report's page, one a clip: players, figures, pictures with their axes.
+The page contains its style, script, pictures and audio; a Content-Security-Policy forbids anything
+else. It can be read without JavaScript. `melcheck/templates/report.html.j2` lays it out: a verdict,
+a table of all cases, a section for each clip, and provenance.
 """
 
 from __future__ import annotations
@@ -25,61 +24,43 @@ from melcheck.report.media import (
     PAGE_BYTES,
     CaseMedia,
     ClipMedia,
-    Sound,
+    Player,
     colour_stops,
-    fit,
+    fit_page,
 )
 from melcheck.report.model import (
     METRICS,
     CaseResult,
-    GateResult,
     Key,
     MetricChange,
     RecipeSource,
     RunReport,
+    by_clip,
     shown,
     shown_delta,
 )
 from melcheck.report.text import (
     STATES,
-    ChangeText,
     change_text,
     change_word,
+    columns_text,
     comparison_text,
     finished_text,
     frequency_ticks,
     gates_text,
     headline,
-    legend,
+    limit_text,
     problems,
     skip_reasons,
-    threshold_text,
     time_ticks,
     worst_places,
 )
+from melcheck.sanity import GateResult
 
 
-def fields(data: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name, without copying what they hold."""
-    return {name: getattr(data, name) for name in data.__slots__}
-
-
-def changes(case: CaseResult) -> dict[str, MetricChange]:
-    """Return the changes of a case against the baseline by metric."""
-    return {} if case.change is None else {each.metric: each for each in case.change.metrics}
-
-
-def clip_view(
+def _clip_view(
     name: str, cases: Sequence[CaseResult], report: RunReport, media: ClipMedia
 ) -> dict[str, Any]:
-    """Return what the template shows of one clip.
-
-    Args:
-        name: Of the clip.
-        cases: All of it.
-        report: The run that they belong to.
-        media: The pictures and sound that fit on the page.
-    """
     panels = [case for case in cases if case.outcome != "baseline"]
     states = dict.fromkeys(STATES[case.outcome] for case in panels or cases)
     best = min(panels or cases, key=lambda case: STATES[case.outcome].rank)
@@ -88,7 +69,7 @@ def clip_view(
     if audio is not None:
         length = f" of {audio.seconds:.2f}" if audio.seconds > audio.checked_seconds + 0.01 else ""
         file = (
-            f"{audio.file} · {audio.sample_rate:,} Hz, {channels(audio.channels)} · "
+            f"{audio.file} · {audio.sample_rate:,} Hz, {_channels(audio.channels)} · "
             f"{audio.checked_seconds:.2f}{length} s checked · sha256 {audio.sha256[:12]}…"
         )
     devices = {case.device for case in cases}
@@ -97,8 +78,8 @@ def clip_view(
         if case.key in media.cases:
             kind = "For comparison" if case.outcome == "baseline" else "Reconstruction"
             place = f" on {case.device}" if len(devices) > 1 else ""
-            sound = media.cases[case.key].reconstructed_sound
-            players.append(_player(f"{kind}: {case.vocoder}{place}", sound))
+            player = media.cases[case.key].reconstructed_audio
+            players.append(_player(f"{kind}: {case.vocoder}{place}", player))
     return {
         "name": name,
         "glance": _glance(best),
@@ -118,26 +99,26 @@ def _glance(case: CaseResult) -> str:
     )
 
 
-def channels(count: int) -> str:
-    """Return a number of channels in words."""
+def _channels(count: int) -> str:
     return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
 
 
-def _player(label: str, sound: Sound) -> dict[str, str]:
+def _player(label: str, player: Player) -> dict[str, str]:
     notes = []
-    if sound.gain != 1:
-        notes.append(f"beyond full scale: made quieter by a factor of {1 / sound.gain:.3g}")
-    if not sound.finite:
+    if player.gain != 1:
+        notes.append(f"beyond full scale: made quieter by a factor of {1 / player.gain:.3g}")
+    if not player.finite:
         notes.append("NaN or infinite samples are played as silence")
-    if sound.kind == "audio/mpeg":
+    if player.kind == "audio/mpeg":
         notes.append("MP3")
-    return {"label": label, "kind": sound.kind, "data": sound.data, "note": "; ".join(notes)}
+    return {"label": label, "kind": player.kind, "data": player.data, "note": "; ".join(notes)}
 
 
 def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict[str, Any]:
     recipe = next((each for each in report.recipes if each.digest == case.recipe), None)
     gates = {gate.metric: gate for gate in case.gates}
-    moved = changes(case)
+    # The reason of a case that failed for its change contains the change already.
+    repeated = case.outcome == "failed" and change_word(case) in ("worse", "not comparable")
     return {
         "title": f"{case.vocoder} on {case.device}",
         "state": STATES[case.outcome],
@@ -145,19 +126,13 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
         "cause": case.cause,
         "notes": case.notes,
         "figures": [
-            _figure(name, value, gates.get(name), moved.get(name))
+            _figure(name, value, gates.get(name), case.changes.get(name))
             for name, value in case.metrics.items()
         ],
-        "change": _change(case),
+        "change": "" if repeated else change_text(case),
+        "change_kind": "" if case.change is None else case.change.status,
         "picture": None if media is None or recipe is None else _picture(case, media, recipe),
     }
-
-
-def _change(case: CaseResult) -> ChangeText | None:
-    # What failed for its change says so in its reason already.
-    change = change_text(case)
-    told = change is not None and change.kind in ("worse", "other") and case.outcome == "failed"
-    return None if told else change
 
 
 def _figure(
@@ -170,7 +145,7 @@ def _figure(
         "text": shown(name, value),
         "unit": "" if metric.unit == "%" else metric.unit,
         "missed": gate is not None and not gate.passed,
-        # That a clip has sound in it is worth a word only where it has none.
+        # The gate against silence is shown only where it was missed.
         "gate": "" if gate is None or (gate.passed and not metric.better) else _gate_text(gate),
         "delta": "" if change is None else f"{shown_delta(name, change.delta)} vs. baseline",
         "trend": "" if change is None else change.trend,
@@ -178,20 +153,22 @@ def _figure(
 
 
 def _gate_text(gate: GateResult) -> str:
-    sign = "<" if gate.side == "below" else ">"
-    limit = f"{100 * gate.limit:g}%" if METRICS[gate.metric].unit == "%" else f"{gate.limit:g}"
+    limit = limit_text(gate)
     if math.isnan(gate.margin):
-        return f"must be {sign} {limit}"
-    room = shown(gate.metric, abs(gate.margin))
-    if gate.passed:
-        return f"{sign} {limit}, {room} to spare"
-    return f"must be {sign} {limit}, misses by {room}"
+        return f"must be {limit}"
+    margin = shown(gate.metric, abs(gate.margin))
+    return f"{limit}, margin {margin}" if gate.passed else f"must be {limit}, misses by {margin}"
+
+
+def _fields(data: Any) -> dict[str, Any]:
+    # Not dataclasses.asdict, which would copy the pictures.
+    return {name: getattr(data, name) for name in data.__slots__}
 
 
 def _picture(case: CaseResult, media: CaseMedia, recipe: RecipeSource) -> dict[str, Any]:
     low, high, limit = media.mel_low, media.mel_high, DIFFERENCE_LIMIT
     band_top, frame_top = _top(case.band_mae), _top(case.frame_mae)
-    return fields(media) | {
+    return _fields(media) | {
         "x_ticks": time_ticks(media.frames, recipe),
         "y_ticks": frequency_ticks(recipe),
         "mel_ticks": _scale_ticks(low, high, 4),
@@ -245,11 +222,11 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "".join(parts)
 
 
-# As many failed clips are shown open; any clip is, in a run of no more than _SMALL_RUN.
+# So many failed clips are shown open; every clip is, in a run of at most _SMALL_RUN.
 _OPEN_CLIPS = 4
 _SMALL_RUN = 2
 
-# On a phone the table keeps the columns of the gates; each clip's section has them all.
+# A phone shows only the columns of the gates; each clip's section has all.
 _EXTRA = frozenset(METRICS) - {"mae", "pearson", "snr_db"}
 
 
@@ -262,22 +239,19 @@ def report_html(
     """Return the page.
 
     Args:
-        report: The run.
-        media: Pictures and sound by case; a case without any is shown in figures alone.
-        limit: Bytes of pictures and sound; see `melcheck.report.media`.
+        report: Data of the run.
+        media: Pictures and audio by case; a case without any has only its metrics on the page.
+        limit: Bytes of pictures and audio; see `melcheck.report.media`.
     """
-    by_clip: dict[str, list[CaseResult]] = {}
-    for case in report.cases:
-        by_clip.setdefault(case.clip, []).append(case)
-    urgent = sorted(by_clip, key=lambda clip: min(STATES[c.outcome].rank for c in by_clip[clip]))
-    carried = fit({clip: by_clip[clip] for clip in urgent}, media or {}, limit=limit)
-    anchors = {clip: f"clip-{number}" for number, clip in enumerate(by_clip, start=1)}
-    opened = urgent[:_OPEN_CLIPS] if len(by_clip) > _SMALL_RUN else urgent
+    clips = by_clip(report.cases)
+    urgent = sorted(clips, key=lambda clip: min(STATES[c.outcome].rank for c in clips[clip]))
+    carried = fit_page({clip: clips[clip] for clip in urgent}, media or {}, limit=limit)
+    anchors = {clip: f"clip-{number}" for number, clip in enumerate(clips, start=1)}
     opened = [
-        clip
-        for clip in opened
-        if len(by_clip) <= _SMALL_RUN or any(c.outcome == "failed" for c in by_clip[clip])
+        clip for clip in urgent[:_OPEN_CLIPS] if any(c.outcome == "failed" for c in clips[clip])
     ]
+    opened = urgent if len(clips) <= _SMALL_RUN else opened
+    comparison, comparison_lists = comparison_text(report)
     style, script = _asset("report.css"), _asset("report.js")
     present = {case.outcome for case in report.cases}
     devices = {case.device for case in report.cases}
@@ -297,32 +271,38 @@ def report_html(
             "glyph": "?" if report.verdict == "nothing measured" else state.glyph,
             "word": report.verdict.capitalize(),
             "headline": headline(report),
-            "counts": _counts(report),
+            "counts": [
+                (STATES[name], report.counts[name]) for name in STATES if name in report.counts
+            ],
             "tally": ", ".join(f"{count} {name}" for name, count in report.counts.items()),
         },
         gates_text=gates_text(report.thresholds),
         finished=finished_text(report.environment.finished),
-        problems=[
-            {"anchor": anchors.get(problem.clip), **fields(problem)} for problem in problems(report)
-        ],
-        comparison=comparison_text(report),
-        caption=f"{len(report.cases)} cases; a clip's name leads to its pictures and sound.",
-        columns=_columns(report, show_device=len(devices) > 1),
+        problems=problems(report),
+        anchors=anchors,
+        comparison=comparison,
+        comparison_lists=comparison_lists,
+        caption=f"{len(report.cases)} cases; a clip's name links to its pictures and audio.",
+        metrics=METRICS,
+        extra=_EXTRA,
+        limits={gate.metric: limit_text(gate) for gate in report.thresholds},
         show_device=len(devices) > 1,
-        states=[fields(STATES[name]) for name in STATES if name in present],
-        rows=[_row(case, anchors) for case in report.cases],
-        legend=legend(),
+        states=STATES,
+        present=[state for name, state in STATES.items() if name in present],
+        shown=shown,
+        shown_delta=shown_delta,
+        sortable=_sortable,
+        change_word=change_word,
+        legend=columns_text(),
         skipped=skip_reasons(report),
         clips=[
-            clip_view(clip, cases, report, carried[clip])
+            _clip_view(clip, cases, report, carried[clip])
             | {"anchor": anchors[clip], "open": clip in opened}
-            for clip, cases in by_clip.items()
+            for clip, cases in clips.items()
         ],
-        without_media=(
-            "No picture and no sound of this case: none was made, or the page would be too large."
-        ),
-        files=_files(report),
-        sound_note=_sound_note(carried),
+        files={case.clip: case.audio for case in report.cases if case.audio is not None},
+        channels=_channels,
+        audio_note=_audio_note(carried),
     )
 
 
@@ -343,99 +323,23 @@ def _policy_hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _counts(report: RunReport) -> list[dict[str, Any]]:
-    return [
-        fields(STATES[name]) | {"count": report.counts[name]}
-        for name in STATES
-        if report.counts.get(name)
-    ]
-
-
-def _columns(report: RunReport, *, show_device: bool) -> list[dict[str, str]]:
-    columns = [_column("clip"), _column("vocoder", kind="wide")]
-    if show_device:
-        columns.append(_column("device", kind="wide"))
-    columns.append(_column("state", kind="wide rank"))
-    limits = {threshold.metric: threshold_text(threshold) for threshold in report.thresholds}
-    for name, metric in METRICS.items():
-        unit = f" {metric.unit}" if metric.unit and metric.unit != "%" else ""
-        limit = f"{limits[name]}{unit}" if name in limits else unit.strip()
-        columns.append(
-            {
-                "kind": "number extra" if name in _EXTRA else "number",
-                "label": metric.label,
-                "limit": limit,
-                "meaning": metric.meaning,
-            }
-        )
-    return columns
-
-
-def _column(label: str, *, kind: str = "") -> dict[str, str]:
-    return {"kind": kind, "label": label, "limit": "", "meaning": ""}
-
-
-def _row(case: CaseResult, anchors: Mapping[str, str]) -> dict[str, Any]:
-    missed = {gate.metric for gate in case.gates if not gate.passed}
-    moved = changes(case)
-    cells = []
-    for name in METRICS:
-        value = case.metrics.get(name)
-        change = moved.get(name)
-        cells.append(
-            {
-                "kind": "extra" if name in _EXTRA else "",
-                "value": "" if value is None else _sortable(value),
-                "text": "" if value is None else shown(name, value),
-                "missed": name in missed,
-                "delta": "" if change is None else shown_delta(name, change.delta),
-                "trend": "" if change is None else change.trend,
-            }
-        )
-    return {
-        "clip": case.clip,
-        "vocoder": case.vocoder,
-        "device": case.device,
-        "anchor": anchors.get(case.clip),
-        "state": STATES[case.outcome],
-        "change": change_word(case),
-        "cells": cells,
-    }
-
-
-def _sortable(value: float) -> str:
-    if math.isnan(value):
+def _sortable(value: float | None) -> str:
+    if value is None or math.isnan(value):
         return ""
     return repr(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
-def _files(report: RunReport) -> list[dict[str, str]]:
-    sources = {case.clip: case.audio for case in report.cases if case.audio is not None}
-    return [
-        {
-            "name": audio.file,
-            "format": f"{audio.sample_rate:,} Hz, {channels(audio.channels)}",
-            "checked": f"{audio.checked_seconds:.2f} of {audio.seconds:.2f} s",
-            "decoder": audio.decoder,
-            "sha256": audio.sha256,
-        }
-        for audio in sources.values()
-    ]
-
-
-def _sound_note(carried: Mapping[str, ClipMedia]) -> str:
-    sounds = [media.original for media in carried.values() if media.original is not None]
+def _audio_note(carried: Mapping[str, ClipMedia]) -> str:
+    players = [media.original for media in carried.values() if media.original is not None]
     for media in carried.values():
-        sounds += [case.reconstructed_sound for case in media.cases.values()]
-    if not sounds:
+        players += [case.reconstructed_audio for case in media.cases.values()]
+    if not players:
         return ""
-    note = (
-        "What went round, mono at the mel's rate, as FLAC of 16 bit, which loses nothing audible."
-    )
-    if any(sound.kind == "audio/mpeg" for sound in sounds):
+    note = "The checked part of each clip, mono at the mel's sample rate, as 16-bit FLAC."
+    if any(player.kind == "audio/mpeg" for player in players):
         note += (
-            " To keep the page small, players marked MP3 hold a lossy copy (variable rate, best "
-            "quality; players cut off the encoder's delay): judge fine artifacts by the files in "
-            "the artifacts folder. All figures are of the exact samples."
+            " To limit the size of the page, players marked MP3 hold a lossy copy (variable rate, "
+            "best quality; players remove the encoder's delay): judge fine artifacts by the files "
+            "in the artifacts folder. All metrics are computed from the exact samples."
         )
     return note

@@ -7,16 +7,17 @@ none. `report_schema` returns the JSON Schema (draft 2020-12) of the current ver
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import json
-import math
 import types
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from melcheck.files import plain
 from melcheck.report.model import SCHEMA_VERSION, RunReport
 
 FORMAT = "melcheck report"
@@ -29,16 +30,17 @@ class ReportError(ValueError):
 
 
 def report_json(report: RunReport) -> str:
-    """Return a report as JSON, each key of it and each case on a line of its own."""
-    document = {"format": FORMAT, "schema_version": report.schema_version}
-    document |= _plain(report)
+    """Return a report as JSON, each of its keys and each case on a line of its own."""
+    document = {"format": FORMAT, "schema_version": report.schema_version} | plain(report)
+    document["vocoders"] = [
+        {"label": label} | vocoder for label, vocoder in document["vocoders"].items()
+    ]
     lines = []
     for key, value in document.items():
+        text = _line(value)
         if isinstance(value, list) and value:
-            items = ",\n".join(f"  {_line(item)}" for item in value)
-            lines.append(f"{_line(key)}: [\n{items}\n ]")
-        else:
-            lines.append(f"{_line(key)}: {_line(value)}")
+            text = "[\n" + ",\n".join(f"  {_line(item)}" for item in value) + "\n ]"
+        lines.append(f"{_line(key)}: {text}")
     return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
@@ -46,7 +48,7 @@ def read_report(path: Path) -> RunReport:
     """Return the report that a JSON file holds.
 
     Raises:
-        ReportError: A file that cannot be read, is no report, is damaged, or is of a version that
+        ReportError: A file that cannot be read, is not a report, is damaged, or has a version that
             this melcheck does not know.
     """
     try:
@@ -55,30 +57,35 @@ def read_report(path: Path) -> RunReport:
         raise ReportError(f"{path}: the report cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ReportError(
-            f"{path}: this is no JSON ({error}). Name a file that `--mel-report NAME.json` wrote."
+            f"{path}: not a JSON file ({error}). Give a file that `--mel-report NAME.json` wrote."
         ) from None
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ReportError(
-            f"{path}: this is no melcheck report. Name a file that `--mel-report NAME.json` wrote."
+            f"{path}: not a melcheck report. Give a file that `--mel-report NAME.json` wrote."
         )
     version = document.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool):
+    if type(version) is not int:
         raise ReportError(f"{path}: schema_version must be a whole number, got {version!r}.")
     if version != SCHEMA_VERSION:
-        fix = "Update melcheck" if version > SCHEMA_VERSION else "Write the report anew"
+        fix = "Update melcheck" if version > SCHEMA_VERSION else "Write the report again"
         raise ReportError(
-            f"{path}: schema_version must be {SCHEMA_VERSION}, the one that this melcheck reads, "
-            f"got {version}. {fix}."
+            f"{path}: schema_version must be {SCHEMA_VERSION}, which this melcheck reads, got "
+            f"{version}. {fix}."
         )
+    vocoders = document.get("vocoders")
+    if isinstance(vocoders, list) and all(
+        isinstance(each, dict) and isinstance(each.get("label"), str) for each in vocoders
+    ):
+        document["vocoders"] = {each.pop("label"): each for each in vocoders}
     try:
         return cast("RunReport", _parse(RunReport, document, "the report"))
     except _Damaged as damage:
-        raise ReportError(f"{path}: the report is damaged: {damage}. Write it anew.") from None
+        raise ReportError(f"{path}: the report is damaged: {damage}. Write it again.") from None
 
 
 def to_json(data: Any) -> str:
     """Return a dataclass of plain values as one line of JSON."""
-    return _line(_plain(data))
+    return _line(plain(data))
 
 
 def from_json(kind: type[_Data], text: str) -> _Data:
@@ -101,58 +108,26 @@ def _line(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        # A file name may hold bytes that are no text in any encoding.
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
-
-
 def _parse(kind: Any, value: object, where: str) -> object:
-    origin = get_origin(kind)
-    if dataclasses.is_dataclass(kind):
+    origin, inner = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _parse_fields(kind, value, where)
-    if origin in (Union, types.UnionType):
-        inner = next(each for each in get_args(kind) if each is not type(None))
-        return None if value is None else _parse(inner, value, where)
+    if origin in (Union, types.UnionType):  # of a type with None
+        return None if value is None else _parse(inner[0], value, where)
     if origin is tuple and isinstance(value, list):
-        item_kind = get_args(kind)[0]
-        return tuple(_parse(item_kind, item, f"{where}[{n}]") for n, item in enumerate(value))
-    if origin is not None and _is_mapping(origin) and isinstance(value, dict):
-        item_kind = get_args(kind)[1]
-        return {key: _parse(item_kind, item, f"{where}.{key}") for key, item in value.items()}
-    if origin is Literal and value in get_args(kind):
+        return tuple(_parse(inner[0], item, f"{where}[{n}]") for n, item in enumerate(value))
+    if origin is collections.abc.Mapping and isinstance(value, dict):
+        return {key: _parse(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is Literal and value in inner:
         return value
-    if kind is float and (value in ("nan", "inf", "-inf") or _is_number(value)):
+    if kind is float and (value in ("nan", "inf", "-inf") or type(value) in (int, float)):
         return float(cast("float", value))
-    if kind in (str, bool) and isinstance(value, kind):
-        return value
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is kind:  # not isinstance: True is no int
         return value
     raise _Damaged(f"{where} is {value!r:.60}")
 
 
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _parse_fields(kind: Any, value: object, where: str) -> object:
-    if not isinstance(value, dict):
-        raise _Damaged(f"{where} is {value!r:.60}")
+def _parse_fields(kind: Any, value: dict[str, object], where: str) -> object:
     hints = get_type_hints(kind)
     lacking, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
     if lacking or unknown:

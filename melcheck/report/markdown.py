@@ -9,14 +9,14 @@ from melcheck.report.model import METRICS, CaseResult, RunReport, shown, shown_d
 from melcheck.report.text import (
     STATES,
     change_word,
+    columns_text,
     comparison_text,
     finished_text,
     gates_text,
     headline,
-    legend,
+    limit_text,
     problems,
     skip_reasons,
-    threshold_text,
 )
 
 # The summary of a GitHub job holds 1 MiB; a row takes about 200 bytes.
@@ -26,7 +26,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~@])")
 
 
 def report_markdown(report: RunReport) -> str:
-    """Return the report: the verdict, what failed, a table of all cases, provenance."""
+    """Return the report: verdict, failures, a table of all cases, provenance."""
     state = STATES["passed" if report.verdict == "passed" else "failed"]
     counts = " · ".join(f"{report.counts[name]} {name}" for name in STATES if name in report.counts)
     parts = [
@@ -44,7 +44,7 @@ def report_markdown(report: RunReport) -> str:
 
 
 def _text(text: str) -> str:
-    # A name may hold anything: as HTML it must stay text, and as Markdown too.
+    # Escaped, so that no name is read as HTML or Markdown.
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
@@ -63,11 +63,11 @@ def _problems(report: RunReport) -> list[str]:
 
 
 def _comparison(report: RunReport) -> list[str]:
-    told = comparison_text(report)
-    if told is None:
+    text, lists = comparison_text(report)
+    if not text:
         return []
-    parts = ["### Against the baseline", _text(told.text)]
-    for title, lines in told.lists:
+    parts = ["### Against the baseline", _text(text)]
+    for title, lines in lists.items():
         parts += [f"**{title}**", "\n".join(f"- {_text(line)}" for line in lines)]
     return parts
 
@@ -75,7 +75,7 @@ def _comparison(report: RunReport) -> list[str]:
 def _table(report: RunReport) -> str:
     if not report.cases:
         return "No cases."
-    limits = {threshold.metric: threshold_text(threshold) for threshold in report.thresholds}
+    limits = {gate.metric: limit_text(gate) for gate in report.thresholds}
     devices = len({case.device for case in report.cases}) > 1
     head = ["clip", "vocoder", *(["device"] if devices else []), "state"]
     head += [
@@ -89,14 +89,13 @@ def _table(report: RunReport) -> str:
         if id(case) not in left_out:
             lines.append("| " + " | ".join(_cells(case, devices=devices)) + " |")
     if left_out:
-        lines.append(f"\n... and {len(left_out)} more, which need less attention.")
+        lines.append(f"\n... and {len(left_out)} more, less urgent.")
     return "\n".join(lines)
 
 
 def _cells(case: CaseResult, *, devices: bool) -> list[str]:
     state = STATES[case.outcome]
-    changes = {} if case.change is None else {each.metric: each for each in case.change.metrics}
-    missed = {gate.metric for gate in case.gates if not gate.passed}
+    changes = case.changes
     word = ", ".join(part for part in (f"{state.glyph} {state.word}", change_word(case)) if part)
     cells = [
         _text(case.clip),
@@ -109,7 +108,7 @@ def _cells(case: CaseResult, *, devices: bool) -> list[str]:
             cells.append("")
             continue
         text = shown(name, case.metrics[name])
-        text = f"**{text}** ✕" if name in missed else text
+        text = f"**{text}** ✕" if name in case.missed else text
         if name in changes:
             delta = shown_delta(name, changes[name].delta)
             text += f" ({f'**{delta}**' if changes[name].trend == 'worse' else delta})"
@@ -120,9 +119,9 @@ def _cells(case: CaseResult, *, devices: bool) -> list[str]:
 def _provenance(report: RunReport) -> list[str]:
     made = report.environment
     lines = [
-        f"- vocoder {_text(vocoder.label)}: {_text(vocoder.source)}, weights sha256 "
+        f"- vocoder {_text(label)}: {_text(vocoder.source)}, weights sha256 "
         f"{(vocoder.weights_sha256 or 'none')[:12]}"
-        for vocoder in report.vocoders
+        for label, vocoder in report.vocoders.items()
     ]
     lines += [f"- mel recipe {recipe.digest}: {_text(recipe.text)}" for recipe in report.recipes]
     lines += [f"- {_text(name)}: {_text(device)}" for name, device in made.devices.items()]
@@ -131,8 +130,8 @@ def _provenance(report: RunReport) -> list[str]:
         f"- {_text(made.command)}",
     ]
     return [
-        "<details><summary>Provenance, and what the columns are</summary>",
-        _text(legend()),
+        "<details><summary>Provenance, and meaning of the columns</summary>",
+        _text(columns_text()),
         "\n".join(lines),
         "</details>",
     ]

@@ -1,13 +1,10 @@
-"""What a case of a report looks and sounds like, small enough for a page that carries it all.
+"""Pictures and audio of a case, and which of them fit on a page that can be mailed.
 
-A mel is drawn as it is, one pixel a cell, in a PNG with a palette: a browser scales it, and axes
-are drawn around it. Sound is FLAC of 16 bit, mono, at the mel's rate, which loses nothing to the
-ear and which every browser plays; `lossy` gives a smaller MP3.
+A mel is drawn with one pixel for each time-frequency bin, in a PNG with a palette; the browser
+scales it and the page draws the axes. Audio is mono FLAC of 16 bit at the mel's sample rate.
 
-Which pictures and which sound a page carries, so that it can be mailed and opens at once.
-
-Everything is lossless as long as the page stays below its limit. Above it, what vocoders made
-becomes MP3, then the originals; and then the clips that need the least attention go without.
+While the page stays below its limit everything is lossless. Above it, reconstructions become MP3,
+then the originals; then the least urgent clips are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import base64
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,20 +29,20 @@ from melcheck.plots import DIFFERENCE_COLOURS, MEL_COLOURS
 from melcheck.report.model import CaseResult, Key
 
 PAGE_BYTES = 52_000_000
-"""For pictures and sound in base64; the text of 200 clips takes another 3 MB."""
+"""Limit of pictures and audio in base64; the text of 200 clips takes another 3 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipMedia:
-    """What a page shows of one clip.
+    """Media of one clip on the page.
 
     Attributes:
-        cases: Pictures and sound of each case.
-        original: What went in, heard once for all of them; None for a clip without any.
+        cases: Pictures and audio of each case.
+        original: Original audio, shared by the cases; None for a clip without media.
     """
 
     cases: Mapping[Key, CaseMedia]
-    original: Sound | None
+    original: Player | None
 
     @property
     def size(self) -> int:
@@ -53,30 +50,29 @@ class ClipMedia:
         total = 0 if self.original is None else len(self.original.data)
         for media in self.cases.values():
             pictures = (media.original, media.reconstructed, media.difference)
-            total += sum(map(len, pictures)) + len(media.reconstructed_sound.data)
+            total += sum(map(len, pictures)) + len(media.reconstructed_audio.data)
         return total
 
 
-def fit(
+def fit_page(
     clips: Mapping[str, Iterable[CaseResult]],
     media: Mapping[Key, CaseMedia],
     *,
     limit: int = PAGE_BYTES,
 ) -> dict[str, ClipMedia]:
-    """Return what to show of each clip, within `limit` bytes in all.
+    """Return the media of each clip, within `limit` bytes in total.
 
     Args:
-        clips: The cases of each clip, the clips that matter most first.
-        media: Pictures and sound of cases; those of some may be absent.
+        clips: Cases of each clip, the most urgent clip first.
+        media: Pictures and audio of cases; some cases may have none.
         limit: Bytes in base64.
     """
     shown = {}
     for clip, cases in clips.items():
         found = {case.key: media[case.key] for case in cases if case.key in media}
         first = next(iter(found.values()), None)
-        shown[clip] = ClipMedia(found, None if first is None else first.original_sound)
-    shrinking: tuple[Callable[[ClipMedia], ClipMedia], ...] = (_lossy_results, _lossy_original)
-    for shrink in shrinking:
+        shown[clip] = ClipMedia(found, None if first is None else first.original_audio)
+    for shrink in (_lossy_results, _lossy_original):
         if sum(each.size for each in shown.values()) > limit:
             shown = {clip: shrink(each) for clip, each in shown.items()}
     left = limit
@@ -89,7 +85,7 @@ def fit(
 
 def _lossy_results(clip: ClipMedia) -> ClipMedia:
     cases = {
-        key: dataclasses.replace(media, reconstructed_sound=lossy(media.reconstructed_sound))
+        key: dataclasses.replace(media, reconstructed_audio=lossy(media.reconstructed_audio))
         for key, media in clip.cases.items()
     }
     return ClipMedia(cases, clip.original)
@@ -100,15 +96,14 @@ def _lossy_original(clip: ClipMedia) -> ClipMedia:
 
 
 DIFFERENCE_LIMIT = 2.0
-"""Nats at the ends of the difference's scale, the same in all pictures, which can be compared.
+"""Nats at both ends of the difference's colour scale: ten times the gate on the mean.
 
-Ten times the gate on the mean; what lies beyond takes the colour of the end.
+It is the same in all pictures; larger differences take the colour of the end.
 """
 
-# A step of 0.15 nats in a mel that spans 19, of 0.03 in a difference. More levels show nothing more
-# and take more bytes.
+# A step of 0.15 nats in a mel that spans 19, of 0.03 in a difference; more levels only take bytes.
 _LEVELS = 127
-_UNCOUNTED = _LEVELS  # the palette's last entry: a cell that is not finite or does not count
+_UNCOUNTED = _LEVELS  # the palette's last entry: not finite, or padding
 _GREY = (150, 150, 150)
 
 # Variable rate at its best quality: about 85 kbit/s for speech at 24 kHz.
@@ -116,14 +111,14 @@ _MP3_COMPRESSION = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
-    """A player's file.
+class Player:
+    """The audio file of a player on the page.
 
     Attributes:
-        kind: Its media type, "audio/flac" or "audio/mpeg".
-        data: The file in base64.
-        gain: What the samples were multiplied by to fit full scale; 1 where they fitted.
-        finite: Whether every sample was a number; others are played as 0.
+        kind: Media type, "audio/flac" or "audio/mpeg".
+        data: File in base64.
+        gain: Factor that brought the samples within full scale; 1 where they were.
+        finite: Whether every sample was finite; others are played as 0.
     """
 
     kind: str
@@ -134,18 +129,18 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseMedia:
-    """Pictures and sound of one case, the files in base64.
+    """Pictures and audio of one case, the files in base64.
 
     Attributes:
-        frames: Width of the pictures.
-        bands: Their height.
-        original: PNG of the mel that went in.
-        reconstructed: PNG of the mel that came back, on the same scale.
+        frames: Width of the pictures, pixels.
+        bands: Height of the pictures, pixels.
+        original: PNG of the original mel.
+        reconstructed: PNG of the reconstructed mel, on the same colour scale.
         difference: PNG of original minus reconstructed.
-        mel_low: Lower end of the mels' scale, nats.
+        mel_low: Lower end of the mels' colour scale, nats.
         mel_high: Upper end, nats.
-        original_sound: What went in.
-        reconstructed_sound: What came back.
+        original_audio: Original waveform.
+        reconstructed_audio: Decoded waveform.
     """
 
     frames: int
@@ -155,17 +150,17 @@ class CaseMedia:
     difference: str
     mel_low: float
     mel_high: float
-    original_sound: Sound
-    reconstructed_sound: Sound
+    original_audio: Player
+    reconstructed_audio: Player
 
 
 def case_media(trip: RoundTrip) -> CaseMedia:
-    """Return the pictures and the sound of the first item of a round trip."""
+    """Return the pictures and audio of the first item of a round trip."""
     original, reconstructed = (
         mel[0].detach().double().cpu().numpy() for mel in (trip.mel, trip.reconstructed_mel)
     )
     counted = trip.frame_mask[0].cpu().numpy()
-    # One scale for both: what the eye compares must mean the same on each side.
+    # One colour scale for both mels, so that they can be compared.
     values = np.concatenate([original.ravel(), reconstructed.ravel()])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (-1.0, 0.0)
@@ -182,17 +177,17 @@ def case_media(trip: RoundTrip) -> CaseMedia:
         difference=_png(difference, -limit, limit, DIFFERENCE_COLOURS),
         mel_low=low,
         mel_high=high,
-        original_sound=_flac(trip.waveform[0, : trip.valid_samples[0]], rate),
-        reconstructed_sound=_flac(trip.reconstructed_waveform[0, : trip.valid_samples[0]], rate),
+        original_audio=_flac(trip.waveform[0, : trip.valid_samples[0]], rate),
+        reconstructed_audio=_flac(trip.reconstructed_waveform[0, : trip.valid_samples[0]], rate),
     )
 
 
-def lossy(sound: Sound) -> Sound:
-    """Return a sound as MP3 of variable rate, less than half the size of its FLAC.
+def lossy(player: Player) -> Player:
+    """Return the same audio as MP3 of variable rate, less than half the size of its FLAC.
 
-    An encoder's delay of about 50 ms stands in the file's header, by which players cut it off.
+    The file's header states the encoder's delay of about 50 ms, so that players remove it.
     """
-    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound.data)), dtype="float32")
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(player.data)), dtype="float32")
     file = io.BytesIO()
     soundfile.write(
         file,
@@ -203,13 +198,11 @@ def lossy(sound: Sound) -> Sound:
         bitrate_mode="VARIABLE",
         compression_level=_MP3_COMPRESSION,
     )
-    return Sound(
-        kind="audio/mpeg", data=_base64(file.getvalue()), gain=sound.gain, finite=sound.finite
-    )
+    return dataclasses.replace(player, kind="audio/mpeg", data=_base64(file.getvalue()))
 
 
 def colour_stops(name: str, count: int = 17) -> tuple[tuple[float, str], ...]:
-    """Return `count` colours of a colour map as (share of the way, "#rrggbb")."""
+    """Return `count` colours of a colour map as (position from 0 to 1, "#rrggbb")."""
     shares = np.linspace(0.0, 1.0, count)
     return tuple(
         (float(share), "#{:02x}{:02x}{:02x}".format(*_rgb(colour)))
@@ -222,7 +215,7 @@ def _png(values: NDArray[np.float64], low: float, high: float, colours: str) -> 
     pixels = np.rint(share * (_LEVELS - 1)).astype(np.uint8)
     pixels[~np.isfinite(values)] = _UNCOUNTED
     bands, frames = pixels.shape
-    # A picture begins at its top, a mel with its lowest band.
+    # Rows of a picture run from the top, bands of a mel from the bottom.
     image = Image.frombytes("P", (frames, bands), pixels[::-1].tobytes())
     image.putpalette(_palette(colours))
     file = io.BytesIO()
@@ -241,15 +234,15 @@ def _rgb(colour: NDArray[np.float64]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _flac(waveform: Tensor, rate: int) -> Sound:
+def _flac(waveform: Tensor, rate: int) -> Player:
     finite = bool(torch.isfinite(waveform).all())
     samples = torch.nan_to_num(waveform.detach().float().cpu(), nan=0.0, posinf=0.0, neginf=0.0)
-    # Integers taken for full scale would be played as noise at full volume.
+    # Samples in integer units would be played as noise at full volume.
     peak = float(samples.abs().max())
     gain = 1.0 if peak <= 1.0 else 1.0 / peak
     file = io.BytesIO()
     soundfile.write(file, (samples * gain).numpy(), rate, format="FLAC", subtype="PCM_16")
-    return Sound(kind="audio/flac", data=_base64(file.getvalue()), gain=gain, finite=finite)
+    return Player(kind="audio/flac", data=_base64(file.getvalue()), gain=gain, finite=finite)
 
 
 def _base64(content: bytes) -> str:

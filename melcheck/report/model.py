@@ -1,12 +1,8 @@
-"""What a run found, as data: the source of the HTML page, the Markdown, the JSON and a baseline.
+"""The data of a run's report, from which HTML, Markdown, JSON and the terminal's table are made.
 
-Everything here is plain and immutable, knows nothing of torch or pytest and crosses from one
-process to another. Errors are in nats and run from the lowest band and the first frame.
-`melcheck.report.json_format` writes and reads it; `melcheck.report.build` makes it of round trips.
-
-Where a run's figures come from: the audio, the vocoder, the mel's recipe, the machine.
-
-The figures of a report: what each is called, its unit, and how it is written.
+Everything here is plain and immutable. Errors are in nats, bands count from the lowest, frames from
+the first. `melcheck.report.build` makes it from round trips, `melcheck.report.json_format` writes
+and reads it.
 """
 
 from __future__ import annotations
@@ -18,96 +14,32 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from melcheck.diagnosis.causes import Explanation
+from melcheck.sanity import Gate, GateResult
+from melcheck.vocoders.base import VocoderInfo
+
 Key = tuple[str, str, str]
 """Clip, vocoder, device: what names a case in a run."""
 
+SCHEMA_VERSION = 1
+"""Raised whenever a field is added, removed or changes its meaning."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudioSource:
-    """The file of a case.
-
-    Attributes:
-        file: Its name, without folders.
-        sha256: Hash of the file.
-        sample_rate: Hz of the file.
-        channels: Of the file; their mean went round.
-        seconds: Length of the whole file; NaN where its header does not say.
-        checked_seconds: How much of it went round.
-        decoder: What read it.
-    """
-
-    file: str
-    sha256: str
-    sample_rate: int
-    channels: int
-    seconds: float
-    checked_seconds: float
-    decoder: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VocoderSource:
-    """Which vocoder exactly; fields as in `melcheck.vocoders.base.VocoderInfo`, and its label."""
-
-    label: str
-    name: str
-    source: str
-    revision: str | None
-    weights_sha256: str | None
-    config_sha256: str | None
-    num_parameters: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeSource:
-    """What the mels of a run mean.
-
-    Attributes:
-        digest: Names it in `CaseResult.recipe`.
-        text: Every number, in words.
-        sample_rate: Hz.
-        frames_per_second: Of the mel.
-        log_floor: Its smallest value, nats.
-        band_centres_hz: Where each band peaks, lowest first.
-    """
-
-    digest: str
-    text: str
-    sample_rate: int
-    frames_per_second: float
-    log_floor: float
-    band_centres_hz: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """Where, when and how a run was made.
-
-    Attributes:
-        command: The command line.
-        finished: Time in UTC, ISO 8601 with seconds.
-        platform: Operating system and architecture.
-        versions: Of melcheck, Python, torch, torchaudio and vocos, by name.
-        devices: What each device of the run is called, by its name in the cases.
-    """
-
-    command: str
-    finished: str
-    platform: str
-    versions: Mapping[str, str]
-    devices: Mapping[str, str]
+CaseOutcome = Literal[
+    "passed", "failed", "known miss", "measured", "baseline", "skipped", "no result"
+]
+Trend = Literal["worse", "better", "same"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a figure is called and read.
+    """How a metric is labelled and shown.
 
     Attributes:
-        label: What stands above its column.
+        label: Heading of its column.
         unit: "nats", "dB", "nats²", "%" or "".
-        digits: After the decimal point.
+        digits: Number of digits after the decimal point.
         better: "lower", "higher", or "" for one that only describes the clip.
-        meaning: One sentence.
+        meaning: Definition in a few words.
     """
 
     label: str
@@ -120,11 +52,11 @@ class Metric:
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "mae": Metric("MAE", "nats", 3, "lower", "mean absolute error of the log-mel"),
-        "pearson": Metric("corr", "", 4, "higher", "Pearson correlation over all cells of the mel"),
+        "pearson": Metric("corr", "", 4, "higher", "Pearson correlation of the two log-mels"),
         "snr_db": Metric("SNR", "dB", 1, "higher", "signal-to-noise ratio of the log-mel"),
         "centred_snr_db": Metric("cSNR", "dB", 1, "higher", "SNR without the mel's mean"),
         "mse": Metric("MSE", "nats²", 3, "lower", "mean squared error of the log-mel"),
-        "max_abs_diff": Metric("max", "nats", 1, "lower", "largest error of any cell"),
+        "max_abs_diff": Metric("max", "nats", 1, "lower", "largest error of a time-frequency bin"),
         "stft_distance": Metric(
             "STFT",
             "",
@@ -135,11 +67,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "reference_floor_share": Metric("floor", "%", 0, "", "share of the mel at its floor"),
     }
 )
-"""Every figure of a case, in the order of the table. Shares are stored from 0 to 1."""
+"""Every metric of a case, in the order of a report's table. Shares are stored from 0 to 1."""
 
 
 def shown(metric: str, value: float, *, signed: bool = False) -> str:
-    """Return a figure as the table shows it, without its unit but for %.
+    """Return a value with the digits of its metric, without its unit except for %.
 
     Example:
         >>> shown("mae", 0.15432), shown("reference_floor_share", 0.031)
@@ -156,7 +88,7 @@ def shown(metric: str, value: float, *, signed: bool = False) -> str:
 
 
 def shown_delta(metric: str, delta: float) -> str:
-    """Return a change as the table shows it: signed, or ±0 where its digits do not show it.
+    """Return a change with its sign, or ±0 where it rounds to zero.
 
     Example:
         >>> shown_delta("mae", -0.012), shown_delta("mae", -0.0001)
@@ -166,65 +98,78 @@ def shown_delta(metric: str, delta: float) -> str:
     return text if any(digit in text for digit in "123456789") or "n" in text else "±0"
 
 
-SCHEMA_VERSION = 1
-"""Raised whenever a field is added, removed or changes its meaning."""
-
-CaseOutcome = Literal[
-    "passed", "failed", "known miss", "measured", "baseline", "skipped", "no result"
-]
-RunVerdict = Literal["passed", "failed", "nothing measured"]
-Side = Literal["below", "above"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold:
-    """One gate of the run: `metric` must lie on `side` of `limit`, which is exclusive."""
-
-    metric: str
-    side: Side
-    limit: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateResult:
-    """One gate, held against one case.
+class AudioSource:
+    """The audio file of a case.
 
     Attributes:
-        metric: Its name in `report_metrics.METRICS`.
-        value: What was measured.
-        side: Where the value should lie, "below" or "above" the limit.
-        limit: The exclusive bound.
-        margin: How far the value is on the right side; negative where it missed, NaN for a NaN.
-        passed: Whether it is on the right side.
+        file: Name without folders.
+        sha256: Hash of the file.
+        sample_rate: Rate of the file, Hz.
+        channels: Number of channels in the file; their mean was checked.
+        seconds: Length of the whole file; NaN where its header does not give it.
+        checked_seconds: Length of the part that was checked.
+        decoder: Library that decoded it.
     """
 
-    metric: str
-    value: float
-    side: Side
-    limit: float
-    margin: float
-    passed: bool
+    file: str
+    sha256: str
+    sample_rate: int
+    channels: int
+    seconds: float
+    checked_seconds: float
+    decoder: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
-    """The likely cause of a bad round trip, as `melcheck.diagnosis.round_trip` names it."""
+class RecipeSource:
+    """The mel recipe of cases.
 
-    code: str
-    title: str
-    evidence: str
-    fix: str
+    Attributes:
+        digest: Short hash of the recipe, as in `CaseResult.recipe`.
+        text: Every parameter with its value.
+        sample_rate: Hz.
+        frames_per_second: Frame rate of the mel.
+        log_floor: Smallest value of the log-mel, nats.
+        band_centres_hz: Centre frequency of each band, lowest first.
+    """
+
+    digest: str
+    text: str
+    sample_rate: int
+    frames_per_second: float
+    log_floor: float
+    band_centres_hz: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where, when and how a run was made.
+
+    Attributes:
+        command: Command line.
+        finished: Time in UTC, ISO 8601 with seconds.
+        platform: Operating system and architecture.
+        versions: Versions of melcheck, Python and the libraries that compute, by name.
+        devices: Description of each device, by its name in the cases.
+    """
+
+    command: str
+    finished: str
+    platform: str
+    versions: Mapping[str, str]
+    devices: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChange:
-    """One figure against the baseline's.
+    """One metric compared with the baseline.
 
     Attributes:
-        metric: Its name in `report_metrics.METRICS`.
-        before: Of the baseline.
-        after: Of this run.
-        tolerance: What may be noise, in the metric's unit.
+        metric: Name in `METRICS`.
+        before: Value of the baseline.
+        after: Value of this run.
+        tolerance: Largest change that counts as noise, in the metric's unit.
         trend: "worse" or "better" beyond the tolerance, "same" within it.
     """
 
@@ -232,7 +177,7 @@ class MetricChange:
     before: float
     after: float
     tolerance: float
-    trend: Literal["worse", "better", "same"]
+    trend: Trend
 
     @property
     def delta(self) -> float:
@@ -241,16 +186,16 @@ class MetricChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One case against the same case of the baseline.
+class BaselineChange:
+    """One case compared with the same case of the baseline.
 
     Attributes:
-        status: "worse" where any figure, band or frame is; else "better" where any is; "same";
-            "other" where the two do not describe the same thing; "new" where the baseline has no
-            such case.
-        metrics: Figure by figure; empty for "other" and "new".
-        place: The figures and the bands or frames that moved most, in words; or empty.
-        mismatches: Why the two cannot be compared, one sentence each.
+        status: "worse" where any metric, band or frame is; else "better" where any is; "same";
+            "other" where audio, recipe or weights differ; "new" where the baseline has no such
+            case.
+        metrics: Change of each metric; empty for "other" and "new".
+        place: Metrics, bands and frames that changed most, in words; or empty.
+        mismatches: Reasons why the two cannot be compared.
     """
 
     status: Literal["worse", "better", "same", "other", "new"]
@@ -264,22 +209,22 @@ class CaseResult:
     """One clip through one vocoder on one device.
 
     Attributes:
-        clip: Its name, unique in the run.
-        vocoder: The vocoder's label; see `RunReport.vocoders`.
-        device: Where it ran.
-        outcome: "passed" or "failed" where the gates apply; "known miss" where they are missed as
-            is on record; "measured" where they do not apply; "baseline" for Griffin-Lim, shown
-            for comparison; "skipped"; "no result" for a case that never came to its end.
-        reason: Why, in words: what was missed, or why it was skipped.
-        metrics: By their names in `report_metrics.METRICS`; empty where nothing was measured.
-        gates: Each gate with its margin; empty where none applies.
+        clip: Name, unique in the run.
+        vocoder: Label of the vocoder; see `RunReport.vocoders`.
+        device: Name of the device.
+        outcome: "passed" or "failed" where the gates apply; "known miss" where they are missed by
+            the values on record; "measured" where they do not apply; "baseline" for Griffin-Lim,
+            shown for comparison; "skipped"; "no result" for a case that did not finish.
+        reason: Which gates were missed, or why the case was skipped, in words.
+        metrics: Values by their names in `METRICS`; empty where nothing was measured.
+        gates: Every gate with its margin; empty where none applies.
         band_mae: Mean absolute error of each band, nats.
-        frame_mae: Mean absolute error of each frame, nats; NaN for one that does not count.
-        notes: What a reader should know beside the numbers.
-        cause: What is likely wrong; None where nothing is, or nothing is known.
-        audio: The file; None where it was not read.
+        frame_mae: Mean absolute error of each frame, nats; NaN for padding.
+        notes: Remarks beside the numbers.
+        cause: Likely cause of a failure; None where there is none or it is unknown.
+        audio: Audio file; None where it was not read.
         recipe: Digest of the mel's recipe; see `RunReport.recipes`.
-        change: Against the baseline; None without one.
+        change: Change against the baseline; None without one.
     """
 
     clip: str
@@ -292,14 +237,14 @@ class CaseResult:
     band_mae: tuple[float, ...] = ()
     frame_mae: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
-    cause: Cause | None = None
+    cause: Explanation | None = None
     audio: AudioSource | None = None
     recipe: str = ""
-    change: Change | None = None
+    change: BaselineChange | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What names this case in a run: clip, vocoder, device."""
+    def key(self) -> Key:
+        """Clip, vocoder and device."""
         return self.clip, self.vocoder, self.device
 
     @property
@@ -307,25 +252,60 @@ class CaseResult:
         """The case in words: `clip (vocoder on device)`."""
         return f"{self.clip} ({self.vocoder} on {self.device})"
 
+    @property
+    def missed(self) -> frozenset[str]:
+        """Metrics whose gate was missed."""
+        return frozenset(gate.metric for gate in self.gates if not gate.passed)
+
+    @property
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Changes against the baseline by metric; empty without one."""
+        return {} if self.change is None else {each.metric: each for each in self.change.metrics}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRecord:
+    """A case with everything that it refers to, as one process hands it to another.
+
+    Attributes:
+        case: The case.
+        vocoder: Vocoder that `case.vocoder` names.
+        recipe: Recipe that `case.recipe` names.
+        artifacts: Folder of its pictures and audio; empty where none were written.
+    """
+
+    case: CaseResult
+    vocoder: VocoderInfo
+    recipe: RecipeSource
+    artifacts: str = ""
+
+
+def by_clip(cases: Iterable[CaseResult]) -> dict[str, list[CaseResult]]:
+    """Return the cases of each clip, in the order of their first cases."""
+    found: dict[str, list[CaseResult]] = {}
+    for case in cases:
+        found.setdefault(case.clip, []).append(case)
+    return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedTest:
-    """A test that failed, whether it has a case or not, and the first line of why."""
+    """A failed test or check that belongs to no case, and its message."""
 
     name: str
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The baseline that a run was held against.
+class BaselineComparison:
+    """The baseline that a run was compared with.
 
     Attributes:
-        file: Its name.
-        finished: When it was made.
-        versions: It was made with, by name.
-        missing: Cases of the baseline that this run does not have, in words.
-        new: Cases of this run that the baseline does not have, in words.
+        file: Name of the baseline's file.
+        finished: Time when the baseline was made.
+        versions: Versions that the baseline was made with, by name.
+        missing: Cases that only the baseline has, in words.
+        new: Cases that only this run has, in words.
         other: Cases that cannot be compared, each with the reasons.
     """
 
@@ -339,58 +319,65 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """A run: the verdict first, then each case, then where it all came from.
+    """The report of a run.
 
     Attributes:
-        verdict: "failed" where a case failed, came to no end, or any test failed; "nothing
+        verdict: "failed" where a case failed or did not finish, or any test failed; "nothing
             measured" where no case was measured.
-        counts: Cases by outcome, without those that are only there for comparison.
+        counts: Number of cases by outcome, Griffin-Lim's left out.
         thresholds: The gates.
-        cases: In the order of the plan.
-        vocoders: One for each label among the cases that ran.
+        cases: Cases in the order of the plan.
+        vocoders: Vocoders that ran, by their label in the cases.
         recipes: One for each digest among the cases.
         environment: Where, when and how.
-        failed_tests: What failed, whether it has a case or not.
-        comparison: The baseline; None without one.
-        schema_version: Of the JSON.
+        failed_tests: Failed tests that belong to no case.
+        comparison: Comparison with a baseline; None without one.
+        schema_version: Version of the JSON format.
     """
 
-    verdict: RunVerdict
+    verdict: Literal["passed", "failed", "nothing measured"]
     counts: Mapping[str, int]
-    thresholds: tuple[Threshold, ...]
+    thresholds: tuple[Gate, ...]
     cases: tuple[CaseResult, ...]
-    vocoders: tuple[VocoderSource, ...]
+    vocoders: Mapping[str, VocoderInfo]
     recipes: tuple[RecipeSource, ...]
     environment: Environment
     failed_tests: tuple[FailedTest, ...] = ()
-    comparison: Comparison | None = None
+    comparison: BaselineComparison | None = None
     schema_version: int = SCHEMA_VERSION
 
 
 def make_run_report(
     cases: Iterable[CaseResult],
+    records: Iterable[CaseRecord],
     *,
-    thresholds: Iterable[Threshold],
-    vocoders: Iterable[VocoderSource],
-    recipes: Iterable[RecipeSource],
+    thresholds: tuple[Gate, ...],
     environment: Environment,
     failed_tests: Iterable[FailedTest] = (),
-    comparison: Comparison | None = None,
+    comparison: BaselineComparison | None = None,
 ) -> RunReport:
-    """Return the report of a run, with its counts and the verdict that follows from its cases."""
-    cases, failed_tests = tuple(cases), tuple(failed_tests)
-    counts = Counter[str](case.outcome for case in cases if case.outcome != "baseline")
-    measured = any(case.metrics for case in cases if case.outcome != "baseline")
-    verdict: RunVerdict = "passed" if measured else "nothing measured"
-    if counts["failed"] or counts["no result"] or failed_tests:
-        verdict = "failed"
+    """Return the report of a run, with its counts and verdict.
+
+    Args:
+        cases: Every case of the run, also those that were skipped or did not finish.
+        records: The vocoder and the recipe of the cases that ran.
+        thresholds: The gates.
+        environment: Where, when and how.
+        failed_tests: Failed tests that belong to no case.
+        comparison: Comparison with a baseline; None without one.
+    """
+    cases, records, failed_tests = tuple(cases), tuple(records), tuple(failed_tests)
+    judged = [case for case in cases if case.outcome != "baseline"]
+    counts = Counter[str](case.outcome for case in judged)
+    failed = counts["failed"] or counts["no result"] or failed_tests
+    measured = any(case.metrics for case in judged)
     return RunReport(
-        verdict=verdict,
+        verdict="failed" if failed else "passed" if measured else "nothing measured",
         counts=dict(counts),
-        thresholds=tuple(thresholds),
+        thresholds=thresholds,
         cases=cases,
-        vocoders=tuple(vocoders),
-        recipes=tuple(recipes),
+        vocoders={record.case.vocoder: record.vocoder for record in records},
+        recipes=tuple({record.recipe.digest: record.recipe for record in records}.values()),
         environment=environment,
         failed_tests=failed_tests,
         comparison=comparison,

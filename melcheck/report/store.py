@@ -1,7 +1,7 @@
-"""The folder in which a run gathers its cases, from whichever process each of them ran in.
+"""The folder in which all processes of a run write their cases, pictures and audio.
 
-Pictures and sound are too big for the messages of pytest-xdist. Each case is a file of its own,
-and its pictures and sound are another, written whole; the last one of a case counts.
+Pictures and audio are too large for the messages of pytest-xdist. Each case is one file and its
+media another, both written atomically; the last one written for a case counts.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from melcheck.files import replacing
-from melcheck.report.build import CaseRecord
 from melcheck.report.json_format import from_json, to_json
 from melcheck.report.media import CaseMedia
-from melcheck.report.model import Key
+from melcheck.report.model import CaseRecord, Key
 
 _CASE, _MEDIA = ".case.json", ".media.json"
 
 
 class RecordStore(Mapping[Key, CaseMedia]):
-    """Cases on disk; as a mapping, the pictures and sound of each, read when they are asked for.
+    """Cases on disk; as a mapping, the media of each case, read on access.
 
     Args:
-        folder: Exists, and belongs to one run.
+        folder: Existing folder that belongs to one run.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, record: CaseRecord, media: CaseMedia | None = None) -> None:
-        """Write a case, in place of what was there of it.
+        """Write a case, replacing an earlier one.
 
         Raises:
             OSError: The folder cannot be written.

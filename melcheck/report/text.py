@@ -1,6 +1,6 @@
-"""What a report says in words, the same in HTML and in Markdown.
+"""Sentences of a report, shared by HTML, Markdown and the terminal, and ticks of its pictures.
 
-Where in a mel something is, in words and as a share of a picture's width or height.
+Bands and frames are counted from 0; positions of ticks are percent of a picture's size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from melcheck.report.model import METRICS, CaseResult, RecipeSource, RunReport, Threshold
+from melcheck.report.model import METRICS, CaseResult, RecipeSource, RunReport
+from melcheck.sanity import Gate, GateResult
 
 Ticks = tuple[tuple[float, str], ...]
 
@@ -21,45 +22,43 @@ _MOST_TIME_TICKS = 7
 
 
 def band_place(band: int, recipe: RecipeSource) -> str:
-    """Return a band in words: `band 61 (3.1 kHz)`; bands are counted from 0."""
+    """Return a band in words: `band 61 (3.1 kHz)`."""
     hz = recipe.band_centres_hz[band]
     return f"band {band} ({hz / 1000:.2g} kHz)" if hz >= 1000 else f"band {band} ({hz:.0f} Hz)"
 
 
 def frame_place(frame: int, recipe: RecipeSource) -> str:
-    """Return a frame in words: `frame 113 (1.21 s)`; frames are counted from 0."""
+    """Return a frame in words: `frame 113 (1.21 s)`."""
     return f"frame {frame} ({frame / recipe.frames_per_second:.2f} s)"
 
 
 def band_range(first: int, last: int, change: float, recipe: RecipeSource) -> str:
-    """Return bands and by how much they changed: `bands 80 to 99 (6.1 to 12 kHz) by +0.90 nats`."""
-    if first == last:
-        return f"{band_place(first, recipe)} by {change:+.2f} nats"
+    """Return bands and their change: `bands 80 to 99 (6.1 to 12 kHz) by up to +0.90 nats`."""
     low, high = (recipe.band_centres_hz[band] / 1000 for band in (first, last))
-    return f"bands {first} to {last} ({low:.2g} to {high:.2g} kHz) by up to {change:+.2f} nats"
+    many = f"bands {first} to {last} ({low:.2g} to {high:.2g} kHz) by up to"
+    return f"{band_place(first, recipe) + ' by' if first == last else many} {change:+.2f} nats"
 
 
 def frame_range(first: int, last: int, change: float, recipe: RecipeSource) -> str:
-    """Return frames and by how much they changed; as `band_range`."""
-    if first == last:
-        return f"{frame_place(first, recipe)} by {change:+.2f} nats"
+    """Return frames and their change, as `band_range` does."""
     start, end = (frame / recipe.frames_per_second for frame in (first, last))
-    return f"frames {first} to {last} ({start:.2f} to {end:.2f} s) by up to {change:+.2f} nats"
+    many = f"frames {first} to {last} ({start:.2f} to {end:.2f} s) by up to"
+    return f"{frame_place(first, recipe) + ' by' if first == last else many} {change:+.2f} nats"
 
 
 def worst_places(bands: Sequence[float], frames: Sequence[float], recipe: RecipeSource) -> str:
-    """Say which band and which frame err most; empty where nothing was measured."""
+    """Return the band and the frame with the largest error; empty where nothing was measured."""
     band, frame = _largest(bands), _largest(frames)
     if band is None or frame is None:
         return ""
     return (
-        f"Errs most in {band_place(band, recipe)}, by {bands[band]:.2f} nats, "
-        f"and in {frame_place(frame, recipe)}, by {frames[frame]:.2f} nats."
+        f"Largest mean errors: {bands[band]:.2f} nats in {band_place(band, recipe)}, "
+        f"{frames[frame]:.2f} nats in {frame_place(frame, recipe)}."
     )
 
 
 def frequency_ticks(recipe: RecipeSource) -> Ticks:
-    """Return (percent from the top, kHz) of round frequencies on a picture of the bands."""
+    """Return (percent from the top, kHz) of round frequencies."""
     centres = recipe.band_centres_hz
     ticks = []
     for hz in _TICKS_HZ:
@@ -74,7 +73,7 @@ def frequency_ticks(recipe: RecipeSource) -> Ticks:
 
 
 def time_ticks(frames: int, recipe: RecipeSource) -> Ticks:
-    """Return (percent from the left, seconds) of round times on a picture of the frames."""
+    """Return (percent from the left, seconds) of round times."""
     seconds = frames / recipe.frames_per_second
     fitting = (step for step in _STEPS_SECONDS if seconds / step <= _MOST_TIME_TICKS)
     step = next(fitting, seconds / _MOST_TIME_TICKS)
@@ -94,10 +93,10 @@ class State:
     """How an outcome is shown: never by its colour alone.
 
     Attributes:
-        kind: Name for style sheets.
-        glyph: A sign.
-        word: The outcome.
-        rank: What needs attention first has the lowest.
+        kind: Name in style sheets.
+        glyph: Sign.
+        word: The outcome in words.
+        rank: Position in the order of attention: 0 is the most urgent.
     """
 
     kind: str
@@ -108,49 +107,38 @@ class State:
 
 STATES: Mapping[str, State] = MappingProxyType(
     {
-        "failed": State("failed", "✕", "failed", 0),
-        "no result": State("no-result", "✕", "no result", 1),
-        "known miss": State("known-miss", "!", "known miss", 2),
-        "passed": State("passed", "✓", "passed", 3),
-        "measured": State("measured", "·", "measured", 4),
-        "skipped": State("skipped", "-", "skipped", 5),
-        "baseline": State("baseline", "≈", "for comparison", 6),
+        outcome: State(outcome.replace(" ", "-"), glyph, word, rank)
+        for rank, (outcome, glyph, word) in enumerate(
+            (
+                ("failed", "✕", "failed"),
+                ("no result", "✕", "no result"),
+                ("known miss", "!", "known miss"),
+                ("passed", "✓", "passed"),
+                ("measured", "·", "measured"),
+                ("skipped", "-", "skipped"),
+                ("baseline", "≈", "for comparison"),
+            )
+        )
     }
 )
-"""By outcome, what needs attention first."""
+"""State of each outcome, the most urgent first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that failed.
+    """A case or a test that failed.
 
     Attributes:
-        clip: Whose section to look at; empty for a test that belongs to no case.
-        title: What failed.
-        reason: Why, in words.
-        cause: The likely cause in a few words; empty where none is known.
+        clip: Clip of the case; empty for a test that belongs to no case.
+        title: Case or test.
+        reason: Reason in words.
+        cause: Likely cause and fix; empty where none is known.
     """
 
     clip: str
     title: str
     reason: str
     cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeText:
-    """A case's change against the baseline: its status, and a sentence."""
-
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonText:
-    """What the comparison with a baseline found: a sentence, and lists with their titles."""
-
-    text: str
-    lists: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def headline(report: RunReport) -> str:
@@ -161,20 +149,17 @@ def headline(report: RunReport) -> str:
     judged = bad + good + known
     if report.verdict == "nothing measured":
         if counts.get("skipped"):
-            return "Every case was skipped, so that this run says nothing of any mel."
-        return "No case was planned, so that this run says nothing of any mel."
+            return "Every case was skipped, so nothing was measured."
+        return "No case was planned, so nothing was measured."
     if report.verdict == "failed":
         if bad:
             return f"{bad} of {judged} judged {_plural(judged, 'case')} failed."
         failed = len(report.failed_tests)
-        return (
-            f"No judged case missed its gates, but {failed} {_plural(failed, 'test')} of the run "
-            "failed."
-        )
-    missed = f"; {known} {_plural(known, 'misses', 'miss')} a gate as is on record" if known else ""
+        return f"No case missed its gates, but {failed} other {_plural(failed, 'test')} failed."
     if not judged:
         return "Measured only: the gates apply to none of these clips."
-    return f"{good} of {judged} judged {_plural(judged, 'case')} survived the loop{missed}."
+    missed = f"; {known} {_plural(known, 'is a known miss', 'are known misses')}" if known else ""
+    return f"{good} of {judged} judged {_plural(judged, 'case')} passed{missed}."
 
 
 def problems(report: RunReport) -> list[Problem]:
@@ -183,7 +168,7 @@ def problems(report: RunReport) -> list[Problem]:
         Problem(
             case.clip,
             case.title,
-            case.reason or "it never came to its end",
+            case.reason or "it did not finish",
             "" if case.cause is None else f"{case.cause.title}. {case.cause.fix}",
         )
         for case in report.cases
@@ -193,25 +178,25 @@ def problems(report: RunReport) -> list[Problem]:
 
 
 def skip_reasons(report: RunReport) -> list[str]:
-    """Return why cases were skipped, each reason with the number of cases."""
+    """Return each reason for skips, with the number of cases."""
     reasons = Counter(case.reason for case in report.cases if case.outcome == "skipped")
     return [f"{count} {_plural(count, 'case')} skipped: {why}" for why, count in reasons.items()]
 
 
-def threshold_text(threshold: Threshold) -> str:
+def limit_text(gate: Gate | GateResult) -> str:
     """Return a gate without its metric: `< 0.2`."""
-    sign = "<" if threshold.side == "below" else ">"
-    percent = METRICS[threshold.metric].unit == "%"
-    return f"{sign} {100 * threshold.limit:g}%" if percent else f"{sign} {threshold.limit:g}"
+    sign = "<" if gate.side == "below" else ">"
+    percent = METRICS[gate.metric].unit == "%"
+    return f"{sign} {100 * gate.limit:g}%" if percent else f"{sign} {gate.limit:g}"
 
 
-def gates_text(thresholds: Iterable[Threshold]) -> str:
-    """Return the gates in one line, on the log-mel of each clip of speech."""
+def gates_text(gates: Iterable[Gate]) -> str:
+    """Return the gates in one line: `MAE < 0.2 nats, corr > 0.99`."""
     texts = []
-    for threshold in thresholds:
-        metric = METRICS[threshold.metric]
+    for gate in gates:
+        metric = METRICS[gate.metric]
         unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
-        texts.append(f"{metric.label} {threshold_text(threshold)}{unit}")
+        texts.append(f"{metric.label} {limit_text(gate)}{unit}")
     return ", ".join(texts) or "none"
 
 
@@ -220,84 +205,73 @@ def finished_text(finished: str) -> str:
     return f"{finished[:10]} {finished[11:16]} UTC"
 
 
-def legend() -> str:
-    """Return what the columns are, in one line."""
+def columns_text() -> str:
+    """Return the meaning of each column, in one line."""
     meanings = "; ".join(f"{metric.label}: {metric.meaning}" for metric in METRICS.values())
-    return f"{meanings}. Griffin-Lim is untrained and stands there for comparison."
+    return f"{meanings}. Griffin-Lim is untrained and is shown for comparison."
 
 
-def change_text(case: CaseResult) -> ChangeText | None:
-    """Return a case's change against the baseline in words; None without a baseline."""
+def change_text(case: CaseResult) -> str:
+    """Return a case's change against the baseline in a sentence; empty without a baseline."""
     change = case.change
     if change is None or case.outcome == "baseline":
-        return None
+        return ""
     text = {
         "worse": "Worse than the baseline",
         "better": "Better than the baseline",
-        "same": "As in the baseline, within the tolerances",
-        "other": "Not compared with the baseline",
+        "same": "Same as the baseline, within the tolerances",
+        "other": "Cannot be compared with the baseline",
         "new": "The baseline has no such case",
     }[change.status]
-    if change.mismatches:
-        text += ": " + "; ".join(change.mismatches)
-    if change.place:
-        text += f": {change.place}"
-    return ChangeText(change.status, f"{text}.")
+    return ": ".join(filter(None, (text, "; ".join(change.mismatches), change.place))) + "."
 
 
 def change_word(case: CaseResult) -> str:
     """Return a case's change in a word or two, "" without a baseline or a change."""
-    if case.change is None or case.outcome == "baseline":
+    if case.change is None or case.outcome == "baseline" or case.change.status == "same":
         return ""
-    words = {"worse": "worse", "better": "better", "other": "not comparable", "new": "new"}
-    return words.get(case.change.status, "")
+    return "not comparable" if case.change.status == "other" else case.change.status
 
 
-def comparison_text(report: RunReport) -> ComparisonText | None:
-    """Return what the comparison with a baseline found; None without a baseline."""
+def comparison_text(report: RunReport) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Return the comparison with the baseline: a sentence, and lists of cases by their title.
+
+    Both are empty for a report without a baseline.
+    """
     comparison = report.comparison
     if comparison is None:
-        return None
-    changed = [case for case in report.cases if case.change and case.outcome != "baseline"]
-    counts = {
-        status: sum(case.change is not None and case.change.status == status for case in changed)
-        for status in ("worse", "better", "same", "other", "new")
+        return "", {}
+    changes = [
+        (case, case.change) for case in report.cases if case.change and case.outcome != "baseline"
+    ]
+    counts = Counter[str](change.status for _, change in changes)
+    words = {
+        "worse": "worse",
+        "better": "better",
+        "same": "same",
+        "other": "not comparable",
+        "new": "not in the baseline",
     }
-    words = {"other": "not comparable", "new": "not in the baseline"}
-    told = ", ".join(
-        f"{number} {words.get(name, name)}" for name, number in counts.items() if number
+    parts = [f"{counts[status]} {word}" for status, word in words.items() if counts[status]]
+    ours = report.environment.versions
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in comparison.versions.items()
+        if ours.get(name) != version
     )
-    made = ", ".join(f"{name} {version}" for name, version in _other_versions(report).items())
     text = (
-        f"{told[:1].upper()}{told[1:] or 'No case in common'}. Baseline {comparison.file}, made "
-        f"{finished_text(comparison.finished)}{f' with {made}' if made else ''}."
+        f"{', '.join(parts) or 'No case in common'}. Baseline {comparison.file}, made "
+        f"{finished_text(comparison.finished)}{f' with {versions}' if versions else ''}."
     )
     lists = {
-        "Not compared, since they do not describe the same thing": comparison.other,
-        "Better": _places(changed, "better"),
+        "Not comparable": comparison.other,
+        "Better": tuple(
+            f"{case.title}: {change.place}" for case, change in changes if change.status == "better"
+        ),
         "In the baseline, but not in this run": comparison.missing,
         "In this run, but not in the baseline": comparison.new,
     }
-    return ComparisonText(text, tuple((title, lines) for title, lines in lists.items() if lines))
-
-
-def _places(cases: Iterable[CaseResult], status: str) -> tuple[str, ...]:
-    return tuple(
-        f"{case.title}: {case.change.place}"
-        for case in cases
-        if case.change is not None and case.change.status == status
-    )
-
-
-def _other_versions(report: RunReport) -> dict[str, str]:
-    if report.comparison is None:
-        return {}
-    ours = report.environment.versions
-    return {
-        name: version
-        for name, version in report.comparison.versions.items()
-        if ours.get(name) != version
-    }
+    return text, {title: lines for title, lines in lists.items() if lines}
 
 
 def _plural(count: int, one: str, many: str = "") -> str:

@@ -5,7 +5,7 @@
   const body = table.tBodies[0];
   const rows = [...body.rows];
 
-  // Sorting: a second press turns the order round; what has no number comes last in both.
+  // Sorting: a second press reverses the order; cells without a number come last in both.
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
   const compare = (a, b, numeric, sign) => {
     if (!numeric) return sign * collator.compare(a, b);
@@ -20,7 +20,7 @@
     button.className = "sort";
     const label = head.querySelector(".label");
     button.textContent = label.textContent;
-    label.hidden = true; // it comes back on paper, where a repeated head shows no buttons
+    label.hidden = true; // print shows the label, since repeated heads have no buttons
     label.after(button);
     head.setAttribute("aria-sort", "none");
     const numeric = head.classList.contains("number") || head.classList.contains("rank");
@@ -67,14 +67,14 @@
     }
   };
   addEventListener("hashchange", reveal);
-  // A link that is followed twice changes no address.
+  // Following the same link again does not change the address.
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("a[href^='#clip-']")) setTimeout(reveal);
   });
   reveal();
 
-  // A player learns its length when its clip is opened. Starting one stops the others; within a
-  // clip it takes over at the place where the other was.
+  // A player loads its length when its clip is opened. Starting one stops the others; within a
+  // clip it continues at the same position.
   const ready = (clip) => all("audio", clip).forEach((player) => { player.preload = "metadata"; });
   for (const clip of clips) {
     clip.addEventListener("toggle", () => clip.open && ready(clip));
@@ -89,7 +89,7 @@
     }
   }, true);
 
-  // On paper everything is open.
+  // Print shows every section open.
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = all("details:not([open])");

@@ -11,7 +11,7 @@ import torch
 
 from melcheck.metrics import MelMetrics, compare
 from melcheck.recipes import VOCOS
-from melcheck.sanity import Failure, Thresholds, Verdict, judge
+from melcheck.sanity import GateResult, Side, Thresholds, judge
 
 _GOOD = MelMetrics(
     mae=0.1,
@@ -36,8 +36,17 @@ def test_the_gates_are_those_of_the_project() -> None:
     assert dataclasses.astuple(thresholds) == (0.2, 0.99, 20.0, 0.999)
 
 
-def test_good_metrics_pass_with_nothing_to_say() -> None:
-    assert judge(_GOOD) == Verdict(failures=(), notes=())
+def test_good_metrics_pass_every_gate_by_a_positive_margin() -> None:
+    verdict = judge(_GOOD, Thresholds(mae=0.5, pearson=0.5, snr_db=16.0))
+    assert [(gate.metric, gate.side) for gate in verdict.gates] == [
+        ("mae", "below"),
+        ("pearson", "above"),
+        ("snr_db", "above"),
+        ("reference_floor_share", "below"),
+    ]
+    assert [gate.margin for gate in verdict.gates] == pytest.approx([0.4, 0.498, 9.0, 0.899])
+    assert verdict.passed
+    assert verdict.failures == verdict.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -63,34 +72,25 @@ def test_a_value_at_the_limit_fails(metric: str, limit: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "expected"),
+    ("metric", "value", "side", "limit", "margin"),
     [
         # Powers of two, so that each margin is exact.
-        pytest.param("mae", 0.75, Failure("mae", 0.75, 0.5, "below", 0.25), id="mae"),
-        pytest.param("pearson", 0.25, Failure("pearson", 0.25, 0.5, "above", 0.25), id="pearson"),
-        pytest.param("snr_db", 14.0, Failure("snr_db", 14.0, 16.0, "above", 2.0), id="snr_db"),
-        pytest.param(
-            "reference_floor_share",
-            0.75,
-            Failure("reference_floor_share", 0.75, 0.5, "below", 0.25),
-            id="floor-share",
-        ),
-        pytest.param(
-            "mae", math.inf, Failure("mae", math.inf, 0.5, "below", math.inf), id="mae-infinite"
-        ),
-        pytest.param(
-            "snr_db",
-            -math.inf,
-            Failure("snr_db", -math.inf, 16.0, "above", math.inf),
-            id="snr-of-no-signal",
-        ),
+        pytest.param("mae", 0.75, "below", 0.5, -0.25, id="mae"),
+        pytest.param("pearson", 0.25, "above", 0.5, -0.25, id="pearson"),
+        pytest.param("snr_db", 14.0, "above", 16.0, -2.0, id="snr_db"),
+        pytest.param("reference_floor_share", 0.75, "below", 0.5, -0.25, id="floor-share"),
+        pytest.param("mae", math.inf, "below", 0.5, -math.inf, id="mae-infinite"),
+        pytest.param("snr_db", -math.inf, "above", 16.0, -math.inf, id="snr-of-no-signal"),
     ],
 )
-def test_a_metric_that_fails_alone_is_named_with_its_margin(
-    metric: str, value: float, expected: Failure
+def test_a_metric_that_fails_alone_is_named_with_its_negative_margin(
+    metric: str, value: float, side: Side, limit: float, margin: float
 ) -> None:
     thresholds = Thresholds(mae=0.5, pearson=0.5, snr_db=16.0, reference_floor_share=0.5)
-    assert judge(_metrics(**{metric: value}), thresholds).failures == (expected,)
+    [failure] = judge(_metrics(**{metric: value}), thresholds).failures
+    assert failure == GateResult(
+        metric=metric, value=value, side=side, limit=limit, margin=margin, passed=False
+    )
 
 
 @pytest.mark.parametrize("metric", ["mae", "pearson", "snr_db", "reference_floor_share"])
@@ -113,7 +113,7 @@ def test_all_that_missed_are_named_in_order() -> None:
 
 @pytest.mark.parametrize("field", ["mse", "max_abs_diff", "centred_snr_db", "estimate_floor_share"])
 def test_a_metric_without_a_gate_decides_nothing(field: str) -> None:
-    assert judge(_metrics(**{field: math.nan})) == Verdict(())
+    assert judge(_metrics(**{field: math.nan})) == judge(_GOOD)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_silence_that_comes_back_perfectly_fails() -> None:
         pytest.param(
             _metrics(reference_floor_share=1.0),
             "failed: reference_floor_share 1 must be below 0.999, misses it by 0.001 | "
-            "silent clip: 100.0% of its mel is at the floor, so the other figures say nothing; "
-            "use a clip with sound in it (channels in antiphase cancel)",
+            "silent clip: 100.0% of its mel is at the floor, so the other metrics mean nothing; "
+            "use a clip that is not silent (two channels in antiphase cancel when they are mixed)",
             id="silent",
         ),
     ],

@@ -14,14 +14,15 @@ from melcheck.audio import LoadedAudio
 from melcheck.diagnosis.causes import Explanation
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import VOCOS, log_mel
-from melcheck.report.build import CaseRecord, case_record, run_thresholds
+from melcheck.report.build import case_record
 from melcheck.report.media import CaseMedia, case_media
 from melcheck.report.model import (
     AudioSource,
+    BaselineChange,
+    BaselineComparison,
     CaseOutcome,
+    CaseRecord,
     CaseResult,
-    Change,
-    Comparison,
     Environment,
     FailedTest,
     Key,
@@ -88,7 +89,6 @@ def record(
         clip=clip,
         vocoder=loop.vocoder.name,
         outcome=outcome,
-        thresholds=Thresholds() if gated else None,
         verdict=judge(loop.metrics()[0]) if gated else None,
         cause=cause,
     )
@@ -105,7 +105,7 @@ def record(
 
 
 def run(hostile: str) -> tuple[RunReport, dict[Key, CaseMedia]]:
-    """Return a run with every outcome, and a clip of any name, with its pictures and sound."""
+    """Return a run with every outcome, and a clip of any name, with its pictures and audio."""
     loops = {
         "tone-0": trip(0, noise=0.2),
         "tone-1": trip(1, noise=0.0001),
@@ -130,19 +130,18 @@ def run(hostile: str) -> tuple[RunReport, dict[Key, CaseMedia]]:
         records += made
     moved = MetricChange(metric="mae", before=0.1, after=0.3, tolerance=0.005, trend="worse")
     changed = dataclasses.replace(
-        records[0].case, change=Change(status="worse", metrics=(moved,), place="band 3")
+        records[0].case, change=BaselineChange(status="worse", metrics=(moved,), place="band 3")
     )
     skipped = CaseResult(
         clip="tone-1", vocoder="official", device="cpu", outcome="skipped", reason="no <weights>"
     )
     report = make_run_report(
         [changed, *(each.case for each in records[1:]), skipped],
-        thresholds=run_thresholds(Thresholds()),
-        vocoders={each.vocoder.label: each.vocoder for each in records}.values(),
-        recipes=[records[0].recipe],
+        records,
+        thresholds=Thresholds().gates(),
         environment=ENVIRONMENT,
         failed_tests=[FailedTest(name="tests/test_other.py::test_it", message="<b>assert</b> 0")],
-        comparison=Comparison(
+        comparison=BaselineComparison(
             file="main.json", finished=ENVIRONMENT.finished, versions={}, missing=("gone (a on b)",)
         ),
     )

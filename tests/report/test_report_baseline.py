@@ -1,4 +1,4 @@
-"""A run is held against a baseline: what is worse is found and named, what is the same is not."""
+"""A run is compared with a baseline: what is worse is found and named, what is the same is not."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from melcheck.report.baseline import BAND_TOLERANCE, FRAME_TOLERANCE, TOLERANCES, Baseline
-from melcheck.report.build import CaseRecord, run_thresholds
 from melcheck.report.files import write_report
-from melcheck.report.model import METRICS, CaseResult, Change, make_run_report
+from melcheck.report.model import METRICS, BaselineChange, CaseRecord, CaseResult, make_run_report
 from melcheck.sanity import Thresholds
 from tests.report import report_samples
 
@@ -29,9 +28,8 @@ def baseline(record: CaseRecord, tmp_path: Path) -> Baseline:
 def _baseline(folder: Path, record: CaseRecord, *cases: CaseResult) -> Baseline:
     report = make_run_report(
         cases,
-        thresholds=run_thresholds(Thresholds()),
-        vocoders=[record.vocoder],
-        recipes=[record.recipe],
+        [record],
+        thresholds=Thresholds().gates(),
         environment=report_samples.ENVIRONMENT,
     )
     path = folder / "main.json"
@@ -39,8 +37,8 @@ def _baseline(folder: Path, record: CaseRecord, *cases: CaseResult) -> Baseline:
     return Baseline(path)
 
 
-def _change(baseline: Baseline, record: CaseRecord, case: CaseResult) -> Change:
-    return baseline.change(case, record.vocoder, record.recipe)
+def _change(baseline: Baseline, record: CaseRecord, case: CaseResult) -> BaselineChange:
+    return baseline.change(dataclasses.replace(record, case=case))
 
 
 def _moved(case: CaseResult, **deltas: float) -> CaseResult:
@@ -65,36 +63,17 @@ def test_an_unchanged_case_is_the_same(baseline: Baseline, record: CaseRecord) -
 
 
 @pytest.mark.parametrize("metric", JUDGED)
-def test_a_change_within_the_tolerance_is_none(
+def test_a_change_counts_beyond_the_tolerance_of_its_metric(
     baseline: Baseline, record: CaseRecord, metric: str
 ) -> None:
-    for sign in (1, -1):
-        moved = _moved(record.case, **{metric: 0.9 * sign * TOLERANCES[metric]})
-        assert _change(baseline, record, moved).status == "same"
+    def change(tolerances: float) -> BaselineChange:
+        moved = WORSE[METRICS[metric].better] * tolerances * TOLERANCES[metric]
+        return _change(baseline, record, _moved(record.case, **{metric: moved}))
 
-
-@pytest.mark.parametrize("metric", JUDGED)
-def test_a_figure_that_is_worse_beyond_its_tolerance_is_named(
-    baseline: Baseline, record: CaseRecord, metric: str
-) -> None:
-    sign = WORSE[METRICS[metric].better]
-    change = _change(
-        baseline, record, _moved(record.case, **{metric: 1.1 * sign * TOLERANCES[metric]})
-    )
-    assert change.status == "worse"
-    assert change.place.startswith(f"{METRICS[metric].label} ")
-
-
-@pytest.mark.parametrize("metric", JUDGED)
-def test_a_figure_that_is_better_beyond_its_tolerance_is_shown(
-    baseline: Baseline, record: CaseRecord, metric: str
-) -> None:
-    sign = -WORSE[METRICS[metric].better]
-    change = _change(
-        baseline, record, _moved(record.case, **{metric: 1.1 * sign * TOLERANCES[metric]})
-    )
-    assert change.status == "better"
-    assert change.place.startswith(f"{METRICS[metric].label} ")
+    assert [change(share).status for share in (0.9, -0.9)] == ["same", "same"]
+    for share, status in ((1.1, "worse"), (-1.1, "better")):
+        assert change(share).status == status
+        assert change(share).place.startswith(f"{METRICS[metric].label} ")
 
 
 def test_one_gain_does_not_make_up_for_a_loss(baseline: Baseline, record: CaseRecord) -> None:
@@ -193,7 +172,7 @@ def _other_vocoder(record: CaseRecord, **changes: str) -> CaseRecord:
             lambda record: dataclasses.replace(
                 record, case=dataclasses.replace(record.case, audio=None)
             ),
-            "only one of the two names the file",
+            "only one of the two reports names the audio file",
             id="no-file",
         ),
     ],
@@ -202,7 +181,7 @@ def test_another_thing_is_not_compared(
     baseline: Baseline, record: CaseRecord, alter: object, says: str
 ) -> None:
     other = alter(record)  # type: ignore[operator]
-    change = baseline.change(other.case, other.vocoder, other.recipe)
+    change = baseline.change(other)
     assert change.status == "other"
     assert change.metrics == ()
     assert any(says in mismatch for mismatch in change.mismatches)
@@ -212,19 +191,19 @@ def test_a_case_that_the_baseline_does_not_have_is_new(
     baseline: Baseline, record: CaseRecord
 ) -> None:
     added = dataclasses.replace(record.case, clip="added")
-    assert _change(baseline, record, added) == Change(status="new")
+    assert _change(baseline, record, added) == BaselineChange(status="new")
 
 
 def test_a_case_that_the_baseline_skipped_is_new(record: CaseRecord, tmp_path: Path) -> None:
     skipped = CaseResult(clip="clip", vocoder="embedded", device="cpu", outcome="skipped")
     baseline = _baseline(tmp_path, record, skipped)
-    assert _change(baseline, record, record.case) == Change(status="new")
+    assert _change(baseline, record, record.case) == BaselineChange(status="new")
 
 
 def test_cases_on_one_side_only_are_named(record: CaseRecord, tmp_path: Path) -> None:
     gone = dataclasses.replace(record.case, clip="gone")
     baseline = _baseline(tmp_path, record, record.case, gone)
-    added = dataclasses.replace(record.case, clip="added", change=Change(status="new"))
+    added = dataclasses.replace(record.case, clip="added", change=BaselineChange(status="new"))
     comparison = baseline.comparison([record.case, added])
     assert comparison.missing == ("gone (embedded on cpu)",)
     assert comparison.new == ("added (embedded on cpu)",)

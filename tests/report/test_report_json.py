@@ -12,10 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from melcheck.report.build import CaseRecord, environment
+from melcheck.report.build import environment
 from melcheck.report.files import write_report
 from melcheck.report.json_format import ReportError, from_json, read_report, report_schema, to_json
-from melcheck.report.model import RunReport, make_run_report
+from melcheck.report.model import CaseRecord, RunReport, make_run_report
 from tests.report import report_samples
 
 
@@ -125,18 +125,18 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
     ("damage", "says"),
     [
         pytest.param(Path.unlink, "cannot be read", id="missing"),
-        pytest.param(lambda path: path.write_text("{"), "this is no JSON", id="no-json"),
-        pytest.param(lambda path: path.write_bytes(b"\xff\xfe"), "this is no JSON", id="bytes"),
-        pytest.param(lambda path: path.write_text("[]"), "no melcheck report", id="list"),
-        pytest.param(lambda path: path.write_text('{"a": 1}'), "no melcheck report", id="other"),
+        pytest.param(lambda path: path.write_text("{"), "not a JSON file", id="no-json"),
+        pytest.param(lambda path: path.write_bytes(b"\xff\xfe"), "not a JSON file", id="bytes"),
+        pytest.param(lambda path: path.write_text("[]"), "not a melcheck report", id="list"),
+        pytest.param(lambda path: path.write_text('{"a": 1}'), "not a melcheck report", id="other"),
         pytest.param(
             _edited(lambda document: document.update(schema_version=99)),
-            "schema_version must be 1, the one that this melcheck reads, got 99. Update melcheck",
+            "schema_version must be 1, which this melcheck reads, got 99. Update melcheck",
             id="newer",
         ),
         pytest.param(
             _edited(lambda document: document.update(schema_version=0)),
-            "got 0. Write the report anew",
+            "got 0. Write the report again",
             id="older",
         ),
         pytest.param(
@@ -192,9 +192,8 @@ def _verdict(*outcomes: str, failed_tests: int = 0) -> str:
     ]
     return make_run_report(
         cases,
+        [],
         thresholds=report.thresholds,
-        vocoders=report.vocoders,
-        recipes=report.recipes,
         environment=report.environment,
         failed_tests=report.failed_tests[:1] * failed_tests,
     ).verdict

@@ -1,4 +1,4 @@
-"""Pictures and sound of a report hold what they should, and fit on a page."""
+"""Pictures and audio of a report hold what they should, and fit on a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from melcheck.pipeline import RoundTrip
-from melcheck.report.media import PAGE_BYTES, CaseMedia, Sound, case_media, colour_stops, fit, lossy
+from melcheck.report.media import (
+    PAGE_BYTES,
+    CaseMedia,
+    Player,
+    case_media,
+    colour_stops,
+    fit_page,
+    lossy,
+)
 from melcheck.report.model import CaseResult, Key
 from tests.report import report_samples
 
@@ -29,8 +37,8 @@ def picture(data: str) -> NDArray[np.int64]:
     return np.asarray(image).astype(np.int64)
 
 
-def heard(sound: Sound) -> NDArray[np.float32]:
-    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound.data)), dtype="float32")
+def decoded(player: Player) -> NDArray[np.float32]:
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(player.data)), dtype="float32")
     assert rate == 24_000
     return np.asarray(samples)
 
@@ -39,7 +47,7 @@ def altered(trip: RoundTrip, mel: torch.Tensor) -> RoundTrip:
     return dataclasses.replace(trip, reconstructed_mel=mel)
 
 
-def test_a_picture_has_a_pixel_for_each_cell_and_low_bands_below(trip: RoundTrip) -> None:
+def test_a_picture_has_a_pixel_for_each_bin_and_low_bands_below(trip: RoundTrip) -> None:
     mel = torch.full_like(trip.mel, -10.0)
     mel[:, :20] = 0.0
     pixels = picture(case_media(dataclasses.replace(trip, mel=mel, reconstructed_mel=mel)).original)
@@ -82,34 +90,34 @@ def test_what_is_no_number_or_does_not_count_is_grey(trip: RoundTrip) -> None:
     assert grey[:, :141].sum() == 1
 
 
-def test_a_player_has_what_went_in(trip: RoundTrip) -> None:
-    sound = case_media(trip).original_sound
-    assert (sound.kind, sound.gain, sound.finite) == ("audio/flac", 1.0, True)
+def test_a_player_has_the_original_audio(trip: RoundTrip) -> None:
+    player = case_media(trip).original_audio
+    assert (player.kind, player.gain, player.finite) == ("audio/flac", 1.0, True)
     expected = trip.waveform[0].clamp(-1, 1).numpy()
-    np.testing.assert_allclose(heard(sound), expected, rtol=0, atol=1.5 / 32768)
+    np.testing.assert_allclose(decoded(player), expected, rtol=0, atol=1.5 / 32768)
 
 
 def test_a_waveform_beyond_full_scale_is_made_quieter_and_says_so(trip: RoundTrip) -> None:
     loud = dataclasses.replace(trip, waveform=32768 * trip.waveform)
-    sound = case_media(loud).original_sound
-    assert sound.gain == pytest.approx(1 / loud.waveform.abs().max().item())
-    assert np.abs(heard(sound)).max() <= 1.0
+    player = case_media(loud).original_audio
+    assert player.gain == pytest.approx(1 / loud.waveform.abs().max().item())
+    assert np.abs(decoded(player)).max() <= 1.0
 
 
 def test_a_sample_that_is_no_number_is_silent_and_said(trip: RoundTrip) -> None:
     waveform = trip.reconstructed_waveform.clone()
     waveform[0, 100] = torch.inf
-    sound = case_media(dataclasses.replace(trip, reconstructed_waveform=waveform))
-    assert not sound.reconstructed_sound.finite
-    assert heard(sound.reconstructed_sound)[100] == 0
+    media = case_media(dataclasses.replace(trip, reconstructed_waveform=waveform))
+    assert not media.reconstructed_audio.finite
+    assert decoded(media.reconstructed_audio)[100] == 0
 
 
 def test_an_mp3_is_smaller_and_as_long(trip: RoundTrip) -> None:
-    sound = case_media(trip).original_sound
-    small = lossy(sound)
+    player = case_media(trip).original_audio
+    small = lossy(player)
     assert small.kind == "audio/mpeg"
-    assert len(small.data) < 0.7 * len(sound.data)
-    assert len(heard(small)) == len(heard(sound))
+    assert len(small.data) < 0.7 * len(player.data)
+    assert len(decoded(small)) == len(decoded(player))
 
 
 def test_a_scale_runs_from_blue_over_white_to_red() -> None:
@@ -132,10 +140,10 @@ def cases(count: int, media: CaseMedia) -> tuple[dict[str, list[CaseResult]], di
 
 
 def kinds(count: int, media: CaseMedia, limit: int) -> list[tuple[str, str]]:
-    shown = fit(*cases(count, media), limit=limit).values()
+    shown = fit_page(*cases(count, media), limit=limit).values()
     assert sum(each.size for each in shown) <= limit
     return [
-        (each.original.kind, next(iter(each.cases.values())).reconstructed_sound.kind)
+        (each.original.kind, next(iter(each.cases.values())).reconstructed_audio.kind)
         for each in shown
         if each.original is not None
     ]
@@ -154,20 +162,20 @@ def whole(trip: RoundTrip) -> CaseMedia:
         pytest.param(0.55, ("audio/mpeg", "audio/mpeg"), id="all-lossy"),
     ],
 )
-def test_sound_becomes_lossy_when_a_page_grows(
+def test_audio_becomes_lossy_when_a_page_grows(
     whole: CaseMedia, share: float, expected: tuple[str, str]
 ) -> None:
     by_clip, media = cases(3, whole)
-    full = sum(each.size for each in fit(by_clip, media).values())
+    full = sum(each.size for each in fit_page(by_clip, media).values())
     assert kinds(3, whole, int(share * full)) == [expected] * 3
 
 
 def test_the_clips_that_matter_least_go_without(whole: CaseMedia) -> None:
     by_clip, media = cases(4, whole)
-    smallest = sum(each.size for each in fit(by_clip, media, limit=1).values())
+    smallest = sum(each.size for each in fit_page(by_clip, media, limit=1).values())
     assert smallest == 0
-    lossy_size = fit(by_clip, media, limit=int(0.55 * 4 * _size(whole)))["clip 0"].size
-    shown = fit(by_clip, media, limit=2 * lossy_size)
+    lossy_size = fit_page(by_clip, media, limit=int(0.55 * 4 * _size(whole)))["clip 0"].size
+    shown = fit_page(by_clip, media, limit=2 * lossy_size)
     assert [clip for clip, each in shown.items() if each.original is not None] == [
         "clip 0",
         "clip 1",
@@ -176,7 +184,7 @@ def test_the_clips_that_matter_least_go_without(whole: CaseMedia) -> None:
 
 def _size(media: CaseMedia) -> int:
     by_clip, found = cases(1, media)
-    return fit(by_clip, found)["clip 0"].size
+    return fit_page(by_clip, found)["clip 0"].size
 
 
 def test_the_limit_leaves_room_for_the_text_of_200_clips() -> None:

@@ -114,8 +114,8 @@ def test_a_case_holds_all_that_was_found(run: Run, tmp_path: Path) -> None:
     assert passed.audio is not None
     assert passed.audio.file == CLIP.name
     assert case(report, outcome="baseline").vocoder == "griffin-lim"
-    assert [vocoder.label for vocoder in report.vocoders] == ["embedded", "griffin-lim"]
-    assert report.vocoders[0].weights_sha256 is not None
+    assert list(report.vocoders) == ["embedded", "griffin-lim"]
+    assert report.vocoders["embedded"].weights_sha256 is not None
     assert report.recipes[0].digest == passed.recipe
     assert "--mel-report" in report.environment.command
     assert report.environment.versions["torch"] == str(torch.__version__)
@@ -230,7 +230,7 @@ def test_a_report_that_cannot_be_written_fails_the_run(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("melcheck.pytest_plugin.reports.write_report", refuse)
+    monkeypatch.setattr("melcheck.report.files.write_report", refuse)
     result = run("--mel-audio", CLIP, *EMBEDDED, "--mel-report", tmp_path / "report.json")
     result.stdout.fnmatch_lines(["a report could not be written: *No space left on device"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -283,7 +283,7 @@ def test_a_job_that_checks_no_mel_has_nothing_in_its_summary(
         (["--mel-report", "folder.md"], "folder.md is a folder"),
         (["--mel-report", "file/report.md"], "file"),
         (["--mel-baseline", "absent.json"], "the report cannot be read"),
-        (["--mel-baseline", "file"], "this is no JSON"),
+        (["--mel-baseline", "file"], "not a JSON file"),
         (["--mel-baseline", "folder.md"], "the report cannot be read"),
     ],
     ids=" ".join,
@@ -514,7 +514,7 @@ def test_a_baseline_of_other_clips_fails_the_run(run: Run, main: Path, tmp_path:
     result = run("--mel-audio", added, *EMBEDDED, *options)
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run was compared*"])
+    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run could be compared*"])
     assert read_report(report).verdict == "failed"
 
 
@@ -522,7 +522,7 @@ def test_griffin_lim_in_common_is_no_comparison(run: Run, main: Path) -> None:
     main.write_text(main.read_text().replace('"vocoder": "embedded"', '"vocoder": "renamed"'))
     result = run("--mel-audio", CLIP, *EMBEDDED, "--mel-baseline", main)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run was compared*"])
+    result.stdout.fnmatch_lines(["--mel-baseline: no case of this run could be compared*"])
 
 
 def test_a_run_without_cases_needs_nothing_of_its_baseline(

@@ -81,7 +81,7 @@ def test_no_style_or_script_needs_more_than_the_policy_gives(report: RunReport) 
 
 def test_a_case_without_pictures_is_shown_in_figures(report: RunReport) -> None:
     page = _Page(report_html(report))
-    assert "No picture and no sound of this case" in page.text
+    assert "No pictures and no audio for this case" in page.text
     assert "audio" not in {tag for tag, _ in page.starts}
 
 
@@ -95,7 +95,7 @@ def test_every_outcome_has_its_word_on_the_page(report: RunReport, outcome: Case
 
 def test_an_empty_run_has_a_page(report: RunReport) -> None:
     empty = dataclasses.replace(
-        report, cases=(), counts={}, vocoders=(), recipes=(), verdict="nothing measured"
+        report, cases=(), counts={}, vocoders={}, recipes=(), verdict="nothing measured"
     )
     text = _Page(report_html(empty)).text
     assert "Nothing measured" in text
@@ -106,8 +106,8 @@ def test_an_empty_run_has_a_page(report: RunReport) -> None:
 def test_sound_that_was_made_quieter_says_so() -> None:
     report, media = report_samples.run(HOSTILE)
     key = report.cases[0].key
-    loud = dataclasses.replace(media[key].original_sound, gain=1 / 32768, finite=False)
-    media[key] = dataclasses.replace(media[key], original_sound=loud)
+    loud = dataclasses.replace(media[key].original_audio, gain=1 / 32768, finite=False)
+    media[key] = dataclasses.replace(media[key], original_audio=loud)
     text = _Page(report_html(report, media)).text
     assert "made quieter by a factor of 3.28e+04" in text
     assert "NaN or infinite samples are played as silence" in text
@@ -202,9 +202,7 @@ def test_trying_a_path_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_headline_counts(report: RunReport) -> None:
     passed = dataclasses.replace(report, verdict="passed", counts={"passed": 2, "known miss": 1})
-    assert headline(passed) == (
-        "2 of 3 judged cases survived the loop; 1 misses a gate as is on record."
-    )
+    assert headline(passed) == ("2 of 3 judged cases passed; 1 is a known miss.")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +222,7 @@ def test_the_worst_band_and_frame_are_named(recipe: RecipeSource) -> None:
     bands, frames = [0.1] * 100, [0.1, math.nan, 0.1]
     bands[98], frames[2] = 0.9, 0.5
     assert worst_places(bands, frames, recipe) == (
-        "Errs most in band 98 (11 kHz), by 0.90 nats, and in frame 2 (0.02 s), by 0.50 nats."
+        "Largest mean errors: 0.90 nats in band 98 (11 kHz), 0.50 nats in frame 2 (0.02 s)."
     )
 
 
