@@ -76,6 +76,7 @@ def _objects(value: object) -> list[dict[str, Any]]:
 def test_the_schema_knows_every_field(written: Path) -> None:
     # Wherever a field is added, the schema must refuse it: then none can be forgotten there.
     document = json.loads(written.read_text("utf-8"))
+    document["cases"] = document["cases"][:1]  # which has every field
     free = {"counts", "metrics", "versions", "devices"}
     for place in _objects(document):
         if any(place is each.get(name) for each in _objects(document) for name in free):
