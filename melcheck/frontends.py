@@ -97,9 +97,9 @@ class Frontend:
 
     def _mels(self, waveform: Tensor) -> Tensor:
         returned = _call(self._target, self._form, waveform)
-        mel, told = float_tensor(returned if self._item is None else returned[self._item])
+        mel, found = float_tensor(returned if self._item is None else returned[self._item])
         if mel is None:
-            raise ValueError(f"it returned {told}")
+            raise ValueError(f"it returned {found}")
         shape = list(mel.shape)
         # Axes of size 1 before the last two are dropped, but for that of the batch.
         inner = [size for size in shape[:-2] if size != 1]
@@ -233,23 +233,23 @@ def _chosen(returned: Any, n_mels: int) -> Any:
 
 def _frames_first(short: tuple[int, ...], long: tuple[int, ...]) -> bool:
     """Return whether the axis that grew is the one before the last."""
-    told = f"returned {list(short)} for a short clip and {list(long)} for a longer one"
+    found = f"returned {list(short)} for a short clip and {list(long)} for a longer one"
     if len(short) < 2 or len(short) != len(long) or set(short[:-2]) | set(long[:-2]) > {1}:
-        raise CallableError(f"{told}, which is not one mel")
+        raise CallableError(f"{found}, which is not one mel")
     if 1 in short[-2:]:
-        raise CallableError(f"{told}, which has no bands")
+        raise CallableError(f"{found}, which has no bands")
     if short == long:
-        raise CallableError(f"{told}: it pads or cuts to a fixed length, take that out")
+        raise CallableError(f"{found}: it pads or cuts to a fixed length, take that out")
     if short[-2] == long[-2] and short[-1] < long[-1]:
         return False
     if short[-1] == long[-1] and short[-2] < long[-2]:
         return True
-    raise CallableError(f"{told}, in which no axis is the frames")
+    raise CallableError(f"{found}, in which no axis is the frames")
 
 
-def _hint(told: str) -> str:
-    if told.startswith("complex"):
+def _hint(found: str) -> str:
+    if found.startswith("complex"):
         return ": a complex spectrum. Take its magnitude, the mel bands and the logarithm first"
-    if told.startswith(("int", "uint", "bool")):
+    if found.startswith(("int", "uint", "bool")):
         return ": a mel must be floating point"
     return ""

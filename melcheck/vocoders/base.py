@@ -89,7 +89,7 @@ class Vocoder(Protocol):
 
 
 class VocoderWrapper:
-    """Base of a vocoder that is another one, `inner`, with something about it changed.
+    """Base of a vocoder that runs another one, `inner`, in a different way.
 
     It forwards every property; `encode` and `decode` are the subclass's own.
     """

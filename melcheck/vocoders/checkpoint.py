@@ -164,10 +164,10 @@ def _check_size(
         + 2 * backbone["num_layers"] * backbone["dim"] * backbone["intermediate_dim"]
         + head["dim"] * (head["n_fft"] + 2)
     )
-    held = sum(tensor.numel() for tensor in state.values())
-    if described > _MAX_SIZE_RATIO * max(held, _SMALL_MODEL):
+    found = sum(tensor.numel() for tensor in state.values())
+    if described > _MAX_SIZE_RATIO * max(found, _SMALL_MODEL):
         raise VocoderError(
-            f"{path} must hold the {described:,} numbers of its configuration, got {held:,}.\n"
+            f"{path} must hold the {described:,} numbers of its configuration, got {found:,}.\n"
             "The configuration is of a different model size: use the config.yaml of these weights."
         )
 

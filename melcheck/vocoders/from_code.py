@@ -94,11 +94,11 @@ class CallableVocoder:
             try:
                 waveform = _waveform(self._target, self._form, item[None])
             except THEIR_ERRORS as error:
-                told = str(error)
+                found = str(error)
                 if not isinstance(error, CallableError):
-                    told = f"raised {first_line(error)}"
+                    found = f"raised {first_line(error)}"
                 raise ValueError(
-                    f"{self.info.name} on a mel of {list(item.shape)} {told}."
+                    f"{self.info.name} on a mel of {list(item.shape)} {found}."
                 ) from error
             waveforms.append(waveform[: self.recipe.num_samples(mel.shape[2])])
         return torch.stack(waveforms).to(self.device)
@@ -175,7 +175,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
 
 def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
     """Return by how many samples the code's waveforms exceed the recipe's."""
-    surplus, told = [], []
+    surplus, found = [], []
     for seconds in _PROBE_SECONDS:
         rate = recipe.sample_rate
         mel = log_mel(probe(round(seconds * rate), sample_rate=rate)[None], recipe)
@@ -183,11 +183,11 @@ def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
         frames = mel.shape[-1]
         expected = recipe.num_samples(frames)
         surplus.append(samples - expected)
-        told.append(f"{samples} samples for {frames} frames, where {expected} are expected")
+        found.append(f"{samples} samples for {frames} frames, where {expected} are expected")
     if surplus[0] == surplus[1] and 0 <= surplus[0] <= recipe.n_fft:
         return surplus[0]
     raise CallableError(
-        f"returned {' and '.join(told)}: it has a different hop length or sampling rate"
+        f"returned {' and '.join(found)}: it has a different hop length or sampling rate"
     )
 
 
@@ -199,9 +199,9 @@ def _waveform(target: Target, form: _Form, mel: Tensor) -> Tensor:
     if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":
         scale = _INT16_FULL_SCALE
         returned = returned.astype("float32") if hasattr(returned, "astype") else returned.float()
-    waveform, told = float_tensor(returned)
+    waveform, found = float_tensor(returned)
     if waveform is None:
-        raise CallableError(f"returned {told}")
+        raise CallableError(f"returned {found}")
     if waveform.numel() != waveform.shape[-1:].numel():
         raise CallableError(f"returned {list(waveform.shape)}, which is not one waveform")
     return waveform.reshape(-1) / scale

@@ -60,7 +60,7 @@ def load_vocoder(
         ValueError: A name that is none of these, a revision where there is none, or a device that
             torch does not know.
         VocoderUnavailable: The weights are not in the cache and cannot be downloaded, or this
-            machine has no such device. The message says how to get them.
+            machine has no such device. The message names the way to get them.
         VocoderError: The files are damaged, are not what they should be, or do not fit together.
     """
     text = os.fspath(name)
@@ -68,7 +68,7 @@ def load_vocoder(
     if text in _NAMES and revision is not None:
         raise ValueError(
             f"revision must be None for {text!r}, got {revision!r}. "
-            f"Name the repository for another revision, such as {OFFICIAL_REPO}@{revision}."
+            f"Name the repository for a different revision, such as {OFFICIAL_REPO}@{revision}."
         )
     if text == "griffin-lim":
         return griffin_lim_vocoder(target)

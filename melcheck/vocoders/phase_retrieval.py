@@ -85,7 +85,7 @@ class Projections(nn.Module):
         self.bins = self.n_fft // 2 + 1
         self.kept = self.bins if divisor == 1 else self.bins - max(2, self.bins // _EDGE)
         every = filterbank(recipe)
-        # Bands that reach beyond these bins are another rate's.
+        # Bands that reach beyond these bins belong to a higher rate.
         within = every[: self.bins - 1].sum(dim=0) >= every.sum(dim=0) * (1 - 1e-6)
         whole = torch.full_like(within, True)
         self.register_buffer("bands", (within if divisor > 1 else whole).nonzero()[:, 0], False)
@@ -233,7 +233,7 @@ class PhaseRetrieval(nn.Module):
         used = [(divisor, count) for divisor, count in zip(_DIVISORS, turns, strict=True) if count]
         self._turns = [count for _, count in used]
         self.rates = nn.ModuleList(Projections(recipe, divisor) for divisor, _ in used)
-        # None of it is stored with the weights: the recipe says it all.
+        # None of it is stored with the weights: it follows from the recipe.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", filterbank(recipe), persistent=False)
         # Half a turn a bin, and a delay that grows in proportion, whose phase is its integral.

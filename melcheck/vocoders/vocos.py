@@ -107,7 +107,11 @@ class VocosVocoder:
 
 
 class _FullFloat32:
-    """Convolutions in full float32 while any thread is inside: the setting is the process's."""
+    """Convolutions in full float32 while any thread is inside: the setting is the process's.
+
+    `torch.backends.cudnn.flags` is not enough: where blocks of two threads overlap, the first to
+    leave allows TF32 in the other, and the last to leave restores what the first had set.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -129,7 +133,7 @@ class _FullFloat32:
 
 
 full_float32 = _FullFloat32()
-"""Keeps CUDA from multiplying float32 with TF32's 10 bits of mantissa: `with full_float32:`."""
+"""Context in which CUDA does not multiply float32 with TF32's 10 bits of mantissa."""
 
 
 def vocos_vocoder(name: str, files: VocoderFiles, device: torch.device) -> VocosVocoder:

@@ -1,4 +1,4 @@
-"""A vocoder's two files, and what proves that they are the right ones.
+"""Read a vocoder's two files, and verify that they are the right ones.
 
 A vocoder is a `config.yaml` and a file of weights. Each is read once, into memory, and checked
 there: what is hashed is what is parsed later. The official model and the embedded one are pinned by
@@ -59,7 +59,7 @@ class VocoderError(RuntimeError):
 
 
 class VocoderUnavailable(VocoderError):  # noqa: N818 - a state of the machine, not a mistake
-    """What was asked for is not here and cannot be had now: a caller may skip, and say why."""
+    """The vocoder is not on this machine and cannot be had now: a caller may skip it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class ReadFile:
     """A file that was read once and passed its checks.
 
     Attributes:
-        path: Where it was read, for messages.
+        path: Path that it was read from, for messages.
         data: All of its bytes.
         sha256: Their hash, in hexadecimal.
-        remedy: The sentence that says how to get a better copy, should parsing find it damaged.
+        remedy: Sentence on how to get a better copy, should parsing find it damaged.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class VocoderFiles:
     """The two files of one vocoder, and where they came from.
 
     Attributes:
-        source: What a report prints: a repository with its short commit, a directory, the package.
+        source: Origin as reports print it: a repository with its short commit, a directory.
         revision: The full commit hash on the hub; None for what has no revisions.
         config: `config.yaml`.
         weights: One of `WEIGHTS_FILES`.
@@ -138,8 +138,8 @@ def read_file(
     Args:
         path: The file.
         remedy: The sentence of an error that says what to do.
-        pinned: The sha256 that it must have; None accepts any file that is no impostor.
-        num_bytes: The size that goes with `pinned`, to tell a file cut short from another file.
+        pinned: The sha256 that it must have; None accepts any hash.
+        num_bytes: The size that goes with `pinned`, to recognise a file cut short.
 
     Raises:
         VocoderError: The file is unreadable, empty, absurdly large, an LFS pointer, an HTML page,
@@ -162,7 +162,7 @@ def read_file(
 
 
 def _problem(data: bytes, sha256: str, pinned: str | None, num_bytes: int | None) -> str | None:
-    # The recognisable impostors come before the hash, which would only say that they differ.
+    # Recognisable wrong files come before the hash, which would only show that they differ.
     if sha256 == pinned:
         return None
     if not data:

@@ -62,15 +62,15 @@ def test_overlap_add_in_the_same_arrays_is_the_same_again() -> None:
 
 
 def test_to_spectrum_is_torchs_centred_stft() -> None:
-    sound = noise(2, 8 * HOP)
+    waveform = noise(2, 8 * HOP)
     window = torch.hann_window(N_FFT)
-    expected = torch.stft(sound, N_FFT, HOP, N_FFT, window, return_complex=True)
+    expected = torch.stft(waveform, N_FFT, HOP, N_FFT, window, return_complex=True)
     torch.testing.assert_close(
-        retrieval().to_spectrum(sound), expected.transpose(1, 2), rtol=0, atol=1e-4
+        retrieval().to_spectrum(waveform), expected.transpose(1, 2), rtol=0, atol=1e-4
     )
 
 
-def test_to_sound_is_torchs_inverse_stft() -> None:
+def test_to_waveform_is_torchs_inverse_stft() -> None:
     spectrum = torch.view_as_complex(noise(2, 9, N_FFT // 2 + 1, 2))
     expected = torch.istft(spectrum.transpose(1, 2), N_FFT, HOP, N_FFT, torch.hann_window(N_FFT))
     torch.testing.assert_close(retrieval().to_waveform(spectrum), expected, rtol=0, atol=1e-5)
@@ -102,7 +102,7 @@ def test_higher_bins_begin_later() -> None:
     assert (delays.diff() > 0).all()
 
 
-def test_phases_go_on_where_an_earlier_sound_was() -> None:
+def test_phases_go_on_where_an_earlier_waveform_was() -> None:
     whole = retrieval().advancing(100_040)[-20:]
     rest = retrieval().advancing(20, first_frame=100_020)
     assert torch.equal(rest, whole)
@@ -110,20 +110,20 @@ def test_phases_go_on_where_an_earlier_sound_was() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_sounds_is_never_taken_for_silence(seed: int) -> None:
-    sound = noise(1, 60 * HOP, seed=seed)
-    sound[:, 13 * HOP + 17 : 30 * HOP - 5] = 0.0
-    sound[:, 40 * HOP :] = 0.0
-    audible = retrieval().audible(retrieval().to_spectrum(sound).abs() @ filterbank(VOCOS))
-    assert audible.shape == sound.shape
-    assert (sound[audible == 0] == 0).all()
+    waveform = noise(1, 60 * HOP, seed=seed)
+    waveform[:, 13 * HOP + 17 : 30 * HOP - 5] = 0.0
+    waveform[:, 40 * HOP :] = 0.0
+    audible = retrieval().audible(retrieval().to_spectrum(waveform).abs() @ filterbank(VOCOS))
+    assert audible.shape == waveform.shape
+    assert (waveform[audible == 0] == 0).all()
     # At most two hops on each side of a gap are left to the network.
-    assert int((audible == 0).sum()) > int((sound == 0).sum()) - 8 * HOP
+    assert int((audible == 0).sum()) > int((waveform == 0).sum()) - 8 * HOP
 
 
-def test_the_quietest_sound_of_16_bits_is_audible() -> None:
+def test_the_quietest_waveform_of_16_bits_is_audible() -> None:
     """The last bit set now and then, at random."""
-    sound = noise(1, 20 * HOP).sign() / 32_768 * (noise(1, 20 * HOP, seed=1) > 1.5)
-    bands = retrieval().to_spectrum(sound).abs() @ filterbank(VOCOS)
+    waveform = noise(1, 20 * HOP).sign() / 32_768 * (noise(1, 20 * HOP, seed=1) > 1.5)
+    bands = retrieval().to_spectrum(waveform).abs() @ filterbank(VOCOS)
     assert (retrieval().audible(bands) == 1).all()
 
 
@@ -131,8 +131,8 @@ def test_predicted_silence_is_digital_silence() -> None:
     quiet = head(*ALL_RATES)
     with torch.no_grad():
         quiet.out.bias[:] = -24.0
-        sound = quiet(noise(1, 40, DIM))
-        assert (sound == 0).all()
+        waveform = quiet(noise(1, 40, DIM))
+        assert (waveform == 0).all()
         quiet.out.bias[:] = -8.0
         assert (quiet(noise(1, 40, DIM)) != 0).any()
 
@@ -146,24 +146,24 @@ def magnitude() -> Tensor:
 
 
 def projected(found: PhaseRetrieval, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the spectrum that projections find, and its sound."""
+    """Return the spectrum that projections find, and its waveform."""
     bands = magnitude @ found.filters
     audible = found.audible(bands)
     spectrum = found.project_(bands, found.advancing(magnitude.shape[1]) * magnitude, audible)
     return spectrum, found.to_waveform(spectrum) * audible
 
 
-def mel_error(magnitude: Tensor, sound: Tensor) -> float:
-    """Mean absolute error of the sound's mel, in nats."""
+def mel_error(magnitude: Tensor, waveform: Tensor) -> float:
+    """Mean absolute error of the waveform's mel, in nats."""
     mels = [
         torch.log((bins @ filterbank(VOCOS)).clamp(min=VOCOS.floor))
-        for bins in (retrieval().to_spectrum(sound).abs(), magnitude)
+        for bins in (retrieval().to_spectrum(waveform).abs(), magnitude)
     ]
     return float((mels[0] - mels[1]).abs().mean())
 
 
 @pytest.mark.parametrize("rate", [0, 1, 2], ids=["eighth", "quarter", "whole"])
-def test_every_projection_brings_the_sound_nearer_to_the_bands(
+def test_every_projection_brings_the_waveform_nearer_to_the_bands(
     magnitude: Tensor, rate: int
 ) -> None:
     errors = []
@@ -185,18 +185,18 @@ def test_projections_at_lower_rates_reach_what_takes_more_at_the_whole(magnitude
 
 
 @pytest.mark.parametrize("divisor", [8, 4, 1])
-def test_a_lower_rate_holds_the_same_sound(magnitude: Tensor, divisor: int) -> None:
-    """The lowest bins, with a window so many times shorter, are the STFT of the decimated sound."""
+def test_a_lower_rate_holds_the_same_waveform(magnitude: Tensor, divisor: int) -> None:
+    """Its bins, with a window so many times shorter, are the STFT of the decimated waveform."""
     rate = Projections(VOCOS, divisor)
     lowest = noise(1, 12 * HOP, seed=3)
     spectrum = retrieval().to_spectrum(lowest)
     spectrum[..., rate.kept :] = 0.0
-    sound = retrieval().to_waveform(spectrum)[:, ::divisor]
+    waveform = retrieval().to_waveform(spectrum)[:, ::divisor]
     edge = rate.n_fft // 2
     short = synthesise(spectrum[..., : rate.bins], rate.window, rate.hop_length)[:, edge:-edge]
     # A frame of n bins is scaled by 1 / n.
     found = short * rate.share(torch.ones(1, 12 * HOP)) / divisor
-    torch.testing.assert_close(found, sound, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, waveform, rtol=0, atol=1e-4)
 
 
 def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
@@ -207,8 +207,8 @@ def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
     angle, previous = found.advancing(magnitude.shape[1]).angle(), None
     for _ in range(3):
         spectrum = torch.polar(size, angle).transpose(1, 2)
-        sound = torch.istft(spectrum, N_FFT, HOP, N_FFT, window)
-        its_own = torch.stft(sound, N_FFT, HOP, N_FFT, window, return_complex=True).transpose(1, 2)
+        waveform = torch.istft(spectrum, N_FFT, HOP, N_FFT, window)
+        its_own = torch.stft(waveform, N_FFT, HOP, N_FFT, window, return_complex=True).mT
         ratio = (bands / (its_own.abs() @ filters + 1e-7)) ** CORRECTION
         lacking = (ratio @ filters.T / filters.sum(dim=1)).nan_to_num(nan=1.0)
         size = its_own.abs() * lacking
@@ -216,29 +216,29 @@ def test_projections_are_those_of_a_plain_loop(magnitude: Tensor) -> None:
         angle, previous = ahead.angle(), its_own
     expected = torch.istft(torch.polar(size, angle).transpose(1, 2), N_FFT, HOP, N_FFT, window)
     error = projected(found, magnitude)[1] - expected
-    # Rounding, which projections amplify: 60 dB below the sound.
+    # Rounding, which projections amplify: 60 dB below the waveform.
     assert error.square().mean() < 1e-6 * expected.square().mean()
 
 
 def test_the_unrolled_projections_are_these(magnitude: Tensor) -> None:
     """What is trained through is what is run."""
     found = retrieval(*ALL_RATES)
-    expected, sound = projected(found, magnitude)
+    expected, waveform = projected(found, magnitude)
     unrolled, audible = projected_spectrum(found, magnitude)
-    error = found.to_waveform(unrolled) * audible - sound
-    assert error.square().mean() < 1e-6 * sound.square().mean()
+    error = found.to_waveform(unrolled) * audible - waveform
+    assert error.square().mean() < 1e-6 * waveform.square().mean()
     assert unrolled.shape == expected.shape
 
 
-def test_float64_finds_the_same_sound(magnitude: Tensor) -> None:
+def test_float64_finds_the_same_waveform(magnitude: Tensor) -> None:
     """No decision is left to rounding."""
     single, double = retrieval(*ALL_RATES), retrieval(*ALL_RATES).double()
-    sounds = [projected(single, magnitude)[1].double(), projected(double, magnitude.double())[1]]
-    error = (sounds[0] - sounds[1]).square().mean() / sounds[1].square().mean()
+    waveforms = [projected(single, magnitude)[1].double(), projected(double, magnitude.double())[1]]
+    error = (waveforms[0] - waveforms[1]).square().mean() / waveforms[1].square().mean()
     assert error < 1e-4
 
 
-def test_a_sound_too_short_to_be_mirrored_is_left_as_it_is() -> None:
+def test_a_waveform_too_short_to_be_mirrored_is_left_as_it_is() -> None:
     magnitude = noise(1, 3, N_FFT // 2 + 1).abs()
     spectrum = torch.polar(magnitude, magnitude)
     bands = magnitude @ filterbank(VOCOS)
@@ -257,7 +257,7 @@ def test_gradient_reaches_every_weight_through_the_unrolled_projections() -> Non
 
 
 @pytest.mark.parametrize("frames", [2, 3, 4, 9], ids="{} frames".format)
-def test_sound_has_a_hop_for_each_frame_after_the_first(frames: int) -> None:
+def test_a_waveform_has_a_hop_for_each_frame_after_the_first(frames: int) -> None:
     assert head(1, 1, 2)(noise(1, frames, DIM)).shape == (1, (frames - 1) * HOP)
 
 
