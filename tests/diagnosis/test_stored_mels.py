@@ -77,8 +77,8 @@ SHARED: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "last-frame-gone": (lambda mel: mel[:, :-1], "length", "322 frames, 323 in the clip"),
     "first-frame-gone": (lambda mel: mel[:, 1:], "frame-shift", "1 frames early"),
     "a-part": (lambda mel: mel[:, :282], "length", "282 frames, 323 in the clip"),
-    "nan": (with_nan, "nan", "2 cells (0.0%) are NaN or infinite"),
-    "all-nan": (lambda mel: mel * torch.nan, "nan", "32300 cells (100.0%)"),
+    "nan": (with_nan, "nan", "2 values (0.0%) are NaN or infinite"),
+    "all-nan": (lambda mel: mel * torch.nan, "nan", "32300 values (100.0%)"),
     "normalised": (lambda mel: (mel + 6) / 2.5, "normalisation", "mean -6.0000, std 2.5000"),
 }
 
@@ -104,7 +104,7 @@ def test_statistics_of_a_normalisation_are_told_without_a_known_recipe() -> None
 
 def test_two_things_at_once_are_both_named() -> None:
     found = compare_stored(stored(with_nan(torch.cat([MEL[:, 1:], MEL[:, -1:]], 1)).T), FRESH)
-    assert "nan: 2 cells" in found.text
+    assert "nan: 2 values" in found.text
     assert "axes-transposed: " in found.text
     assert "frame-shift: 1 frames early" in found.text
 

@@ -369,7 +369,7 @@ def test_images_in_the_upper_bands_are_not_taken_for_missing_ones(speech: Tensor
 def test_a_header_of_another_rate_over_the_same_samples_is_named(speech: Tensor) -> None:
     found = explain_waveform(speech, speech, sample_rate=RATE, estimate_rate=22_050)
     assert found is not None
-    assert (found.code, "says 22050 Hz" in found.evidence) == ("header-rate", True)
+    assert (found.code, "gives 22050 Hz" in found.evidence) == ("header-rate", True)
 
 
 def test_a_resampled_file_whose_header_is_right_is_not_said_to_be_mistaken(speech: Tensor) -> None:

@@ -23,9 +23,10 @@ _SAMPLES_PER_TAP = 8
 _MOST_TAPS = 32_768
 # Taps before the present sample, of filters with a linear phase.
 _EARLY_TAPS = 256
-# Enough for the filters above, where the highest bands are empty, too; and the largest spread of a
-# spectrum that is divided by.
+# Steps of conjugate gradients, enough even where the highest bands are empty, and the share of the
+# right side at which they end before; and the largest spread of a spectrum that is divided by.
 _STEPS = 300
+_LEFT = 1e-10
 _SPECTRAL_FLOOR = 1e-6
 # White noise added to the autocorrelation, as a share: bands that are empty stay solvable.
 _RIDGE = 1e-9
@@ -182,7 +183,7 @@ def _through_a_filter(source: Tensor, target: Tensor, fitted_samples: int, taps:
         return LinearOperator((taps, taps), matvec=times, dtype=np.float64)
 
     target_row = cross.roll(early)[:taps].numpy()
-    solved, _ = cg(product(power), target_row, rtol=0, maxiter=_STEPS, M=product(inverse))
+    solved, _ = cg(product(power), target_row, rtol=_LEFT, maxiter=_STEPS, M=product(inverse))
     weights = torch.from_numpy(solved)
     spectrum = torch.fft.rfft(source, length)
     through: Tensor = torch.fft.irfft(spectrum * torch.fft.rfft(weights, length), length)
