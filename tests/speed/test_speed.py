@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from melcheck.benchmark.paired_timing import own_time
+from melcheck.benchmark.paired_timing import thread_clock
 from melcheck.benchmark.speed_gate import SpeedComparison, compare_speed
 from melcheck.config import MelCheckConfig
 from melcheck.pipeline import MelPipeline
@@ -89,9 +89,9 @@ def share(pipeline: MelPipeline, empty: MelPipeline, waveform: torch.Tensor, sta
 def shortest(call: Callable[[], object]) -> float:
     times = []
     for _ in range(20):
-        begin = own_time()
+        begin = thread_clock()
         call()
-        times.append(own_time() - begin)
+        times.append(thread_clock() - begin)
     return min(times)
 
 
