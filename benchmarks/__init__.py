@@ -1,1 +1,1 @@
-"""Comparisons with peers; not in the wheel."""
+"""Comparisons of melcheck with other packages, for who develops it; not in the wheel."""

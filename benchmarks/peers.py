@@ -1,21 +1,27 @@
-"""The same encode and decode by others, measured in turns with ours.
+"""Time the same encode and decode by other packages, in turns with melcheck's.
+
+    pip install -e '.[peers]' && python -m benchmarks.peers
 
 `vocos` called as its README calls it, librosa (encode), ONNX Runtime (decode of the same weights,
-exported here) and Griffin-Lim (decode). Contenders take turns, call by call, so that what disturbs
-the machine disturbs all of them; the ratio is taken turn by turn. One that is absent is left out
-with the reason, and one whose result is not ours is never timed: see `TOLERANCES`.
+exported here) and Griffin-Lim (decode). The contenders take turns, call by call, so that a busy
+machine disturbs all of them alike; the speed over eager is the median ratio over the turns. A
+package that is absent is left out with the reason, and one whose result differs is never timed: see
+`TOLERANCES`.
 
 The exported graph ends at the complex spectrum; torch inverts the STFT, as it does in `vocos`.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
+import json
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +29,10 @@ from torch import Tensor, nn
 from vocos.heads import ISTFTHead
 
 from melcheck._version import __version__
-from melcheck.benchmark.cases import MODES, Case, in_mode
+from melcheck.benchmark.cases import MODES, PAPER_SIZE, RANDOM, Case, Stage, bench_vocoder, in_mode
+from melcheck.benchmark.measure import make_inputs
 from melcheck.benchmark.roofline import seconds_of
+from melcheck.cli.output import Terminal
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
 
@@ -32,7 +40,7 @@ TOLERANCES = {"vocos": 1e-6, "librosa": 1e-4, "onnxruntime": 1e-4}
 """How far a peer's result may be from ours: largest difference over largest value.
 
 Seen on the CPU: 0, 3e-6 and 3e-6, rounding; a wrong window, scale or padding is above 1e-2.
-Griffin-Lim computes something else, and is held to nothing.
+Griffin-Lim is another algorithm, and its result is not compared.
 """
 
 # The same edges by NumPy's names.
@@ -55,10 +63,9 @@ class PeerTimes:
     Attributes:
         case: What was computed; its mode is "peers/" and the contender's name.
         vocoder: Name of the weights.
-        durations_seconds: Of each call.
-        speedup: Median over the turns of eager's time / its time: above 1, it is faster.
-        deviation: Its largest difference from eager over the largest value; None for Griffin-Lim.
-        device_name: "cpu", or the GPU's.
+        durations_seconds: Duration of each call.
+        speedup: Median over the turns of eager's time / this one's: above 1, this one is faster.
+        deviation: Largest difference from eager over the largest value; None for Griffin-Lim.
     """
 
     case: Case
@@ -66,16 +73,18 @@ class PeerTimes:
     durations_seconds: tuple[float, ...]
     speedup: float
     deviation: float | None
-    device_name: str
 
-    def extra_info(self) -> dict[str, object]:
-        """Return all of it for pytest-benchmark's `extra_info`."""
-        median = statistics.median(self.durations_seconds)
+    @property
+    def p50_seconds(self) -> float:
+        """The median call."""
+        return statistics.median(self.durations_seconds)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return everything but the single calls, for JSON."""
         return {
             "vocoder": self.vocoder,
             "stage": self.case.stage,
             "device": self.case.device,
-            "device_name": self.device_name,
             "batch": self.case.size.batch,
             "seconds": self.case.size.seconds,
             "precision": self.case.precision,
@@ -83,11 +92,17 @@ class PeerTimes:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "melcheck": __version__,
-            "p50_seconds": median,
-            "x_real_time": self.case.size.audio_seconds / median,
+            "p50_seconds": self.p50_seconds,
+            "x_real_time": self.case.size.audio_seconds / self.p50_seconds,
             "speedup_over_eager": self.speedup,
             "deviation": self.deviation,
         }
+
+    def row(self) -> tuple[str, ...]:
+        """Return the row of the table."""
+        name, milliseconds = self.case.mode.removeprefix("peers/"), 1000 * self.p50_seconds
+        ratio = f"{self.speedup:.2f}"
+        return (name, self.case.stage, str(self.case.size), f"{milliseconds:.2f}", ratio)
 
 
 def measure_peers(
@@ -133,7 +148,6 @@ def measure_peers(
         for name in names[first:] + names[:first]:
             count += 1
             durations[name].append(seconds_of(contenders[name], inputs[count % len(inputs)]))
-    device = vocoder.device
     times = [
         PeerTimes(
             case=Case(case.stage, case.device, case.size, case.precision, f"peers/{name}"),
@@ -143,7 +157,6 @@ def measure_peers(
                 eager / own for eager, own in zip(durations["eager"], taken, strict=True)
             ),
             deviation=deviations[name],
-            device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         )
         for name, taken in durations.items()
     ]
@@ -166,9 +179,7 @@ def _hold(name: str, deviation: float | None) -> None:
 
 def _require(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise PeerAbsentError(
-            f"the package {package} is not installed: pip install 'melcheck[peers]'"
-        )
+        raise PeerAbsentError(f"the package {package} is not installed: pip install -e '.[peers]'")
 
 
 def _on_the_cpu(vocoder: VocosVocoder, name: str) -> None:
@@ -285,7 +296,9 @@ def _exported(module: nn.Module, n_mels: int) -> bytes:
 def _griffin_lim_decode(vocoder: VocosVocoder) -> Call:
     griffin_lim = load_vocoder("griffin-lim", device=vocoder.device)
     if griffin_lim.recipe != vocoder.recipe:
-        raise PeerAbsentError("Griffin-Lim is made for the mel of Vocos, and this is another")
+        raise PeerAbsentError(
+            "Griffin-Lim is made for the mel of Vocos, and this vocoder has a different one"
+        )
     return griffin_lim.decode
 
 
@@ -295,4 +308,44 @@ PEERS: dict[str, dict[str, Callable[[VocosVocoder], Call]]] = {
     "onnxruntime": {"decode": _onnx_decode},
     "griffin-lim": {"decode": _griffin_lim_decode},
 }
-"""What makes each peer's function, by its name and the stage."""
+"""Makes the function of each peer, by the peer's name and the stage."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time encode and decode of 16 x 1 s, print a table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--vocoder", default=RANDOM, help="a Vocos (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="time of each stage (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    options = parser.parse_args(arguments)
+    vocoder = bench_vocoder(options.vocoder, options.device)
+    if not isinstance(vocoder, VocosVocoder):
+        parser.error(f"--vocoder must be a Vocos, got {options.vocoder!r}.")
+    found: list[PeerTimes] = []
+    absent: dict[str, str] = {}
+    stages: tuple[Stage, ...] = ("encode", "decode")
+    for stage in stages:
+        case = Case(stage, options.device, PAPER_SIZE, "fp32", "eager")
+        times, missing = measure_peers(
+            vocoder, case, make_inputs(vocoder, case), seconds=options.seconds
+        )
+        found += times
+        absent |= missing
+    rows = [peer.row() for peer in found]
+    terminal = Terminal()
+    terminal.print(
+        terminal.table(("in turns", "stage", "size", "p50 ms", "speed over eager"), rows)
+    )
+    for name, reason in absent.items():
+        terminal.print(f"left out: {name}: {reason}")
+    if options.json is not None:
+        content = {"peers": [peer.as_dict() for peer in found], "absent": absent}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

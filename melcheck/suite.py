@@ -8,27 +8,31 @@ or no file at all:
 
     pytest --pyargs melcheck.suite -m sanity --mel-audio data/samples
 
-`-m sanity` is the gate; the markers `shapes`, `golden` and `artifacts` are the rest.
+`-m sanity` is the gate; the markers `shapes`, `golden`, `artifacts` and `benchmark` are the rest.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from melcheck.artifacts import save_artifacts
+from melcheck.benchmark.cases import Case
+from melcheck.benchmark.measure import Sweep, prepare
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake
 from melcheck.diagnosis.stored_mels import FreshMel, compare_stored
 from melcheck.files import file_name, one_line
-from melcheck.frontends import Frontend
+from melcheck.frontends import Frontend, VocoderWithFrontend
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
     RECONSTRUCTED_TOLERANCES,
@@ -58,6 +62,7 @@ __all__ = [
     "test_no_mel_goes_below_its_floor",
     "test_reconstructed_mel_is_on_record",
     "test_reconstructed_mel_lines_up_with_the_original",
+    "test_speed_of_the_loop",
     "test_stored_mel_is_fresh",
     "test_waveform_is_one_channel_of_at_most_the_target",
 ]
@@ -356,3 +361,39 @@ def test_a_clip_outside_the_gate_is_measured_and_drawn(
     save_artifacts(mel_round_trip, mel_artifacts, title=mel_clip.name)
     case = mel_record("measured", artifacts=mel_artifacts)
     assert math.isfinite(case.metrics["mae"])
+
+
+@pytest.mark.benchmark
+def test_speed_of_the_loop(
+    benchmark: Any,
+    mel_bench: Sweep,
+    mel_bench_case: Case,
+    mel_vocoder: Vocoder,
+    mel_frontend: Frontend | None,
+    mel_speed: Callable[[str], None],
+) -> None:
+    """Encode, decode and round trip are timed; no time fails the test."""
+    case, vocoder = mel_bench_case, mel_vocoder
+    if mel_frontend is not None:
+        vocoder = VocoderWithFrontend(mel_frontend, vocoder)
+    reason = mel_bench.left_out(vocoder, case)
+    if reason is not None:
+        mel_speed(f"{vocoder.info.name} {case}: left out, {reason}")
+        pytest.skip(reason)
+    benchmark.group = case.stage
+    if benchmark.disabled:  # by --benchmark-disable, or beside pytest-xdist
+        call, inputs = prepare(vocoder, case)
+        benchmark.pedantic(call, (inputs[0],))
+        return
+
+    def pedantic(
+        call: Callable[[torch.Tensor], object], inputs: Sequence[torch.Tensor], rounds: int
+    ) -> Sequence[float]:
+        turns = itertools.cycle(inputs)
+        benchmark.pedantic(call, setup=lambda: ((next(turns),), {}), rounds=rounds, warmup_rounds=1)
+        durations: list[float] = benchmark.stats.stats.data
+        return durations
+
+    found = mel_bench.measure(vocoder, case, time_calls=pedantic)
+    benchmark.extra_info.update(found.extra_info())
+    mel_speed(str(found))

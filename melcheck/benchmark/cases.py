@@ -1,13 +1,14 @@
-"""What the benchmark measures: stages, sizes, precisions and modes, and what there is time for.
+"""What the benchmark measures: stages, sizes, precisions and modes.
 
-A case is one stage on one device at one size, precision and mode. `MODES` is the list of the ways
-to compute it: a new one is one entry there.
+A case is one stage on one device at one size, precision and mode. `MODES` lists the ways to compute
+it: a new way is one entry there. `pytest -m benchmark` and `melcheck bench` run the same cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,26 +17,29 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
-from melcheck.benchmark.roofline import STAGES, Stage
 from melcheck.recipes import VOCOS
-from melcheck.speed.optimised import Precision, matmul_precision, optimise
+from melcheck.speed.optimised import Precision, check_precision, matmul_precision, optimise
 from melcheck.vocoders.base import Vocoder, VocoderInfo, VocoderWrapper
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.weights import VocoderUnavailable
+
+Stage = Literal["encode", "decode", "round_trip"]
+STAGES: tuple[Stage, ...] = ("encode", "decode", "round_trip")
 
 RANDOM = "random-official"
-"""The official configuration with random weights: as fast as with trained ones."""
+"""The official configuration with random weights, which is as fast as with trained weights."""
 
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A batch of sounds of one length.
+    """A batch of waveforms of one length.
 
     Attributes:
-        batch: Number of sounds.
-        seconds: Of each.
+        batch: Number of waveforms.
+        seconds: Duration of each waveform.
     """
 
     batch: int
@@ -57,23 +61,24 @@ FULL_SIZES = tuple(
         key=lambda size: size.audio_seconds,
     )
 )
-"""From little to much, so that each tells how long the next takes."""
+"""In rising order, so that the time of the next size can be predicted."""
 
 PAPER_SIZE = Size(16, 1.0)
-"""The protocol of the table of speeds in the Vocos paper: 16 sounds of one second."""
+"""The protocol of the table of speeds in the Vocos paper: 16 waveforms of one second."""
 
 SHORT_SIZES = (Size(1, 1.0), Size(4, 1.0))
+"""What the plain test run measures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One cell of the sweep.
+    """One case of the benchmark.
 
     Attributes:
         stage: "encode", "decode" or "round_trip" (audio -> mel -> audio -> mel).
         device: Name of a torch device.
         size: Batch and duration.
-        precision: Of the network; mels and sound are float32 throughout.
+        precision: Precision of the network; mels and waveforms are float32 throughout.
         mode: A key of `MODES`.
     """
 
@@ -95,13 +100,14 @@ def cases(
     precisions: Sequence[Precision] | None = None,
     modes: Sequence[str] | None = None,
 ) -> list[Case]:
-    """Return every combination that means something, little sizes first.
+    """Return all combinations, in the order of `sizes`.
 
     Args:
         devices: Names of torch devices.
-        sizes: From little to much.
-        precisions: Of the network; None takes fp32, and on CUDA all. The mel of `encode` is
-            computed in fp32 whatever the network's precision, so it is measured in that alone.
+        sizes: In rising order.
+        precisions: Precisions of the network; None takes fp32, and on CUDA all four. The mel of
+            `encode` is computed in fp32 whatever the network's precision, so `encode` is measured
+            in fp32 alone.
         modes: Keys of `MODES`; None takes all.
     """
     return [
@@ -116,7 +122,7 @@ def cases(
 
 
 def precisions_of(device: str) -> tuple[Precision, ...]:
-    """Return what the sweep covers on a device."""
+    """Return the precisions that are measured on a device unless some are named."""
     return ("fp32", "tf32", "bf16", "fp16") if device.startswith("cuda") else ("fp32",)
 
 
@@ -135,15 +141,15 @@ class _Eager(VocoderWrapper):
         model = self.inner.model
         if self.precision == "tf32":
             with matmul_precision("tf32"):
-                return _sound(model, model.backbone(mel))
+                return _waveform(model, model.backbone(mel))
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(mel.device.type, dtype=dtype):
             features = model.backbone(mel)
         # Phases need float32: bf16 has 8 bits for any number of turns.
-        return _sound(model, features.float())
+        return _waveform(model, features.float())
 
 
-def _sound(model: Vocos, features: Tensor) -> Tensor:
+def _waveform(model: Vocos, features: Tensor) -> Tensor:
     waveform: Tensor = model.head(features)
     return waveform
 
@@ -156,36 +162,52 @@ MODES: dict[str, Callable[[VocosVocoder, Precision], Vocoder]] = {
     "eager": _eager,
     "optimised": lambda vocoder, precision: optimise(vocoder, precision=precision),
 }
-"""How a vocoder is made to run in a precision, by the name of the way."""
+"""Returns a vocoder that computes in a precision, by the name of the mode."""
 
 
-def in_mode(vocoder: VocosVocoder, mode: str, precision: Precision) -> Vocoder:
+def in_mode(vocoder: Vocoder, mode: str, precision: Precision) -> Vocoder:
     """Return a vocoder of the same weights that computes in a mode and precision.
 
     Raises:
         ValueError: A mode that is not in `MODES`.
+        TypeError: Another mode or precision than eager fp32, of another vocoder than a Vocos.
+        VocoderUnavailable: The device does not multiply in that precision.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be {' or '.join(map(repr, MODES))}, got {mode!r}.")
+    if _is_plain(mode, precision):
+        return vocoder
+    if not isinstance(vocoder, VocosVocoder):
+        raise TypeError(f"vocoder must be a Vocos, got {vocoder.info.name!r}: {_ONLY_VOCOS}.")
     return MODES[mode](vocoder, precision)
 
 
-def bench_vocoder(name: str, device: str, *, download: bool = True) -> VocosVocoder:
-    """Load a Vocos to time; `RANDOM` is made here and needs no weights.
+def unavailable(vocoder: Vocoder, case: Case) -> str | None:
+    """Return why a vocoder cannot compute a case on its device, or None where it can."""
+    if not _is_plain(case.mode, case.precision) and not isinstance(vocoder, VocosVocoder):
+        return _ONLY_VOCOS
+    try:
+        check_precision(vocoder.device, case.precision)
+    except VocoderUnavailable as error:
+        return str(error)
+    return None
+
+
+_ONLY_VOCOS = "only a Vocos with its own mel has other modes and precisions than eager fp32"
+
+
+def _is_plain(mode: str, precision: Precision) -> bool:
+    return mode == "eager" and precision == "fp32"
+
+
+def bench_vocoder(name: str, device: str) -> Vocoder:
+    """Load a vocoder to time; `RANDOM` is made here and needs no weights.
 
     Raises:
-        ValueError: A vocoder that is no Vocos, whose work cannot be counted.
-        VocoderError: As for `melcheck.vocoders.load.load_vocoder`.
+        ValueError: As for `melcheck.vocoders.load.load_vocoder`.
+        VocoderError: Likewise.
     """
-    if name == RANDOM:
-        return _random_official(device)
-    vocoder = load_vocoder(name, device=device, download=download)
-    if not isinstance(vocoder, VocosVocoder):
-        raise ValueError(
-            f"vocoder must be a Vocos, whose operations can be counted, got {name!r}. Name "
-            f"embedded, official, {RANDOM}, a folder or a hub id; --peers sets griffin-lim beside."
-        )
-    return vocoder
+    return _random_official(device) if name == RANDOM else load_vocoder(name, device=device)
 
 
 def _random_official(device: str) -> VocosVocoder:

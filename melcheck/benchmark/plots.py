@@ -1,8 +1,8 @@
-"""Pictures of a run: throughput against batch and duration, and the fraction of the attainable.
+"""Draw a run: throughput against batch and duration, and the fraction of the attainable.
 
-Each panel is a stage. Solid lines are the quickest mode of the run, the eager one is dashed where
-there is another. Both axes of throughput are logarithmic, so that twice as fast is the same step
-everywhere; the fraction is linear from 0, with the machine's limit at 1.
+Each panel is a stage. The eager mode is dashed where there is another. Both axes of throughput are
+logarithmic, so that twice as fast is the same step everywhere; the fraction is linear from 0, with
+the machine's limit at 1, and is drawn where it is known.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from melcheck.benchmark.cases import STAGES
 from melcheck.benchmark.measure import Measurement
-from melcheck.benchmark.roofline import STAGES
 
 _DPI = 100
 _COLOURS = "viridis"
@@ -42,9 +42,11 @@ def draw_run(measurements: Sequence[Measurement]) -> dict[str, Figure]:
             figures[f"throughput-{place}-{precision}.png"] = throughput_figure(
                 some, title=f"{vocoder} on {own[0].device_name}, {precision}"
             )
-        figures[f"fraction-{place}.png"] = fraction_figure(
-            own, title=f"{vocoder} on {own[0].device_name}"
-        )
+        known = [m for m in own if m.fraction is not None]
+        if known:
+            figures[f"fraction-{place}.png"] = fraction_figure(
+                known, title=f"{vocoder} on {own[0].device_name}"
+            )
     return figures
 
 
@@ -60,8 +62,8 @@ def throughput_figure(measurements: Sequence[Measurement], *, title: str = "") -
         above.set_title(stage.replace("_", " "), fontsize=11)
         _lines(above, own, x=_batch, by=_duration, unit="{:g} s")
         _lines(below, own, x=_duration, by=_batch, unit="batch {:g}")
-        above.set_xlabel("batch (sounds)")
-        below.set_xlabel("duration of a sound (s)")
+        above.set_xlabel("batch (waveforms)")
+        below.set_xlabel("duration of a waveform (s)")
         for axes in (above, below):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
@@ -76,8 +78,9 @@ def throughput_figure(measurements: Sequence[Measurement], *, title: str = "") -
 
 
 def fraction_figure(measurements: Sequence[Measurement], *, title: str = "") -> Figure:
-    """Draw the fraction of the attainable against the audio in a batch."""
+    """Draw the fraction of the attainable, which must be known, against the audio in a batch."""
     stages = _stages(measurements)
+    fractions = {m: m.fraction or 0.0 for m in measurements}
     figure = Figure(figsize=(2 + 3.6 * len(stages), 4.2), dpi=_DPI)
     [row] = figure.subplots(1, len(stages), squeeze=False, sharey=True)
     kinds = list(dict.fromkeys((m.case.precision, m.case.mode) for m in measurements))
@@ -89,7 +92,7 @@ def fraction_figure(measurements: Sequence[Measurement], *, title: str = "") -> 
             some = [m for m in own if (m.case.precision, m.case.mode) == kind]
             axes.plot(
                 [m.case.size.audio_seconds for m in some],
-                [m.fraction for m in some],
+                [fractions[m] for m in some],
                 "o",
                 color=colours(number % 10),
                 label=" ".join(kind),
@@ -99,7 +102,7 @@ def fraction_figure(measurements: Sequence[Measurement], *, title: str = "") -> 
         _logarithmic(axes, sorted({m.case.size.audio_seconds for m in own}))
         axes.set_xlabel("audio in the batch (s)")
         axes.grid(visible=True, color="0.92")
-    highest = max(m.fraction for m in measurements)
+    highest = max(fractions.values())
     row[0].set_ylim(0.0, max(1.05, 1.05 * highest))
     row[0].set_ylabel("attainable time / measured time")
     _legend(row[-1])

@@ -1,29 +1,16 @@
-"""Is one callable slower than another, by more than is allowed? A gate that holds on busy machines.
+"""Is one callable slower than another, by more than is allowed? A gate for busy machines.
 
-No time of another day or another machine is asked for: both run now, in turns, and what counts is
-the ratio candidate / reference within a pair, since both halves of a pair meet the same machine.
+No time of another day or another machine is needed: both callables run now, in turns
+(`melcheck.benchmark.paired_timing`), and what is judged is the ratio candidate / reference within a
+pair, since both halves of a pair meet the same machine.
 
-- The order within a pair is drawn anew for every two pairs (one each way): what the first of two
-  pays, and a machine that slows down, fall on both alike. Bursts of load then push the logarithm of
-  a ratio up or down by chance, so that those of successive pairs hardly correlate (-0.02 where the
-  times themselves drift; -0.1 beside a process that spins on the same core), and pairs may be
-  resampled one by one.
-- The clock is `own_time`, which is not moved by other processes. In wall time, beside that process,
-  the ratios spread 3.5 times as far, which asks for twelve times the pairs. Pairs of short calls
-  that another process interrupted are timed again: see `melcheck.benchmark.paired_timing`.
-- Location and interval of the ratios are those of `melcheck.benchmark.paired_timing`.
-
-Pairs are added until the interval decides: fails ("slower") only when all of it lies above the
-allowed ratio, passes ("within") when all of it lies at or below. Who looks at an interval after
-each pair and stops when it pleases, finds in the end what is not there. So there are five looks at
-most, after `pairs`, 2, 4, 8, 16 times `pairs`, and each interval leaves out a fifth of what the
-confidence leaves (Bonferroni): with 0.99, all five hold the true ratio in 99 % of comparisons, by
-whatever rule one stops. Those are repeated confidence intervals. When the time budget is spent, the
-next look comes early and is the last. Without a decision then, the outcome is "undecided": it
-passes, and says so.
-
-Measured beside a process that spins on the same core, with 15 % more work injected and 1.10
-allowed: see `tests/benchmark/test_speed_gate.py`.
+Pairs are added until the interval of the ratio decides: "slower" when all of it lies above the
+allowed ratio, "within" when all of it lies at or below. Stopping at the first interval that looks
+good would inflate false alarms. So there are at most five looks, after `pairs`, 2, 4, 8 and 16
+times `pairs`, and each interval leaves out a fifth of what the confidence leaves (Bonferroni): with
+0.99, all five hold the true ratio in 99 % of comparisons, whenever one stops. When the time budget
+is spent, the next look comes early and is the last. Without a decision by then, the outcome is
+"undecided": that passes, and the message says so.
 
 References:
     C. Jennison and B. Turnbull, "Interim analyses: the repeated confidence interval approach",
@@ -49,13 +36,12 @@ from melcheck.benchmark.paired_timing import (
     MIN_PAIRS,
     PairTimer,
     no_garbage_collection,
-    own_time,
-    own_time_is_wall_time,
     ratio_interval,
-    waited_ns,
+    thread_clock,
+    thread_clock_is_wall_time,
 )
 
-Outcome = Literal["within", "slower", "undecided"]
+SpeedOutcome = Literal["within", "slower", "undecided"]
 
 _LOOKS = 5
 
@@ -67,19 +53,19 @@ class SpeedComparison:
     Attributes:
         outcome: "within" (all of the interval at or below the allowed ratio), "slower" (all of it
             above), or "undecided", when the time budget or the pairs ran out before.
-        ratio: Time of the candidate in units of the reference's; 1.15 is 15 % slower.
+        ratio: Time of the candidate over time of the reference; 1.15 is 15 % slower.
         low: Lower end of the interval of the ratio.
-        high: Upper end.
-        allowed_ratio: As given.
-        confidence: As given: how often the interval of every look holds the true ratio.
-        ratios: That of each pair, in the order in which they were timed.
+        high: Upper end of the interval.
+        allowed_ratio: The ratio that was allowed.
+        confidence: How often the intervals of all looks hold the true ratio.
+        ratios: Ratio of each pair, in the order in which they were timed.
         candidate_seconds: Median of one call of the candidate, by the clock.
         reference_seconds: Median of one call of the reference.
         calls_per_sample: How many calls were timed at once.
-        clock: "own time", "wall time", or the name of the clock that was given.
+        clock: "wall time without waits for a core", "wall time", or the name of the clock given.
     """
 
-    outcome: Outcome
+    outcome: SpeedOutcome
     ratio: float
     low: float
     high: float
@@ -102,7 +88,7 @@ class SpeedComparison:
         return len(self.ratios)
 
     def message(self) -> str:
-        """Return the outcome in words, and what to do about it."""
+        """Return the outcome as text, with what to do about it."""
         return f"{self}\n{_ADVICE[self.outcome]}"
 
     def __str__(self) -> str:
@@ -114,17 +100,17 @@ class SpeedComparison:
         )
 
 
-_ADVICE: dict[Outcome, str] = {
+_ADVICE: dict[SpeedOutcome, str] = {
     "within": "There is nothing to do.",
     "slower": (
-        "All of the interval lies above what is allowed, so this is no noise. Profile both (python "
-        "-m cProfile, torch.profiler) for what the candidate does more, or raise allowed_ratio if "
-        "that is worth its time."
+        "All of the interval lies above the allowed ratio, so noise does not explain it. Profile "
+        "both (python -m cProfile, torch.profiler) for what the candidate does in addition, or "
+        "raise allowed_ratio if that is worth its time."
     ),
     "undecided": (
-        "That passes, but nothing was shown: the interval still holds what is allowed. Give it a "
-        "larger budget_seconds, a machine that is less busy, or torch.set_num_threads(1): threads "
-        "that wait for each other are what a busy machine disturbs most."
+        "That passes, but nothing was shown: the interval still contains the allowed ratio. Give "
+        "it a larger budget_seconds, a machine that is less busy, or torch.set_num_threads(1): a "
+        "busy machine disturbs threads that wait for each other most."
     ),
 }
 
@@ -148,36 +134,35 @@ def compare_speed(
     same work: the first results are not compared.
 
     Args:
-        candidate: What may be slower.
-        reference: What it is held against.
-        allowed_ratio: The candidate's time in units of the reference's that is still good; below 1
-            it has to be faster: 0.8 asks for four fifths of the time.
-        confidence: Of the interval, over all looks; see the module.
+        candidate: The code that may be slower.
+        reference: The code that it is compared with.
+        allowed_ratio: The largest ratio candidate / reference that passes; below 1 the candidate
+            has to be faster: 0.8 asks for four fifths of the time.
+        confidence: Confidence of the interval, over all looks; see the module.
         pairs: Pairs before the first look; the last comes after 16 times as many.
-        budget_seconds: Of the wall. At least 8 pairs are timed, however long they take.
+        budget_seconds: Seconds of wall time. At least 8 pairs are timed, however long they take.
         inputs: Called before each pair, outside of the clock; what it returns is given to both
             callables. None calls them without an argument.
         device: Where they compute: the clock waits for a CUDA device's queue.
         clock: Seconds, such as `time.perf_counter` or `time.process_time`; None is
-            `melcheck.benchmark.paired_timing.own_time`.
-        seed: Of the order within pairs and of the resampling.
+            `melcheck.benchmark.paired_timing.thread_clock`.
+        seed: Seed of the order within pairs.
 
     Raises:
         ValueError: A number out of its range, a device that cannot be waited for, or a clock that
             stands still while the callables run.
 
-    Example:
-        >>> found = compare_speed(lambda: sum(range(20_000)), lambda: sum(range(10_000)))
-        >>> found.outcome, found.passed
-        ('slower', False)
+    Example::
+
+        found = compare_speed(lambda: new_mel(waveform), lambda: old_mel(waveform))
+        assert found.passed, found.message()
     """
     _check(allowed_ratio, confidence, pairs, budget_seconds)
     timer = PairTimer(
         candidate,
         reference,
         inputs=inputs,
-        clock=clock or own_time,
-        interruptions=waited_ns if clock is None else _none_known,
+        clock=clock or thread_clock,
         device=device,
         seed=seed,
     )
@@ -193,7 +178,7 @@ def compare_speed(
                 times.append(timer.pair())
                 spent = time.monotonic() > end and len(times) >= MIN_PAIRS
             ratios = [ours / theirs for ours, theirs in times]
-            ratio, low, high = ratio_interval(ratios, confidence=of_one_look, seed=seed)
+            ratio, low, high = ratio_interval(ratios, confidence=of_one_look)
             outcome = _outcome(low, high, allowed_ratio)
             if spent or outcome != "undecided":
                 break
@@ -213,19 +198,15 @@ def compare_speed(
     )
 
 
-def _outcome(low: float, high: float, allowed_ratio: float) -> Outcome:
+def _outcome(low: float, high: float, allowed_ratio: float) -> SpeedOutcome:
     if low > allowed_ratio:
         return "slower"
     return "within" if high <= allowed_ratio else "undecided"
 
 
-def _none_known() -> None:
-    """Return the same each time: who brings a clock is not asked for more."""
-
-
 def _name(clock: Callable[[], float] | None) -> str:
     if clock is None:
-        return "wall time" if own_time_is_wall_time() else "own time"
+        return "wall time" + ("" if thread_clock_is_wall_time() else " without waits for a core")
     return getattr(clock, "__name__", type(clock).__name__)
 
 

@@ -1,7 +1,5 @@
 """The fixtures that tests of a project ask for. Each is of one case: a clip, a vocoder, a device.
 
-Those that need no clip are in `melcheck.pytest_plugin.fixtures`.
-
     mel_clip         melcheck.clips.Clip          the audio file: its name, path and kind
     mel_device       str                          "cpu", "cuda" or "cuda:1"
     mel_vocoder      Vocoder                      the loaded vocoder
@@ -20,7 +18,8 @@ Those that are functions: `mel_record` and `mel_note` put a row and a line into 
 `mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
 trip, `mel_griffin_lim` makes Griffin-Lim's.
 
-The fixtures about speed, which need no clip: one lists a benchmark, one fails slower code.
+About speed, without a clip: `mel_bench` and `mel_bench_case` belong to the benchmark, `mel_speed`
+puts a line into the list of speeds, `mel_speed_gate` fails code that has become slower.
 """
 
 from __future__ import annotations
@@ -38,10 +37,13 @@ from melcheck.pytest_plugin.cases import (
     plan_of,
     round_trip_of,
 )
+from melcheck.pytest_plugin.options import texts
 from melcheck.pytest_plugin.reports import record_case
 from melcheck.pytest_plugin.terminal import NOTE_PROPERTY, PLACE_PROPERTY, SPEED_PROPERTY
 
 if TYPE_CHECKING:
+    from melcheck.benchmark.cases import Case
+    from melcheck.benchmark.measure import Sweep
     from melcheck.benchmark.speed_gate import SpeedComparison
     from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
@@ -55,57 +57,6 @@ if TYPE_CHECKING:
     from melcheck.report.model import CaseOutcome, CaseResult
     from melcheck.sanity import Verdict
     from melcheck.vocoders.base import Vocoder
-
-
-@pytest.fixture
-def mel_speed(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """A function that puts a line into the list of speeds at the end of the run."""
-
-    def record(line: str) -> None:
-        request.node.user_properties.append((SPEED_PROPERTY, line))
-
-    return record
-
-
-@pytest.fixture
-def mel_speed_gate(request: pytest.FixtureRequest) -> Callable[..., SpeedComparison]:
-    """A function that fails the test when a candidate is slower than a reference may be.
-
-    `mel_speed_gate(candidate, reference, allowed_ratio=1.10)` takes two callables that do the same
-    work and runs them in turns: see `melcheck.benchmark.speed_gate.compare_speed`, which has the
-    other arguments. It returns what was found. What stays undecided passes, with a line in the
-    notes.
-    """
-
-    def gate(
-        candidate: Callable[..., object],
-        reference: Callable[..., object],
-        *,
-        allowed_ratio: float = 1.10,
-        pairs: int = 40,
-        budget_seconds: float = 30.0,
-        inputs: Callable[[], object] | None = None,
-        device: str = "cpu",
-    ) -> SpeedComparison:
-        from melcheck.benchmark.speed_gate import compare_speed
-
-        found = compare_speed(
-            candidate,
-            reference,
-            allowed_ratio=allowed_ratio,
-            pairs=pairs,
-            budget_seconds=budget_seconds,
-            inputs=inputs,
-            device=device,
-        )
-        if found.outcome == "undecided":
-            note = f"{request.node.nodeid}: {found.message()}"
-            request.node.user_properties.append((NOTE_PROPERTY, note))
-        if not found.passed:
-            pytest.fail(found.message(), pytrace=False)
-        return found
-
-    return gate
 
 
 @pytest.fixture
@@ -356,3 +307,69 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
         regenerating=request.config.getoption("force_regen")
         or request.config.getoption("regen_all"),
     )
+
+
+@pytest.fixture(scope="session")
+def mel_bench(pytestconfig: pytest.Config) -> Sweep:
+    """The sweep of `--mel-bench`: it measures cases, and leaves out what exceeds its time."""
+    from melcheck.benchmark.measure import sweep
+
+    return sweep(full=texts(pytestconfig, "bench") == ["full"])
+
+
+@pytest.fixture
+def mel_bench_case(request: pytest.FixtureRequest) -> Case:
+    """The case of the benchmark: stage, device, size, precision and mode."""
+    case: Case = request.param
+    return case
+
+
+@pytest.fixture
+def mel_speed(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A function that puts a line into the list of speeds at the end of the run."""
+
+    def record(line: str) -> None:
+        request.node.user_properties.append((SPEED_PROPERTY, line))
+
+    return record
+
+
+@pytest.fixture
+def mel_speed_gate(request: pytest.FixtureRequest) -> Callable[..., SpeedComparison]:
+    """A function that fails the test when a candidate is slower than a reference may be.
+
+    `mel_speed_gate(candidate, reference, allowed_ratio=1.10)` takes two callables that do the same
+    work and runs them in turns: see `melcheck.benchmark.speed_gate.compare_speed`, which has the
+    other arguments, and whose result it returns. An undecided comparison passes, with a line in
+    the notes.
+    """
+
+    def gate(
+        candidate: Callable[..., object],
+        reference: Callable[..., object],
+        *,
+        allowed_ratio: float = 1.10,
+        pairs: int = 40,
+        budget_seconds: float = 30.0,
+        inputs: Callable[[], object] | None = None,
+        device: str = "cpu",
+    ) -> SpeedComparison:
+        from melcheck.benchmark.speed_gate import compare_speed
+
+        found = compare_speed(
+            candidate,
+            reference,
+            allowed_ratio=allowed_ratio,
+            pairs=pairs,
+            budget_seconds=budget_seconds,
+            inputs=inputs,
+            device=device,
+        )
+        if found.outcome == "undecided":
+            note = f"{request.node.nodeid}: {found.message()}"
+            request.node.user_properties.append((NOTE_PROPERTY, note))
+        if not found.passed:
+            pytest.fail(found.message(), pytrace=False)
+        return found
+
+    return gate

@@ -121,10 +121,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if refused:
         # Raised once collection is over: here it would be shown as an error of that file.
         stash[REFUSED] = refused
-        for name in names:
+        for name in {*names, "mel_bench_case"} & set(metafunc.fixturenames):
             metafunc.parametrize(name, [None], indirect=True)
         return
     plan = plan_of(metafunc.config)
+    if "mel_bench_case" in metafunc.fixturenames:
+        names.remove("mel_device")
+        _parametrize_benchmark(metafunc, plan)
     for name in names:
         values = getattr(plan, _PARAMETRIZED[name])
         if name == "mel_clip" and marker:
@@ -134,6 +137,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             reason = "the thresholds apply to every clip of this run"
             params = [pytest.param(None, id="none", marks=pytest.mark.skip(reason))]
         metafunc.parametrize(name, params, indirect=True)
+
+
+def _parametrize_benchmark(metafunc: pytest.Metafunc, plan: Plan) -> None:
+    """Run a test once for each case of the benchmark, which depends on the device."""
+    from melcheck.benchmark.cases import FULL_SIZES, SHORT_SIZES, cases
+
+    full = texts(metafunc.config, "bench") == ["full"]
+    params = [
+        pytest.param(case.device, case, id=str(case), marks=_param(plan, case.device).marks)
+        for case in cases(plan.devices, FULL_SIZES if full else SHORT_SIZES)
+    ]
+    metafunc.parametrize(("mel_device", "mel_bench_case"), params, indirect=True)
 
 
 def _param(plan: Plan, value: Any) -> Any:

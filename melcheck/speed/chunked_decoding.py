@@ -25,7 +25,7 @@ def context_frames(vocoder: Vocoder) -> int:
     Raises:
         ValueError: The vocoder does not know.
     """
-    frames = vocoder.context_frames
+    frames: int | None = getattr(vocoder, "context_frames", None)
     if frames is None:
         raise ValueError(
             f"context must be given in frames for the vocoder {vocoder.info.name!r}, got None: "
@@ -36,7 +36,7 @@ def context_frames(vocoder: Vocoder) -> int:
 
 def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     """Return what decodes the chunks of one mel, each `[batch, n_mels, frames]`."""
-    if not vocoder.magnifies_rounding:
+    if not getattr(vocoder, "magnifies_rounding", False):
         return lambda mel, _: vocoder.decode(mel)
     # Retrieved phases advance with the number of the frame: a chunk must know its own.
     staged: Any = vocoder

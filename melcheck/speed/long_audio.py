@@ -327,7 +327,7 @@ class _Seam:
 
     def _decoded_gap(self, before: Tensor, now: Tensor) -> tuple[float, float]:
         """Return how far two decodings of one stretch differ, and how far they may."""
-        if not self._pipeline.vocoder.magnifies_rounding:
+        if not getattr(self._pipeline.vocoder, "magnifies_rounding", False):
             return (before - now).abs().max().item(), _SAMPLE_SEAM
         mels = [self._pipeline.waveform2mel(each) for each in (before, now)]
         return (mels[0] - mels[1]).abs().mean().item(), _DECODED_MEL_SEAM

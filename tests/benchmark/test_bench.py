@@ -1,46 +1,38 @@
-"""What `melcheck bench` measures, leaves out, stores, compares, draws and sets beside others."""
+"""What the benchmark measures, leaves out and draws, and what pytest-benchmark keeps of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from torch import Tensor
 
-from benchmarks import peers as bench_peers
-from benchmarks.peers import PEERS, measure_peers
 from melcheck.benchmark import cases as bench_cases
+from melcheck.benchmark import measure, roofline
 from melcheck.benchmark.cases import (
     FULL_SIZES,
     MODES,
     PAPER_SIZE,
     RANDOM,
+    STAGES,
     Case,
     Size,
     bench_vocoder,
     cases,
     in_mode,
 )
-from melcheck.benchmark.measure import Bench, Measurement, make_inputs, peak_memory_mib, stage_call
+from melcheck.benchmark.measure import Measurement, Sweep, make_inputs, peak_memory_mib, prepare
 from melcheck.benchmark.plots import draw_run, png
-from melcheck.benchmark.roofline import STAGES, Rates, Work
-from melcheck.benchmark.runs import compare_runs, document, read_run
+from melcheck.benchmark.roofline import Rates, Work
 from melcheck.vocoders.vocos import VocosVocoder
-from tests.vocoders import untrained
 
 CPU = torch.device("cpu")
 SECOND = Size(1, 1.0)
-Captured = pytest.CaptureFixture[str]
+CLIP = Path(__file__).parents[2] / "fixtures" / "audio" / "kokoro-kumo-en.wav"
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +40,18 @@ def vocoder() -> VocosVocoder:
     return bench_vocoder("embedded", "cpu")
 
 
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    """One for all, since a new one begins with the machine's rates."""
-    return Bench(case_seconds=0.01)
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the rates of the machine on little, and time few inputs."""
+    monkeypatch.setattr(roofline, "_ROWS", {"cpu": (16,)})
+    monkeypatch.setattr(roofline, "_FRAMES", {"cpu": (16,)})
+    monkeypatch.setattr(roofline, "_COPIED_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(measure, "_ROTATED_BYTES", {"cpu": 2**18})
+
+
+@pytest.fixture
+def sweep() -> Sweep:
+    return Sweep(case_seconds=0.0)
 
 
 def a_case(**other: Any) -> Case:
@@ -101,7 +101,7 @@ def test_the_papers_protocol_is_in_the_sweep() -> None:
     assert seen(case=a_case(size=PAPER_SIZE)).extra_info()["paper"] is True
 
 
-def test_little_comes_first_so_that_it_foretells_what_follows() -> None:
+def test_small_cases_come_first_so_that_they_predict_what_follows() -> None:
     amounts = [case.size.audio_seconds for case in cases(["cpu"], FULL_SIZES)]
     assert amounts == sorted(amounts)
 
@@ -144,30 +144,34 @@ def test_random_weights_leave_the_state_of_others_alone() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_case_is_measured(bench: Bench, vocoder: VocosVocoder, stage: Any) -> None:
-    found = bench.measure(vocoder, a_case(stage=stage))
-    assert len(found.durations_seconds) >= 3
+def test_a_case_is_measured(sweep: Sweep, vocoder: VocosVocoder, stage: Any) -> None:
+    found = sweep.measure(vocoder, a_case(stage=stage))
+    assert len(found.durations_seconds) == 3
     assert min(found.durations_seconds) <= found.p50_seconds <= found.p95_seconds
     assert found.p95_seconds <= max(found.durations_seconds)
     assert found.x_real_time == 1.0 / found.p50_seconds
     assert found.frames_per_second == 94 / found.p50_seconds
     assert (found.upload_seconds, found.download_seconds) == (None, None)
+    assert found.fraction is not None
 
 
-def test_a_slower_call_has_a_lower_fraction(
-    bench: Bench, vocoder: VocosVocoder, monkeypatch: pytest.MonkeyPatch
+def test_a_vocoder_that_is_no_vocos_is_timed_without_a_limit(sweep: Sweep) -> None:
+    griffin_lim = bench_vocoder("griffin-lim", "cpu")
+    found = sweep.measure(griffin_lim, a_case(stage="encode"))
+    assert (found.fraction, found.extra_info()["fraction"]) == (None, None)
+    assert "of the attainable" not in str(found)
+    assert set(draw_run([found])) == {"throughput-griffin-lim-cpu-fp32.png"}
+
+
+def test_a_case_is_timed_as_long_as_was_asked_for(
+    vocoder: VocosVocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same work, with a pause of four times its length put into each call."""
-    plain = bench.measure(vocoder, a_case())
-
-    class Slowed:
-        def decode(self, mel: Tensor) -> Tensor:
-            time.sleep(4 * plain.p50_seconds)
-            return vocoder.decode(mel)
-
-    monkeypatch.setitem(MODES, "slowed", lambda vocoder, precision: Slowed())
-    slowed = bench.measure(vocoder, a_case(mode="slowed"))
-    assert slowed.fraction < 0.5 * plain.fraction
+    monkeypatch.setattr(measure, "seconds_of", lambda call, *operands: 0.1)
+    rounds = [
+        len(Sweep(case_seconds=seconds).measure(vocoder, a_case()).durations_seconds)
+        for seconds in (0.1, 2.0, 50.0)
+    ]
+    assert rounds == [3, 20, 100]
 
 
 def test_a_slower_call_is_seen_whatever_the_machines_mood() -> None:
@@ -181,7 +185,10 @@ def test_percentiles_are_of_the_calls() -> None:
     assert seen(0.5).p95_seconds == 0.5
 
 
-def test_inputs_are_more_than_a_cache_holds_and_all_other_memory(vocoder: VocosVocoder) -> None:
+def test_inputs_are_more_than_a_cache_holds_and_all_other_memory(
+    vocoder: VocosVocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_ROTATED_BYTES", {"cpu": 2**26})
     inputs = make_inputs(vocoder, a_case(stage="encode", size=Size(4, 3.0)))
     assert sum(value.numel() * value.element_size() for value in inputs) >= 2**26
     assert len({value.data_ptr() for value in inputs}) == len(inputs)
@@ -189,7 +196,8 @@ def test_inputs_are_more_than_a_cache_holds_and_all_other_memory(vocoder: VocosV
 
 def test_a_round_trip_goes_on_to_the_mel(vocoder: VocosVocoder) -> None:
     waveform = 0.1 * torch.randn(1, 24_000)
-    result = stage_call(vocoder, a_case(stage="round_trip"))(waveform)
+    call, _ = prepare(vocoder, a_case(stage="round_trip"))
+    result = call(waveform)
     assert torch.equal(result, vocoder.encode(vocoder.decode(vocoder.encode(waveform))))
 
 
@@ -202,156 +210,121 @@ def test_the_peak_of_memory_sees_what_is_given_back() -> None:
 
 
 def remembering(
-    bench: Bench, vocoder: VocosVocoder, found: Measurement, *, taken: float = 0.0
-) -> Bench:
+    sweep: Sweep, vocoder: VocosVocoder, found: Measurement, *, taken: float = 0.0
+) -> Sweep:
     key = (vocoder.info.name, found.case.stage, "cpu", found.case.precision, found.case.mode)
-    bench._seen[key] = found, taken
-    return bench
+    sweep._seen[key] = found, taken
+    return sweep
 
 
 def test_a_case_that_would_take_too_long_is_left_out_with_the_reason(
     vocoder: VocosVocoder,
 ) -> None:
-    bench = remembering(Bench(seconds=100.0, clock=lambda: 0.0), vocoder, seen(1.0))
-    assert bench.left_out(vocoder, a_case(size=Size(16, 1.0))) is None
-    reason = bench.left_out(vocoder, a_case(size=Size(64, 1.0)))
-    assert reason == "it would take about 320 s, of which 100 are left of the run's 100"
+    sweep = remembering(Sweep(seconds=100.0, clock=lambda: 0.0), vocoder, seen(1.0))
+    assert sweep.left_out(vocoder, a_case(size=Size(12, 1.0))) is None
+    reason = sweep.left_out(vocoder, a_case(size=Size(64, 1.0)))
+    assert reason == "it would take about 512 s, and 100 s of the run's 100 s are left"
 
 
 def test_time_that_has_passed_is_gone(vocoder: VocosVocoder) -> None:
     now = [0.0]
-    bench = remembering(Bench(seconds=100.0, clock=lambda: now[0]), vocoder, seen(1.0))
+    sweep = remembering(Sweep(seconds=100.0, clock=lambda: now[0]), vocoder, seen(1.0))
     now[0] = 90.0
-    assert "of which 10 are left" in (bench.left_out(vocoder, a_case(size=Size(16, 1.0))) or "")
+    assert "and 10 s of the run's 100 s are left" in (
+        sweep.left_out(vocoder, a_case(size=Size(16, 1.0))) or ""
+    )
 
 
-def test_what_surrounds_the_calls_is_foretold_too(vocoder: VocosVocoder) -> None:
-    bench = Bench(seconds=100.0, clock=lambda: 0.0)
-    remembering(bench, vocoder, seen(0.001), taken=101.0)
-    assert "about 101 s" in (bench.left_out(vocoder, a_case()) or "")
+def test_what_surrounds_the_calls_is_predicted_too(vocoder: VocosVocoder) -> None:
+    sweep = Sweep(seconds=100.0, clock=lambda: 0.0)
+    remembering(sweep, vocoder, seen(0.001), taken=101.0)
+    assert "about 101 s" in (sweep.left_out(vocoder, a_case()) or "")
 
 
 def test_a_case_that_would_take_too_much_memory_is_left_out_with_the_reason(
     vocoder: VocosVocoder,
 ) -> None:
-    bench = remembering(Bench(), vocoder, seen(0.001, peak_memory_mib=1024.0))
-    assert bench.left_out(vocoder, a_case(size=Size(1, 3.0))) is None
-    reason = bench.left_out(vocoder, a_case(size=Size(64, 30.0))) or ""
-    assert reason.startswith("it would take about 1920.0 GiB of memory, of which ")
+    sweep = remembering(Sweep(), vocoder, seen(0.001, peak_memory_mib=1024.0))
+    assert sweep.left_out(vocoder, a_case(size=Size(1, 3.0))) is None
+    reason = sweep.left_out(vocoder, a_case(size=Size(64, 30.0))) or ""
+    assert reason.startswith("it would take about 1920.0 GiB of memory, and ")
 
 
 def test_the_first_of_its_kind_is_never_left_out(vocoder: VocosVocoder) -> None:
-    assert Bench(seconds=0.0).left_out(vocoder, a_case()) is None
+    assert Sweep(seconds=0.0).left_out(vocoder, a_case()) is None
 
 
-# Peers.
-
-
-@pytest.mark.parametrize("stage", ["encode", "decode"])
-def test_peers_that_are_there_compute_what_we_compute(stage: Any) -> None:
-    # A plain Vocos, as peers know it: the embedded one's head is nobody else's.
-    vocoder = untrained.small()
-    case = a_case(stage=stage)
-    times, absent = measure_peers(vocoder, case, make_inputs(vocoder, case)[:4], seconds=0.1)
-    names = [peer.case.mode.removeprefix("peers/") for peer in times]
-    assert names[0] == "eager"
-    packages = {"librosa": ["librosa"], "onnxruntime": ["onnx", "onnxruntime"]}
-    here = {
-        name
-        for name, stages in PEERS.items()
-        if stage in stages and all(map(importlib.util.find_spec, packages.get(name, [])))
-    }
-    assert here <= set(names)
-    assert set(names) | set(absent) == {*MODES, *(n for n, s in PEERS.items() if stage in s)}
-
-
-def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
+def test_what_a_processor_lacks_is_left_out_with_the_reason(
     vocoder: VocosVocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_peers.importlib.util, "find_spec", lambda name: None)
-    case = a_case(stage="encode")
-    times, absent = measure_peers(vocoder, case, make_inputs(vocoder, case)[:4], seconds=0.0)
-    assert absent == {
-        "librosa": "the package librosa is not installed: pip install 'melcheck[peers]'"
-    }
-    assert [peer.case.mode for peer in times] == [f"peers/{name}" for name in (*MODES, "vocos")]
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    reasons = [Sweep().left_out(vocoder, a_case(precision="bf16", mode=mode)) for mode in MODES]
+    assert all("on this processor, got 'bf16'" in (reason or "") for reason in reasons)
+    assert Sweep().left_out(vocoder, a_case()) is None
 
 
-def test_a_peer_that_computes_something_else_is_not_timed(
-    vocoder: VocosVocoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(vocoder: VocosVocoder) -> Callable[[Tensor], Tensor]:
-        return lambda mel: 1.01 * vocoder.decode(mel)
-
-    monkeypatch.setitem(bench_peers.PEERS, "vocos", {"decode": wrong})
-    monkeypatch.delitem(bench_peers.PEERS, "onnxruntime")
-    case = a_case()
-    times, absent = measure_peers(vocoder, case, make_inputs(vocoder, case)[:4], seconds=0.0)
-    assert "its result differs from ours by 1.0e-02" in absent["vocos"]
-    assert "peers/vocos" not in [peer.case.mode for peer in times]
+def test_only_a_vocos_has_other_modes() -> None:
+    griffin_lim = bench_vocoder("griffin-lim", "cpu")
+    assert Sweep().left_out(griffin_lim, a_case()) is None
+    reason = Sweep().left_out(griffin_lim, a_case(mode="optimised"))
+    assert reason is not None
+    assert reason.startswith("only a Vocos with its own mel has other modes")
+    with pytest.raises(TypeError, match="must be a Vocos, got 'griffin-lim'"):
+        in_mode(griffin_lim, "optimised", "fp32")
 
 
-# Storing and comparing.
+# In the tests of a project.
+
+PROJECT = """
+from melcheck.suite import test_speed_of_the_loop
+
+def mel(waveform):
+    from melcheck import log_mel
+    return log_mel(waveform)
+"""
 
 
 @pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project that times Griffin-Lim, which no weights and no rates of the machine delay."""
+    monkeypatch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 0.25),))
     # Asking the processor for its name takes half a second.
     monkeypatch.setattr("pytest_benchmark.plugin.get_cpu_info", lambda: {"brand_raw": "ours"})
-
-    def store(name: str, *measurements: Measurement) -> Path:
-        path = tmp_path / name
-        path.write_text(json.dumps(document(measurements)))
-        return path
-
-    return store
+    pytester.makepyprojecttoml(
+        "[tool.pytest.ini_options]\nmel_vocoder = ['griffin-lim']\nmel_device = ['cpu']\n"
+    )
+    pytester.makepyfile(test_speed=PROJECT)
+    return pytester
 
 
-def test_pytest_benchmark_reads_a_stored_run(stored: Callable[..., Path]) -> None:
-    paths = [stored("a.json", seen(0.1)), stored("b.json", seen(0.2))]
-    command = [sys.executable, "-m", "pytest_benchmark", "compare", *map(str, paths)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("embedded decode-cpu-1x1s-fp32-eager") == 2
+def timed(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return project.runpytest_inprocess(
+        "-p", "no:cacheprovider", "-m", "benchmark", f"--mel-audio={CLIP}", *options
+    )
 
 
-def test_two_runs_are_compared_case_by_case(stored: Callable[..., Path]) -> None:
-    longer = a_case(size=Size(1, 3.0))
-    before = read_run(stored("a.json", seen(0.2), seen(0.3, case=longer)))
-    after = read_run(stored("b.json", seen(0.1)))
-    found = compare_runs(before, after)
-    [ratio] = found.cases
-    assert (ratio.seconds, ratio.speedup) == ((0.2, 0.1), 2.0)
-    assert ratio.fractions == pytest.approx((0.25, 0.5))
-    assert found.only_a == ("embedded decode-cpu-1x3s-fp32-eager",)
-    assert (found.only_b, found.differences) == ((), ())
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda run: run["machine_info"].update(node="there"), "node: "),
-        (lambda run: run["machine_info"]["cpu"].update(brand_raw="other"), "processor: "),
-        (lambda run: run["benchmarks"][0]["extra_info"].update(threads=64), "threads: 2 in A, 64"),
-        (lambda run: run["benchmarks"][0]["extra_info"].update(torch="1.0"), "torch: "),
-    ],
-    ids=["machine", "processor", "threads", "version"],
-)
-def test_runs_that_differ_say_how(
-    stored: Callable[..., Path], change: Callable[[Any], None], told: str
+def test_pytest_benchmark_keeps_a_run_and_compares_the_next_with_it(
+    project: pytest.Pytester,
 ) -> None:
-    first, second = (read_run(stored(name, seen(0.1))) for name in ("a.json", "b.json"))
-    change(second)
-    [difference] = compare_runs(first, second).differences
-    assert difference.startswith(told)
+    kept = timed(project, "--benchmark-autosave")
+    kept.assert_outcomes(passed=3, skipped=3)
+    kept.stdout.fnmatch_lines(["*melcheck: speed*", "griffin-lim encode-cpu-1x0.25s-fp32-eager*"])
+    [file] = project.path.glob(".benchmarks/*/0001_*.json")
+    entries = json.loads(file.read_text())["benchmarks"]
+    assert [entry["group"] for entry in entries] == list(STAGES)
+    assert all(entry["extra_info"]["vocoder"] == "griffin-lim" for entry in entries)
+    compared = timed(project, "--benchmark-compare")
+    compared.assert_outcomes(passed=3, skipped=3)
+    compared.stdout.fnmatch_lines(["*decode-cpu-1x0.25s-fp32-eager-griffin-lim* (NOW)*"])
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"benchmarks": [], "machine_info": {}}', "null"])
-def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json must be a run that"):
-        read_run(path)
+def test_each_case_runs_once_where_benchmarks_are_disabled(project: pytest.Pytester) -> None:
+    timed(project, "--benchmark-disable").assert_outcomes(passed=3, skipped=3)
+
+
+def test_a_front_end_of_the_project_is_timed_with_the_vocoder(project: pytest.Pytester) -> None:
+    found = timed(project, "--mel-frontend", "test_speed:mel")
+    found.assert_outcomes(passed=3, skipped=3)
 
 
 # Pictures.
@@ -372,7 +345,7 @@ def test_throughput_is_drawn_where_it_was_measured() -> None:
     assert above.get_ydata().tolist() == pytest.approx([10.0, 160.0])
 
 
-def test_modes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_are_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench_cases.MODES, "other", lambda vocoder, precision: vocoder)
     found = [seen(0.1, case=a_case(mode=mode)) for mode in ("eager", "other")]
     figures = draw_run(found)

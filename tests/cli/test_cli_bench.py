@@ -1,4 +1,4 @@
-"""`melcheck bench`: what it prints, stores, compares and refuses."""
+"""`melcheck bench`: what it prints, draws and refuses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import peers as bench_peers
 from melcheck.benchmark import cases as bench_cases
+from melcheck.benchmark import measure, roofline
 from melcheck.benchmark.cases import Case, Size, bench_vocoder
 from melcheck.benchmark.measure import Measurement
 from melcheck.benchmark.roofline import Rates, Work
@@ -26,118 +26,82 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """What a run says in JSON, and the folder that it wrote to; one for all tests."""
+    """The JSON of a run, and the folder that it wrote to; one for all tests."""
     folder = tmp_path_factory.mktemp("run") / "new"
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 1.0),))
-        # Asking the processor for its name takes half a second.
-        patch.setattr("pytest_benchmark.plugin.get_cpu_info", lambda: {"brand_raw": "ours"})
-        for name in ("librosa", "onnxruntime"):
-            patch.delitem(bench_peers.PEERS, name)
-        command = ["bench", "--vocoder", "embedded", "--precision", "fp32", "--precision", "bf16"]
-        assert main([*command, "--peers", "--json", "--output", str(folder)]) == 0
+        patch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 0.25),))
+        patch.setattr(measure, "_ROTATED_BYTES", {"cpu": 2**18})
+        patch.setattr(measure, "_SHORT_CASE_SECONDS", 0.0)
+        patch.setattr(roofline, "_COPIED_BYTES", {"cpu": 2**20})
+        assert main(["bench", "--vocoder", "embedded", "--json", "--output", str(folder)]) == 0
     return json.loads(out.getvalue()), folder
 
 
-def test_every_stage_is_measured_and_encode_in_fp32_alone(run: tuple[Any, Path]) -> None:
-    assert [case["name"] for case in run[0]["cases"] if case["mode"] == "eager"] == [
-        "encode-cpu-1x1s-fp32-eager",
-        "decode-cpu-1x1s-fp32-eager",
-        "round_trip-cpu-1x1s-fp32-eager",
-        "decode-cpu-1x1s-bf16-eager",
-        "round_trip-cpu-1x1s-bf16-eager",
+def test_every_stage_is_measured_in_every_mode(run: tuple[Any, Path]) -> None:
+    assert [case["name"] for case in run[0]["cases"]] == [
+        f"{stage}-cpu-1x0.25s-fp32-{mode}"
+        for mode in bench_cases.MODES
+        for stage in bench_cases.STAGES
     ]
-
-
-def test_peers_stand_beside(run: tuple[Any, Path]) -> None:
-    modes = [peer["mode"] for peer in run[0]["peers"]]
-    both = [f"peers/{name}" for name in (*bench_cases.MODES, "vocos")]
-    assert modes == [*both, *both, "peers/griffin-lim"]
+    assert run[0]["left_out"] == {}
 
 
 def test_what_is_written_is_named_and_there(run: tuple[Any, Path]) -> None:
     names = {Path(name).name for name in run[0]["files"]}
-    assert names == {
-        "benchmark.json",
-        "throughput-embedded-cpu-fp32.png",
-        "throughput-embedded-cpu-bf16.png",
-        "fraction-embedded-cpu.png",
-    }
+    assert names == {"throughput-embedded-cpu-fp32.png", "fraction-embedded-cpu.png"}
     assert {path.name for path in run[1].iterdir()} == names
 
 
-@pytest.fixture
-def stored(run: tuple[Any, Path], tmp_path: Path) -> Callable[..., Path]:
-    """Write the run again, after a change."""
-
-    def write(name: str, change: Callable[[Any], None] = lambda document: None) -> Path:
-        document = json.loads((run[1] / "benchmark.json").read_text())
-        change(document)
-        (tmp_path / name).write_text(json.dumps(document))
-        return tmp_path / name
-
-    return write
-
-
-def test_a_run_compared_with_itself_is_as_fast(
-    run: tuple[Any, Path], stored: Any, capsys: Captured
+def test_a_vocoder_that_is_no_vocos_is_timed_without_a_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    path = str(stored("a.json"))
-    assert main(["bench", "--compare", path, path, "--json"]) == 0
-    comparison = json.loads(capsys.readouterr().out)["comparison"]
-    assert {case["speedup"] for case in comparison["cases"]} == {1.0}
-    assert comparison["differences"] == []
-    assert len(comparison["cases"]) == len(run[0]["cases"]) + len(run[0]["peers"])
+    monkeypatch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 0.25),))
+    monkeypatch.setattr(measure, "_SHORT_CASE_SECONDS", 0.0)
+    assert main(["bench", "--vocoder", "griffin-lim"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count(" fp32 eager ") == 3
+    assert out.count("left out: ") == 3
+    assert "only a Vocos with its own mel has other modes" in out
+    assert "GFLOP/s" not in out
 
 
-def test_runs_of_two_machines_have_only_fractions_to_compare(stored: Any, capsys: Captured) -> None:
-    def elsewhere(document: Any) -> None:
-        document["machine_info"]["node"] = "elsewhere"
-
-    paths = [str(stored("a.json")), str(stored("b.json", elsewhere))]
-    assert main(["bench", "--compare", *paths]) == 0
-    out = capsys.readouterr().out
-    assert "only the fractions can be compared" in out
-    assert "elsewhere in B" in out
-    assert max(map(len, out.splitlines())) <= 80
+def test_a_precision_that_is_named_and_absent_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert main(["bench", "--vocoder", "embedded", "--precision", "bf16"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "precision must be 'fp32' on this processor, got 'bf16'" in captured.err
 
 
-def test_all_files_that_are_no_runs_are_named(tmp_path: Path, capsys: Captured) -> None:
-    (tmp_path / "b.json").write_text("{}")
-    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
-    assert main(["bench", "--compare", *paths]) == 2
-    error = capsys.readouterr().err
-    assert "a.json cannot be read: No such file" in error
-    assert "b.json must be a run" in error
-
-
-def test_runs_without_a_case_in_common_are_refused(stored: Any, capsys: Captured) -> None:
-    def other(document: Any) -> None:
-        for entry in document["benchmarks"]:
-            entry["extra_info"]["vocoder"] = "other"
-
-    paths = [str(stored("a.json")), str(stored("b.json", other))]
-    assert main(["bench", "--compare", *paths]) == 2
-    assert "must have a case in common" in capsys.readouterr().err
+def test_a_precision_that_was_not_named_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 0.25),))
+    monkeypatch.setattr(bench_cases, "precisions_of", lambda device: ("bf16",))
+    assert main(["bench", "--vocoder", "embedded"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "left out: decode-cpu-1x0.25s-bf16-eager: precision must be 'fp32'" in out
 
 
 @pytest.mark.parametrize(
-    ("code", "arguments", "told"),
+    ("code", "arguments", "message"),
     [
         (2, ["--precision", "tf32"], "--precision tf32 runs on CUDA only"),
-        (2, ["--vocoder", "griffin-lim"], "vocoder must be a Vocos"),
         (2, ["--vocoder", "offical"], "Did you mean 'official'?"),
         (3, ["--device", "cuda:99"], "device must exist on this machine"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(
-    code: int, arguments: list[str], told: str, capsys: Captured
+    code: int, arguments: list[str], message: str, capsys: Captured
 ) -> None:
     assert main(["bench", *arguments]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert told in captured.err
+    assert message in captured.err
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(
@@ -164,9 +128,7 @@ def test_the_table_of_a_long_run_fits_80_columns() -> None:
         device_name="cpu",
     )
     quick = dataclasses.replace(slow, durations_seconds=(0.1234,) * 2)
-    text = measured_text(
-        bench_vocoder("embedded", "cpu"), [slow, quick], {}, [], {}, [], Terminal()
-    )
+    text = measured_text(bench_vocoder("embedded", "cpu"), [slow, quick], {}, [], Terminal())
     rows = [line for line in text.splitlines() if line.startswith("round trip")]
     assert len(rows) == 2
     assert max(map(len, text.splitlines())) <= 80

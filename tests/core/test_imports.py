@@ -74,3 +74,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for module in free:
             del left[module]
     assert not left, f"a circle runs through {sorted(left)}"
+
+
+def test_the_package_imports_nothing_that_stays_outside_of_the_wheel() -> None:
+    outside = {"tests", "training", "benchmarks", "conftest"}
+    wrong = {
+        module: sorted(names)
+        for module, path in MODULES.items()
+        if (names := {name for name in imports_of(path) if name.split(".")[0] in outside})
+    }
+    assert not wrong

@@ -46,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the examples name."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("melcheck.cli.bench._SHORT_SECONDS", 0.0)
+    monkeypatch.setattr("melcheck.benchmark.measure._SHORT_CASE_SECONDS", 0.0)
     # As many rows as are shown, of sounds that take less time.
     monkeypatch.setattr("melcheck.benchmark.cases.SHORT_SIZES", (Size(1, 0.25), Size(4, 0.25)))
     monkeypatch.setattr("melcheck.benchmark.measure._ROTATED_BYTES", {"cpu": 2**18})
