@@ -85,7 +85,7 @@ def audio_blocks(
     """Read an audio file block by block, as a mono waveform at the wanted rate.
 
     Args:
-        config: The file, the rate in Hz, and the duration in seconds. `pad_short` must be False.
+        config: The file, the rate in Hz, and the duration in seconds; nothing is padded.
         min_samples: The fewest samples that can be used, at `config.target_sr`.
         block_seconds: How much is read at a time.
 
@@ -93,15 +93,9 @@ def audio_blocks(
         `[1, samples]`, float32, full scale +-1, of any number of samples from 1 up.
 
     Raises:
-        ValueError: `config.pad_short` is set.
         FileNotFoundError: There is no such file.
         AudioError: As `load_audio`; for a truncated file, after the blocks before the cut.
     """
-    if config.pad_short:
-        raise ValueError(
-            "pad_short must be False for audio that is read in blocks, got True. Padding is for "
-            "clips that are shorter than the rest of a batch."
-        )
     left = config.target_samples
     given = 0
     for block in _at_target_rate(config, block_seconds):
@@ -175,23 +169,14 @@ class Stretch:
         return self._begin + self._held.shape[-1]
 
     def read_to(self, sample: int) -> None:
-        """Read on to a sample, or to the end.
-
-        Raises:
-            ValueError: A block of another shape or dtype.
-        """
+        """Read on to a sample, or to the end."""
         pieces, end = [self._held], self.end
         while end < sample and not self.ended:
             block = next(self._blocks, None)
             if block is None:
                 self.ended = True
                 break
-            if block.dim() != 2 or block.shape[0] != 1 or block.dtype != torch.float32:
-                raise ValueError(
-                    "each of blocks must be [1, samples], float32, got "
-                    f"{list(block.shape)}, {block.dtype}."
-                )
-            pieces.append(block.cpu())
+            pieces.append(block)
             end += block.shape[-1]
         self._held = torch.cat(pieces, dim=-1)
 

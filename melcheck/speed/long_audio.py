@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,7 +32,6 @@ from melcheck.metrics import (
     stft_sums,
 )
 from melcheck.pipeline import MelPipeline, RoundTrip, WholeFile
-from melcheck.recipes import MelRecipe
 from melcheck.speed.audio_blocks import Stretch, audio_blocks, is_long
 from melcheck.speed.chunked_decoding import chunk_decoder, context_frames
 
@@ -73,20 +72,14 @@ def round_trip_of_file(pipeline: MelPipeline) -> RoundTrip:
 
 
 def long_round_trip(
-    pipeline: MelPipeline,
-    blocks: Iterable[Tensor] | None = None,
-    *,
-    chunk_seconds: float = _CHUNK_SECONDS,
-    context: int | None = None,
+    pipeline: MelPipeline, *, context: int, chunk_seconds: float = _CHUNK_SECONDS
 ) -> RoundTrip:
-    """Measure a long clip in chunks.
+    """Measure the configured file in chunks.
 
     Args:
         pipeline: The vocoder, and the file, which is read in blocks.
-        blocks: The waveform instead of the file: `[1, samples]` each, float32, at the recipe's
-            rate, one after the other.
-        chunk_seconds: How much is computed at a time.
-        context: Frames on each side that decoding takes along; None for what the vocoder looks at.
+        context: Frames on each side that decoding a chunk takes along.
+        chunk_seconds: How much is computed at a time, at least a frame.
 
     Returns:
         The round trip of the chunk with the largest error, by itself, whose `metrics` and
@@ -96,15 +89,13 @@ def long_round_trip(
         FileNotFoundError: The configured file does not exist.
         AudioError: It cannot be used.
         SeamError: Chunks disagree where they overlap.
-        ValueError: A waveform of another shape, dtype or rate, or one that is too short; chunks
-            shorter than a frame; a vocoder whose context is unknown.
+        ValueError: The vocoder returns another length than the recipe gives.
     """
-    from_file = blocks is None
     running = RunningMetrics(log_floor=pipeline.recipe.log_floor)
     distance = RunningDistance()
     samples, largest, worst = 0, -1.0, torch.zeros(1, 0)
     begin = 0
-    for chunk in round_trip_chunks(pipeline, blocks, chunk_seconds=chunk_seconds, context=context):
+    for chunk in round_trip_chunks(pipeline, context=context, chunk_seconds=chunk_seconds):
         running.update(chunk.mel[0], chunk.reconstructed_mel[0])
         distance.update(chunk.waveform[0], chunk.reconstructed_waveform[0])
         error = (chunk.mel - chunk.reconstructed_mel).abs().mean().item()
@@ -115,18 +106,13 @@ def long_round_trip(
     part = pipeline.round_trip(worst)
     metrics = running.result(frame_mae=part.metrics()[0].frame_mae)
     whole = WholeFile(metrics, distance.result(), samples, begin / pipeline.recipe.sample_rate)
-    audio = _source(pipeline, worst) if from_file else None
-    return dataclasses.replace(part, whole=whole, audio=audio)
+    return dataclasses.replace(part, whole=whole, audio=_source(pipeline, worst))
 
 
 def round_trip_chunks(
-    pipeline: MelPipeline,
-    blocks: Iterable[Tensor] | None = None,
-    *,
-    chunk_seconds: float = _CHUNK_SECONDS,
-    context: int | None = None,
+    pipeline: MelPipeline, *, context: int, chunk_seconds: float
 ) -> Iterator[RoundTrip]:
-    """Compute a long clip chunk by chunk; arguments and errors of `long_round_trip`.
+    """Compute the configured file chunk by chunk; arguments and errors of `long_round_trip`.
 
     Yields:
         What `MelPipeline.round_trip` would give of each stretch within the whole. The tensors of a
@@ -135,24 +121,19 @@ def round_trip_chunks(
         takes along a rest that lies within the context.
     """
     recipe, hop = pipeline.recipe, pipeline.recipe.hop_length
-    chunk_frames = _chunk_frames(chunk_seconds, recipe)
-    context = context_frames(pipeline.vocoder) if context is None else context
-    if context < 0:
-        raise ValueError(f"context must be a number of frames from 0 up, got {context}.")
-    if blocks is None:
-        blocks = audio_blocks(pipeline.config, min_samples=recipe.min_round_trip_samples)
+    chunk_frames = round(chunk_seconds * recipe.frames_per_second)
     # Frames at an edge that see the padding instead of the neighbouring chunk.
     margin = recipe.pad_samples // hop + 1
     reach = context + margin
     decode = chunk_decoder(pipeline.vocoder)
-    waveform = Stretch(blocks)
+    waveform = Stretch(audio_blocks(pipeline.config, min_samples=recipe.min_round_trip_samples))
     seam = _Seam(pipeline)
     first, total = 0, None
     while total is None or first < total:
         last = first + chunk_frames
         waveform.read_to((last + reach + margin) * hop)
         if waveform.ended:
-            total = _total_frames(waveform.end, recipe)
+            total = recipe.frames(waveform.end)
             last = total if last + reach >= total else last
         begin, end = max(0, first - reach), last if last == total else last + reach
 
@@ -346,26 +327,6 @@ def _source(pipeline: MelPipeline, waveform: Tensor) -> LoadedAudio:
         source_seconds=info.duration,
         decoder=soundfile_name(),
     )
-
-
-def _chunk_frames(chunk_seconds: float, recipe: MelRecipe) -> int:
-    frames = chunk_seconds * recipe.frames_per_second
-    if not 1 <= frames < math.inf:
-        raise ValueError(
-            f"chunk_seconds must be finite and at least {1 / recipe.frames_per_second:.3g}, a "
-            f"frame, got {chunk_seconds}."
-        )
-    return round(frames)
-
-
-def _total_frames(samples: int, recipe: MelRecipe) -> int:
-    shortest = recipe.min_round_trip_samples
-    if samples < shortest:
-        raise ValueError(
-            f"a waveform must have at least {shortest} samples, got {samples}: what is decoded "
-            "from less is too short to have a mel. Use a longer clip."
-        )
-    return recipe.frames(samples)
 
 
 def _ratio_db(signal: float, noise: float) -> float:

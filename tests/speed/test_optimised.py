@@ -22,10 +22,13 @@ from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import VocoderUnavailable
 
-# Rounding, measured on the sounds below: 5e-7 nats; 4.5e-6 of full scale for random weights, 9.5e-4
-# for the embedded ones, whose projections magnify it. Times four.
-MEL_ATOL = 2e-6
-WAVE_ATOL = {"random": 2e-5, "embedded": 4e-3}
+# Rounding on the waveforms below, at most, with torch's kernels for AVX2 and none, 1 and 4 threads:
+# 4.8e-7 nats of the mel, 4.4e-6 of decoded samples. Times three. The embedded vocoder's head
+# magnifies it to 1.1e-4, in AVX-512 to 9.5e-4, so that the mels of its samples are checked: 3.9e-5
+# nats in the mean, in AVX-512 3.4e-4 by the ratio of the samples. Times three.
+MEL_ATOL = 1.5e-6
+WAVE_ATOL = 1.4e-5
+MAGNIFIED_MEL_MEAN_ATOL = 1e-3
 # Relative to the RMS of the sound: bfloat16 has 8 bits of mantissa, 2^-9 = 0.2 % in each product.
 BF16_RELATIVE = 0.02
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -71,7 +74,8 @@ def sound(batch: int, samples: int) -> Tensor:
     return wave
 
 
-SIZES = [(1, 24_000), (3, 24_000), (2, 5_000), (1, 513), (1, 100_000)]
+# A batch, the shortest clip that has a mel, and one of more frames than a block has.
+SIZES = [(3, 24_000), (1, 768), (1, 100_000)]
 
 
 @pytest.mark.parametrize(("batch", "samples"), SIZES)
@@ -82,10 +86,17 @@ def test_the_mel_is_the_plain_one(plain: VocosVocoder, batch: int, samples: int)
 
 
 @pytest.mark.parametrize(("batch", "samples"), SIZES)
-def test_the_sound_is_the_plain_one(plain: VocosVocoder, batch: int, samples: int) -> None:
+def test_the_decoded_waveform_is_the_plain_one(
+    plain: VocosVocoder, batch: int, samples: int
+) -> None:
     mel = plain.encode(sound(batch, samples))
-    decoded = optimise(plain).decode(mel)
-    torch.testing.assert_close(decoded, plain.decode(mel), rtol=0, atol=WAVE_ATOL[plain.info.name])
+    decoded, expected = optimise(plain).decode(mel), plain.decode(mel)
+    assert decoded.shape == expected.shape
+    if plain.magnifies_rounding:
+        again = plain.encode(decoded) - plain.encode(expected)
+        assert again.abs().mean() < MAGNIFIED_MEL_MEAN_ATOL
+    else:
+        torch.testing.assert_close(decoded, expected, rtol=0, atol=WAVE_ATOL)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +111,7 @@ def test_other_configurations_are_the_plain_ones(
     waveform = sound(2, 24_000)
     mel = plain.encode(waveform)
     torch.testing.assert_close(fast.encode(waveform), mel, rtol=0, atol=MEL_ATOL)
-    torch.testing.assert_close(
-        fast.decode(mel), plain.decode(mel), rtol=0, atol=WAVE_ATOL["random"]
-    )
+    torch.testing.assert_close(fast.decode(mel), plain.decode(mel), rtol=0, atol=WAVE_ATOL)
 
 
 def test_bands_without_any_bin_stay_at_the_floor() -> None:
@@ -118,7 +127,7 @@ def test_without_onednn_the_sound_is_the_plain_one(monkeypatch: pytest.MonkeyPat
     plain = random_vocos()
     mel = plain.encode(sound(2, 24_000))
     torch.testing.assert_close(
-        optimise(plain).decode(mel), plain.decode(mel), rtol=0, atol=WAVE_ATOL["random"]
+        optimise(plain).decode(mel), plain.decode(mel), rtol=0, atol=WAVE_ATOL
     )
 
 
@@ -182,7 +191,7 @@ def test_every_weight_is_used(layer: str) -> None:
     target = plain.model.backbone.embed if layer == "embed" else getattr(block, layer)
     weight = target if isinstance(target, Tensor) else target.weight
     weight.mul_(torch.linspace(0.98, 1.02, weight.numel()).reshape(weight.shape))
-    assert (optimise(plain).decode(mel) - whole).abs().max() > WAVE_ATOL["random"]
+    assert (optimise(plain).decode(mel) - whole).abs().max() > WAVE_ATOL
 
 
 def test_weights_are_copied() -> None:
