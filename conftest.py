@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ["pytester", "tests.faults.kill_matrix", "tests.parity.table"]
+
+SUITE = Path(__file__).parent / "tests" / "suite"
+SUITE_MARKERS = {"sanity", "shapes", "golden", "artifacts"}
 
 
 @pytest.fixture(autouse=True)
 def no_job_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the runs that tests make out of the summary of the CI job that they run in."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Collect `tests/suite` alone where `-m` names a marker that only its tests have.
+
+    Importing all other test files to learn their markers takes longer than the gate itself.
+    """
+    if config.getoption("markexpr") not in SUITE_MARKERS:
+        return None
+    inside = collection_path.is_relative_to(SUITE) or SUITE.is_relative_to(collection_path)
+    return None if inside else True

@@ -1,9 +1,9 @@
-"""Every gate that melcheck has, run on one clip and one loop: which of them fire, and why.
+"""The gates of the project's own test bench: what each finds in one run of a loop on one clip.
 
 A gate compares what a loop did with what a healthy one does (`tests.faults.model`), and knows
 nothing of any particular fault.
 
-    preflight             a loader or a check of tensors refuses to go on
+    preflight             a loader or a check of tensors refuses its input
     load                  the loader's waveform is the file's
     shape                 tensors have the shapes that the recipe promises
     finite                no NaN, nothing infinite
@@ -12,9 +12,9 @@ nothing of any particular fault.
     golden-encoded        the mel's statistics are those on record
     decode                on an identical mel, the vocoder gives the expected samples
     repeat                the same input gives the same output twice
-    batch                 a mel decoded in a batch sounds as it does alone
+    batch                 a mel decoded in a batch gives the samples that it gives alone
     save                  what is saved is what was decoded, at the right rate
-    full-scale            nothing is clipped, neither on the way in nor on the way out
+    full-scale            no clipping, neither on the way in nor on the way out
     clicks                no jump between neighbouring samples that a healthy loop does not have
     level                 the result is as loud as a healthy loop's
     distance              the result's spectra are as near to the input's as a healthy loop's
@@ -23,10 +23,6 @@ nothing of any particular fault.
 
 Tolerances were measured on what must raise no alarm: the ladder of `tests/faults/test_benign.py` on
 the twelve fixture clips and eight readings of LJ Speech, with the embedded vocoder.
-
-The gates that look at waveforms and files: what is read, saved, and heard in the end.
-
-The gates that look at mels and at what is decoded of them: front end, vocoder, goldens.
 """
 
 from __future__ import annotations
@@ -47,11 +43,9 @@ from melcheck.recipes import MelRecipe
 from melcheck.sanity import judge
 from tests.faults.model import Expectation, LoopRun, LoopUnderTest, Refusal, refusing
 
-# Share by which the spectrum may differ, nats in loud cells, and constant offset. The worst of 200
-# windows of the fixtures, each read in 16 bits, with dither, in float16, a sample late and through
-# another resampler: 0.0052, 0.0057 and 1.4e-5. Dither reaches no cell above -3.5 by itself, so that
-# windows of nearly nothing but digital silence have no loud cells. Resamplers differ by a nat and
-# more in the topmost bands, which stay out.
+# Share by which the spectrum may differ, nats in loud bins, and constant offset: 0.0052, 0.0057 and
+# 1.4e-5 at most on the windows of test_benign.py. Dither reaches no bin above -3.5 by itself.
+# Resamplers differ by a nat and more in the topmost bands, which stay out.
 LOAD_STRENGTH = 0.02
 LOAD_LOG_ERROR = 0.02
 LOAD_ACTIVE = -3.5
@@ -74,7 +68,7 @@ CUT_OFF_RATIO = 2
 # Largest jump against a healthy one: 1.13 on the ladder.
 CLICK_RATIO = 2.0
 
-# 1.6 dB on the ladder: the embedded vocoder answers to noise that it never learned.
+# 1.6 dB on the ladder: noise, which the embedded vocoder was not trained on.
 LEVEL_DB = 3.0
 
 # 0.035 on the ladder.
@@ -91,7 +85,7 @@ def load_gate(run: LoopRun) -> str | None:
     mel, read_mel = run.expected.mel, run.read_mel
     if mel.shape[1] != run.expected.recipe.n_mels or read_mel is None:
         return None
-    # Resamplers differ in the topmost bands, and quiet cells hold the noise of 16 bits.
+    # Resamplers differ in the topmost bands, and quiet bins hold the noise of 16 bits.
     edge = min(LOAD_EDGE_FRAMES, (mel.shape[-1] - 1) // 2)
     inner = slice(edge, mel.shape[-1] - edge)
     mel, read_mel = (each[:, :LOAD_BANDS, inner].double() for each in (mel, read_mel))
@@ -105,7 +99,7 @@ def load_gate(run: LoopRun) -> str | None:
     for value, limit, what in (
         (offset, LOAD_OFFSET, "of constant offset"),
         (strength, LOAD_STRENGTH, "of the file's spectrum"),
-        (log_error, LOAD_LOG_ERROR, "nats in its loud cells"),
+        (log_error, LOAD_LOG_ERROR, "nats in its loud bins"),
     ):
         if not value <= limit:
             return f"differs from the file by {value:.3g} {what}, at most {limit:g} expected"
@@ -123,7 +117,7 @@ def save_gate(run: LoopRun) -> str | None:
     decoded = run.decoded
     if output.shape != decoded.shape:
         return f"{list(decoded.shape)} were decoded, {list(output.shape)} are in the file"
-    # No file of integers holds more than full scale, which is another gate's.
+    # No file of integers holds more than full scale: that is for the gate "full-scale".
     error = (output.clip(-1, 1) - decoded.clip(-1, 1)).abs().max().item()
     if error <= SAVE_SAMPLES:
         return None
@@ -198,17 +192,16 @@ DECODE_SAMPLES = 2e-5
 # The shorter item of a batch has this share of the longer one's frames.
 SHORTER_ITEM = 0.6
 
-# How much worse than in a healthy loop a missed metric must be: a clip that passes narrowly would
-# miss its threshold for being resampled otherwise (MAE +0.07, correlation -0.004), and a quiet one
-# for being stored in 16 bits (SNR -7 dB). The thresholds as they are written stand in `pytest -m
-# sanity`, on the exact recordings.
+# How much worse than in a healthy loop a missed metric must be: a clip that passes narrowly misses
+# its threshold after a different resampler (MAE +0.07, correlation -0.004), a quiet one in 16 bits
+# (SNR -7 dB). `pytest -m sanity` has the thresholds as written, on the exact recordings.
 SANITY_MARGINS: Mapping[str, float] = MappingProxyType(
     {"mae": 0.1, "pearson": 0.02, "snr_db": 8.0, "reference_floor_share": 0.1}
 )
 
 
 def shape_gate(run: LoopRun) -> str | None:
-    """Hold mel and result to the shapes that the recipe promises."""
+    """Compare the shapes of mel and result with those that the recipe promises."""
     recipe = run.expected.recipe
     frames = recipe.frames(run.expected.waveform.shape[-1])
     wanted = [1, recipe.n_mels, frames]
@@ -231,7 +224,7 @@ def finite_gate(run: LoopRun) -> str | None:
 
 
 def range_gate(run: LoopRun) -> str | None:
-    """Look for cells below the floor, or above what full scale can reach."""
+    """Look for bins below the floor, or above what full scale can reach."""
     recipe = run.expected.recipe
     slack = RANGE_SLACK + _storage_rounding(run.mel) * abs(recipe.log_floor)
     low, high = recipe.log_floor - slack, log_ceiling(recipe) + slack
@@ -255,7 +248,7 @@ def extract_gate(run: LoopRun) -> str | None:
     if worst <= 1:
         return None
     share = (~(excess <= 1)).double().mean().item()
-    return f"{share:.1%} of the cells are not the recipe's, the worst by {worst:.3g} tolerances"
+    return f"{share:.1%} of the bins are not the recipe's, the worst by {worst:.3g} tolerances"
 
 
 def _storage_rounding(mel: Tensor) -> float:
@@ -317,11 +310,11 @@ def repeat_gate(run: LoopRun) -> str | None:
     if run.loop.extract != healthy.extract:
         again = run.again(run.loop.extract, run.expected.waveform)
         if not _same(run.extracted, again):
-            return "the front end gives another mel of the same samples"
+            return "the front end gives a different mel of the same samples"
     if run.loop.decode != healthy.decode:
         again = run.again(run.loop.decode, run.expected.mel)
         if not _same(run.vocoded, again):
-            return "the vocoder gives other samples for the same mel"
+            return "the vocoder gives different samples for the same mel"
     return None
 
 
@@ -348,8 +341,8 @@ def batch_gate(run: LoopRun) -> str | None:
 
 
 def sanity_gate(run: LoopRun) -> str | None:
-    """Hold the result to the thresholds, as far as a healthy loop keeps them."""
-    # As the suite's own gate does, in memory: what a file adds is another gate's.
+    """Check the result against the thresholds, as far as a healthy loop keeps them."""
+    # As the suite's own gate does, in memory: what saving adds is for the gate "save".
     read, decoded = run.read_mel, run.decoded_mel
     if not run.expected.gated or read is None or decoded is None:
         return None

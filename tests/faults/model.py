@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoopUnderTest:
-    """What a project does between an audio file and a sound.
+    """What a project does between an audio file and the file of its result.
 
     Attributes:
         load: File -> `[1, samples]`.
@@ -61,12 +61,12 @@ class Expectation:
         gated: Whether the sanity thresholds apply to it.
         pipeline: melcheck's own loop.
         recipe: What the front end is expected to follow.
-        loop: The healthy loop; a stage that is one of these is not measured against itself.
-        waveform: The file, `[1, samples]`.
-        mel: Its mel.
-        decoded: What the vocoder makes of that.
-        decoded_mel: The mel of that.
-        metrics: Of `decoded_mel` against `mel`.
+        loop: Healthy loop; a stage that is one of these is not compared with itself.
+        waveform: Samples of the file, `[1, samples]`.
+        mel: Log-mel of `waveform`.
+        decoded: Waveform that the vocoder makes of `mel`.
+        decoded_mel: Log-mel of `decoded`.
+        metrics: Metrics of `decoded_mel` against `mel`.
         distance: `multi_resolution_stft_distance` of `waveform` and `decoded`.
         encoded: Golden statistics of `mel`; None where none apply.
         reconstructed: Golden statistics of `decoded_mel`; None where none apply.
@@ -125,12 +125,12 @@ def expect(
     recipe: MelRecipe | None = None,
     goldens: Path | None = None,
 ) -> Expectation:
-    """Take a clip round the healthy loop, once, as the measure of other loops.
+    """Return what the healthy loop makes of a clip, to which a damaged loop is compared.
 
     Args:
         clip: The clip.
         pipeline: Reads and decodes it.
-        waveform: `[1, samples]`, in place of the clip's own: a window of it, or a changed copy.
+        waveform: Replacement of the clip's own, `[1, samples]`: a window of it, or a changed copy.
         recipe: What the front end is expected to follow, such as a profile with a higher floor;
             None for the vocoder's recipe.
         goldens: Folder of the clip's goldens; None for a clip that has none.
@@ -185,7 +185,7 @@ def read_golden(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0] if name}
 
 
-class Refusal(Exception):  # noqa: N818 - an answer of the loop, not an error of ours
+class Refusal(Exception):  # noqa: N818 - a result of the loop, not an error of the bench
     """A stage refused its input."""
 
 

@@ -35,7 +35,7 @@ Rung = Callable[[Expectation], LoopUnderTest]
 
 
 def again(expected: Expectation) -> LoopUnderTest:
-    """The same stages, wrapped, so that every gate measures them."""
+    """The same stages, wrapped, so that every gate compares them."""
     loop = expected.loop
     return LoopUnderTest(
         load=lambda path: loop.load(path),
@@ -102,7 +102,7 @@ def one_sample_late(waveform: Tensor) -> Tensor:
 
 
 def other_resampler(waveform: Tensor) -> Tensor:
-    # Up with one filter and down with another: what one resampler adds, the other does not take.
+    # Up with one filter and down with a different one, so that their errors do not cancel.
     # The parameters are those that torchaudio gives for librosa's "kaiser_best".
     up = torchaudio.functional.resample(waveform, VOCOS.sample_rate, 48_000)
     return torchaudio.functional.resample(
@@ -137,8 +137,8 @@ SAME_RECORDING: dict[str, Rung] = {
     "4-threads": threads(4),
 }
 
-# Goldens hold what float32 makes of one recording; storage in fewer bits and another recording are
-# other numbers, rightly: rounding to bfloat16 alone moves a statistic by 600 tolerances.
+# Goldens are of one recording in float32; these give different numbers, rightly: rounding to
+# bfloat16 alone moves a statistic by 600 tolerances.
 OTHER_NUMBERS: dict[str, Rung] = {
     "mel-float16": stored_mel(torch.float16),
     "mel-bfloat16": stored_mel(torch.bfloat16),
@@ -207,7 +207,7 @@ REREAD: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("rung", REREAD)
-def test_a_window_that_is_read_otherwise_raises_no_alarm(rung: str, tmp_path: Path) -> None:
+def test_a_window_that_is_read_differently_raises_no_alarm(rung: str, tmp_path: Path) -> None:
     # Windows of any length, place and level; nothing after the mel is looked at.
     draw = random.Random(0)
     source = healthy(FEW[0])

@@ -1,14 +1,14 @@
-"""What must hold of a loop whatever it sounds like: relations of one output to another.
+"""Relations between outputs that hold of every loop, whatever its audio.
 
-Each function takes a stage as a callable and says how far it is from what follows from a change of
-its input; no reference is needed. `encode` takes `[1, samples]` to `[1, n_mels, frames]`, `decode`
-the way back, as `melcheck.vocoders.base.Vocoder` has them.
+Each function takes a stage as a callable and returns how far its output is from what must follow
+from a change of its input; no reference is needed. `encode` takes `[1, samples]` to
+`[1, n_mels, frames]`, `decode` back, as `melcheck.vocoders.base.Vocoder` has them.
 
     gain        a waveform times g has a log-mel higher by ln g      magnitudes are linear
     polarity    a waveform times -1 has the same mel                 magnitudes have no sign
     hop shift   k hops later in the waveform are k frames in the mel
     silence     a mel at its floor decodes to silence, and silence has a mel at its floor
-    drift       round after round, the mel moves away from the first one by so much
+    drift       after each round trip, the MAE of the mel against the first one
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Relation:
     """One relation, and how well it held.
 
     Attributes:
-        name: What should hold.
-        deviation: How far it is from that: nats of a mel, full scale of a waveform.
-        tolerance: The largest deviation that is rounding.
+        name: Relation that should hold.
+        deviation: Deviation from it: nats of a mel, full scale of a waveform.
+        tolerance: Largest deviation that is rounding.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Relation:
         return self.deviation <= self.tolerance
 
     def __str__(self) -> str:
-        """Say what should hold, and how far it is from that."""
+        """Name the relation and its deviation."""
         verdict = "holds" if self.holds else "does not hold"
         return f"{self.name} {verdict}: off by {self.deviation:.2g}, {self.tolerance:.2g} allowed"
 
@@ -69,10 +69,10 @@ def gain_shifts_the_log_mel(
 ) -> Relation:
     """Compare the mel of a louder or quieter waveform with the mel, shifted by `ln gain`.
 
-    Cells count where both mels are off the floor, at which a logarithm cannot follow.
+    Bins count where both mels are off the floor, at which a logarithm cannot follow.
 
     Raises:
-        ValueError: A gain that is not positive, or a waveform without such a cell.
+        ValueError: A gain that is not positive, or a waveform without such a bin.
     """
     if not (math.isfinite(gain) and gain > 0):
         raise ValueError(f"gain must be positive and finite, got {gain}.")
@@ -83,7 +83,7 @@ def gain_shifts_the_log_mel(
         return Relation(name, math.inf, _GAIN_TOLERANCE)
     counted = torch.minimum(before, after) > recipe.log_floor + FLOOR_TOLERANCE
     if not counted.any():
-        raise ValueError("waveform must have cells off the floor at both levels, got none.")
+        raise ValueError("waveform must have bins off the floor at both levels, got none.")
     differences = (after.double() - before.double() - math.log(gain))[counted].abs()
     return Relation(name, differences.max().item(), _GAIN_TOLERANCE)
 
@@ -124,20 +124,20 @@ def shift_by_hops_shifts_frames(
 def silence_stays_silent(
     encode: _Encode, decode: _Decode, *, recipe: MelRecipe, frames: int
 ) -> tuple[Relation, Relation]:
-    """Take digital silence round: its mel must be at the floor, and what is decoded silent."""
+    """Check that the mel of digital silence is at the floor, and that it decodes to silence."""
     mel = encode(torch.zeros(1, recipe.num_samples(frames)))
     above = (mel - recipe.log_floor).abs().max().item()
-    sound = decode(torch.full_like(mel, recipe.log_floor)).abs().max().item()
+    peak = decode(torch.full_like(mel, recipe.log_floor)).abs().max().item()
     return (
         Relation("the mel of silence is at the floor", above, FLOOR_TOLERANCE),
-        Relation("a mel at the floor decodes to silence", sound, _SILENCE_TOLERANCE),
+        Relation("a mel at the floor decodes to silence", peak, _SILENCE_TOLERANCE),
     )
 
 
 def drift(encode: _Encode, decode: _Decode, waveform: Tensor, *, trips: int) -> tuple[float, ...]:
-    """Go round so many times, and return the MAE of each mel against the first, in nats.
+    """Return the MAE of the mel after each of `trips` round trips against the first, in nats.
 
-    Each trip may shorten the sound by less than a hop; frames are compared as far as both go.
+    A trip may shorten the waveform by less than a hop; the frames that both have are compared.
 
     Raises:
         ValueError: Fewer than one trip.

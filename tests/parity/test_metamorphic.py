@@ -46,8 +46,8 @@ TRIPS = 5
 SECONDS = 1.5  # the cowbell is silent for the first
 
 # Nats, after each trip. Three times the largest of six clips, in float64, with four threads, in
-# batches and optimised: 2.4e-5 for a plain Vocos; for three snapshots of a consistent head 5.5e-5,
-# 1.2e-3, 4.9e-3, 6.3e-3, 6.2e-3. What rounding a trip leaves, the next one's phases magnify.
+# batches and optimised: 2.4e-5 for a plain Vocos; for three snapshots of a head that retrieves
+# phases 5.5e-5, 1.2e-3, 4.9e-3, 6.3e-3, 6.2e-3. Each trip magnifies the rounding of the last.
 DRIFT_TOLERANCES = (8e-5,) * TRIPS
 CONSISTENT_DRIFT_TOLERANCES = (2e-4, 4e-3, 1.5e-2, 2e-2, 2e-2)
 
@@ -172,7 +172,7 @@ def with_an_added_floor(samples: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("encode", [in_log10, of_power, peak_normalised, compressed, with_dither])
-def test_another_gain_law_is_seen(encode: Stage) -> None:
+def test_a_different_gain_law_is_seen(encode: Stage) -> None:
     torch.manual_seed(0)
     relation = gain_shifts_the_log_mel(encode, waveform(NAMES[1]), recipe=VOCOS, gain=0.5)
     assert not relation.holds, str(relation)
@@ -192,7 +192,7 @@ def test_a_front_end_that_moves_with_the_clips_start_is_seen(encode: Stage) -> N
     assert not relation.holds, str(relation)
 
 
-def test_a_front_end_that_hears_something_in_silence_is_seen() -> None:
+def test_a_front_end_with_a_mel_of_silence_above_the_floor_is_seen() -> None:
     mel, _ = silence_stays_silent(with_an_added_floor, embedded().decode, recipe=VOCOS, frames=60)
     assert not mel.holds, str(mel)
 
@@ -203,14 +203,14 @@ def test_a_vocoder_that_hums_in_silence_is_seen() -> None:
         turns = torch.arange(decoded.shape[-1]) * 50 / VOCOS.sample_rate
         return decoded + 1e-4 * torch.sin(2 * torch.pi * turns)
 
-    _, sound = silence_stays_silent(embedded().encode, humming, recipe=VOCOS, frames=60)
-    assert not sound.holds, str(sound)
+    _, decoded = silence_stays_silent(embedded().encode, humming, recipe=VOCOS, frames=60)
+    assert not decoded.holds, str(decoded)
 
 
 def test_an_untrained_vocoder_is_not_silent() -> None:
     vocoder = untrained.official()
-    _, sound = silence_stays_silent(vocoder.encode, vocoder.decode, recipe=VOCOS, frames=60)
-    assert not sound.holds, str(sound)
+    _, decoded = silence_stays_silent(vocoder.encode, vocoder.decode, recipe=VOCOS, frames=60)
+    assert not decoded.holds, str(decoded)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_a_gain_without_a_logarithm_is_refused(gain: float) -> None:
 
 
 def test_a_gain_of_silence_shows_nothing_and_is_refused() -> None:
-    with pytest.raises(ValueError, match="must have cells off the floor"):
+    with pytest.raises(ValueError, match="must have bins off the floor"):
         gain_shifts_the_log_mel(log_mel, torch.zeros(1, 24_000), recipe=VOCOS, gain=0.5)
 
 

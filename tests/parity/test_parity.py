@@ -1,6 +1,6 @@
 """Parity: every way to compute the loop gives what plain float32 on the CPU gives.
 
-`pytest -m parity` prints what each variant deviates by, beside what it may.
+`pytest -m parity` prints the deviations of each variant beside its tolerances.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def vocoder(name: str) -> VocosVocoder:
 
 @functools.cache
 def waveforms(name: str = "embedded") -> tuple[Tensor, ...]:
-    """The clips; for the slow official configuration, which tells them apart less, two of them."""
+    """The clips; two of them for the slow official configuration, where they differ less."""
     names = (NAMES[0], NAMES[-1]) if name == "official configuration" else NAMES
     configs = [MelCheckConfig(CLIPS[clip].path, target_duration=SECONDS) for clip in names]
     return tuple(load_audio(config).waveform for config in configs)
@@ -61,14 +61,20 @@ def references(name: str) -> tuple[Trip, ...]:
     return tuple(go_round(vocoder(name), waveform) for waveform in waveforms(name))
 
 
-@pytest.mark.parametrize("name", VOCODERS)
-@pytest.mark.parametrize(
-    "variant",
-    [
-        pytest.param(variant, id=variant.name, marks=[pytest.mark.cuda] * (variant.device != "cpu"))
-        for variant in VARIANTS
-    ],
-)
+CASES = [
+    pytest.param(
+        variant,
+        name,
+        id=f"{variant.name}-{name}",
+        marks=[pytest.mark.cuda] * (variant.device != "cpu"),
+    )
+    for variant in VARIANTS
+    # A device that is absent is skipped, or fails where it is required, once for each variant.
+    for name in VOCODERS[: None if variant.device == "cpu" or torch.cuda.is_available() else 1]
+]
+
+
+@pytest.mark.parametrize(("variant", "name"), CASES)
 def test_a_variant_gives_what_the_plain_loop_gives(
     request: pytest.FixtureRequest, variant: Variant, name: str
 ) -> None:
@@ -85,7 +91,7 @@ def test_a_variant_gives_what_the_plain_loop_gives(
         pytest.fail(describe(parity, variant, plain, waveforms(name)), pytrace=False)
 
 
-# What the matrix must see: each of these passes for plain float32, and is not.
+# What the matrix must see: each of these claims to be plain float32, and is not.
 
 
 def changed(change: Callable[[VocosVocoder], object]) -> Callable[[VocosVocoder], Vocoder]:
@@ -104,7 +110,7 @@ def noisy(tensor: Tensor, share: float) -> None:
 
 
 def halved(plain: VocosVocoder) -> Vocoder:
-    """A vocoder whose backbone computes in half precision, and says nothing of it."""
+    """A vocoder whose backbone computes in half precision without reporting it."""
     dtype = torch.bfloat16
     half = copy.deepcopy(plain.model.backbone).to(dtype)
 
@@ -126,7 +132,7 @@ def filters(other: VocosVocoder) -> Tensor:
 
 IMPOSTORS = {
     "a weight of the backbone is 1 % off": (
-        changed(lambda v: noisy(v.model.backbone.convnext[2].pwconv1.weight, 1e-2)),
+        changed(lambda v: noisy(v.model.backbone.embed.weight, 1e-2)),
         "backbone",
     ),
     "the backbone is in bfloat16": (halved, "backbone"),
@@ -165,7 +171,7 @@ def test_a_variant_that_does_not_repeat_itself_fails() -> None:
     )
     parity = measure(dithered, vocoder("embedded"), waveforms()[:1])
     assert not parity.beyond
-    assert parity.failures == ("another run gave other bits",)
+    assert parity.failures == ("a second run gave different bits",)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)

@@ -1,4 +1,4 @@
-"""Other ways to compute the same loop: a vocoder whose every stage runs elsewhere or otherwise.
+"""Other ways to compute the same loop: vocoders whose stages run elsewhere or differently.
 
 Each function takes a Vocos and returns a vocoder of the same recipe that takes and returns float32
 on the first one's device, so that only the computation in between differs. Those that keep each
@@ -84,7 +84,7 @@ def in_float64(vocoder: VocosVocoder) -> Vocoder:
 def on_device(
     vocoder: VocosVocoder, device: torch.device | str, *, optimised: Precision | None = None
 ) -> Vocoder:
-    """Compute each stage on another device; in which precision by `optimise`, if by that at all."""
+    """Compute each stage on another device; optionally in a precision of `optimise`."""
     target = torch.device(device)
     model = copy.deepcopy(vocoder.model).to(target)
     moved = VocosVocoder(vocoder.info, vocoder.recipe, target, model)
@@ -150,9 +150,9 @@ def in_chunks(vocoder: VocosVocoder, frames: int) -> Vocoder:
         pieces = []
         for begin in range(0, last, frames):
             first, end = max(0, begin - context), min(begin + frames, last)
-            sound = decode_chunk(mel[..., first : end + 1 + context], first)
+            decoded = decode_chunk(mel[..., first : end + 1 + context], first)
             offset = (begin - first) * recipe.hop_length
-            pieces.append(sound[:, offset : offset + (end - begin) * recipe.hop_length])
+            pieces.append(decoded[:, offset : offset + (end - begin) * recipe.hop_length])
         return torch.cat(pieces, dim=-1)
 
     return WholeVocoder(vocoder, vocoder.encode, decode)
