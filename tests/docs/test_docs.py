@@ -96,9 +96,8 @@ def test_a_package_lists_its_modules(package: Path) -> None:
     text = package.read_text(encoding="utf-8")
     modules = {path.stem for path in package.parent.glob("*.py")} - {"__init__"}
     modules |= {path.parent.name for path in package.parent.glob("*/__init__.py")}
-    assert {
-        name for name in modules if not re.search(rf"^    {name}\b", text, re.MULTILINE)
-    } == set()
+    listed = {line.split()[0].rstrip("/") for line in text.splitlines() if line.strip()}
+    assert modules - listed == set()
 
 
 def test_the_workflow_that_is_shown_is_the_one_that_is_kept() -> None:
