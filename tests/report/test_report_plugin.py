@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from melcheck.report import files
 from melcheck.report.json_format import read_report
 from melcheck.report.model import CaseResult, RunReport
 
@@ -78,10 +79,10 @@ def case(report: RunReport, *, outcome: str) -> CaseResult:
 
 
 def test_every_format_is_written(run: Run, tmp_path: Path) -> None:
-    files = [tmp_path / "new folder" / name for name in ("a.html", "b.md", "c.json")]
-    options = [option for file in files for option in ("--mel-report", file)]
+    written = [tmp_path / "new folder" / name for name in ("a.html", "b.md", "c.json")]
+    options = [option for file in written for option in ("--mel-report", file)]
     output = run("--mel-audio", CLIP, *EMBEDDED, *options).stdout
-    for file in files:
+    for file in written:
         output.fnmatch_lines([f"report: {file}"])
         assert "kokoro-kumo-en" in file.read_text("utf-8")
 
@@ -230,7 +231,7 @@ def test_a_report_that_cannot_be_written_fails_the_run(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("melcheck.report.files.write_report", refuse)
+    monkeypatch.setattr(files, "write_report", refuse)
     result = run("--mel-audio", CLIP, *EMBEDDED, "--mel-report", tmp_path / "report.json")
     result.stdout.fnmatch_lines(["a report could not be written: *No space left on device"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
