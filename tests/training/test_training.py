@@ -133,10 +133,16 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates == pytest.approx([PEAK_RATE * share for share in expected], abs=PEAK_RATE * 1e-4)
 
 
+def in_miniature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit fewer batches before the first step, and train on smaller ones."""
+    monkeypatch.setattr("training.beginning._FITTED_BATCHES", 8)
+    monkeypatch.setattr("training.train.BATCH", 2)
+
+
 def test_an_interrupted_training_goes_on_where_it_was(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.train.BATCH", 2)
+    in_miniature(monkeypatch)
     common = [str(data), "--threads", "1", "--decay", "0", "--device", "cpu"]
     main([common[0], str(tmp_path / "whole"), *common[1:], "--steps", "3"])
     for steps in ("1", "3"):
@@ -157,6 +163,7 @@ def test_gradients_that_are_not_finite_are_left_out_and_end_the_training_in_a_ro
         found = batch(crops, step, size)
         return found * torch.nan if step in {1, *range(3, 3 + MAX_FAILED)} else found
 
+    in_miniature(monkeypatch)
     monkeypatch.setattr(Crops, "batch", broken)
     arguments = [str(data), str(tmp_path), "--device", "cpu", "--steps"]
     main([*arguments, "3"])

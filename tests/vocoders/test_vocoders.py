@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from vocos import Vocos
+from vocos.feature_extractors import MelSpectrogramFeatures
 
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.vocoders import weights
@@ -214,10 +215,10 @@ def test_griffin_lim_has_no_parameters(griffin_lim: Vocoder) -> None:
     assert (griffin_lim.info.num_parameters, griffin_lim.info.weights_sha256) == (0, None)
 
 
-def test_griffin_lim_extracts_the_mel_of_vocos(
-    griffin_lim: Vocoder, embedded: Vocoder, waveform: Tensor
-) -> None:
-    assert torch.equal(griffin_lim.encode(waveform), embedded.encode(waveform))
+def test_griffin_lim_extracts_the_mel_of_vocos(griffin_lim: Vocoder, waveform: Tensor) -> None:
+    # Not the embedded vocoder's: its filterbank is stored, and was computed by another processor.
+    extractor = MelSpectrogramFeatures(24_000, 1024, 256, 100, "center")
+    assert torch.equal(griffin_lim.encode(waveform), extractor(waveform))
 
 
 def test_griffin_lim_inverts_the_filterbank_on_mels_that_it_can_make(
