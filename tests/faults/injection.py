@@ -28,7 +28,7 @@ _HISS = 0.01
 @functools.cache
 def embedded() -> MelPipeline:
     """Return the healthy loop with the embedded vocoder, loaded once in a process."""
-    return MelPipeline(MelCheckConfig("unused.wav"))
+    return MelPipeline(MelCheckConfig(Path("unused.wav")))
 
 
 @functools.cache

@@ -312,12 +312,12 @@ _REORDERED = Deviations(3e-6, 2e-2, 1.5e-4, 2e-5, -97.0)
 _CONSISTENT_REORDERED = Deviations(3e-6, 1.4, 4.2e-3, 2.7e-2, -28.0)
 
 # Measured: backbone 1.5e-4 (a batch of four with AVX2), decode 1.9e-3 (chunks, MKL_CBWR).
-_CONSISTENT_STAGES = {
+_CONSISTENT_STAGES: Mapping[str, StageTolerance] = {
     **CONSISTENT_STAGES,
     "backbone": StageTolerance(4.5e-4, 4.5e-4),
     "decode": StageTolerance(5.7e-3, 5e-2),
 }
-_CONSISTENT_ROUNDING_STAGES = {
+_CONSISTENT_ROUNDING_STAGES: Mapping[str, StageTolerance] = {
     **CONSISTENT_ROUNDING_STAGES,
     "backbone": StageTolerance(4.5e-4, 2e-3),
 }
