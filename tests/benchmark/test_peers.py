@@ -68,9 +68,7 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
     monkeypatch.setattr(bench_peers.importlib.util, "find_spec", lambda name: None)
     case = a_case(stage="encode")
     times, absent = measure_peers(vocoder, case, make_inputs(vocoder, case), seconds=0.0)
-    assert absent == {
-        "librosa": "the package librosa is not installed: pip install -e '.[peers]'"
-    }
+    assert absent == {"librosa": "the package librosa is not installed: pip install -e '.[peers]'"}
     assert [peer.case.mode for peer in times] == [f"peers/{name}" for name in (*MODES, "vocos")]
 
 
