@@ -18,14 +18,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from melcheck.artifacts import save_artifacts
-from melcheck.benchmark.cases import Case
-from melcheck.benchmark.measure import Sweep, prepare
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
@@ -47,6 +45,10 @@ from melcheck.recipes import BENIGN_FLOORS, VOCOS
 from melcheck.report.model import CaseResult
 from melcheck.sanity import judge
 from melcheck.vocoders.base import Vocoder
+
+if TYPE_CHECKING:
+    from melcheck.benchmark.cases import Case
+    from melcheck.benchmark.measure import Sweep
 
 __all__ = [
     "test_a_batch_gives_what_its_items_give_alone",
@@ -382,6 +384,8 @@ def test_speed_of_the_loop(
         pytest.skip(reason)
     benchmark.group = case.stage
     if benchmark.disabled:  # by --benchmark-disable, or beside pytest-xdist
+        from melcheck.benchmark.measure import prepare  # the gate does not need it
+
         call, inputs = prepare(vocoder, case)
         benchmark.pedantic(call, (inputs[0],))
         return

@@ -255,9 +255,9 @@ def _multiply(left: Tensor, right: Tensor, result: Tensor) -> Tensor:
 def _transforms(n_fft: int, device: torch.device) -> Iterator[_Trial]:
     for frames in _FRAMES[device.type]:
         operations = 2.5 * n_fft * math.log2(n_fft) * frames
-        sound = torch.randn(frames, n_fft, device=device)
-        yield _Trial(operations, torch.fft.rfft, sound)
-        yield _Trial(operations, torch.fft.irfft, torch.fft.rfft(sound))
+        frames_of_noise = torch.randn(frames, n_fft, device=device)
+        yield _Trial(operations, torch.fft.rfft, frames_of_noise)
+        yield _Trial(operations, torch.fft.irfft, torch.fft.rfft(frames_of_noise))
 
 
 def _copy(device: torch.device) -> _Trial:

@@ -10,7 +10,7 @@ good would inflate false alarms. So there are at most five looks, after `pairs`,
 times `pairs`, and each interval leaves out a fifth of what the confidence leaves (Bonferroni): with
 0.99, all five hold the true ratio in 99 % of comparisons, whenever one stops. When the time budget
 is spent, the next look comes early and is the last. Without a decision by then, the outcome is
-"undecided": that passes, and the message says so.
+"undecided": that passes, and the message reports it.
 
 References:
     C. Jennison and B. Turnbull, "Interim analyses: the repeated confidence interval approach",
