@@ -39,6 +39,7 @@ from melcheck.goldens import (
     provenance,
 )
 from melcheck.mel_files import StoredMel
+from melcheck.metrics import frame_mae, mae
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.probe_clips import probe
 from melcheck.recipes import BENIGN_FLOORS, VOCOS
@@ -53,20 +54,15 @@ if TYPE_CHECKING:
 __all__ = [
     "test_a_batch_gives_what_its_items_give_alone",
     "test_a_clip_outside_the_gate_is_measured_and_drawn",
-    "test_decoded_waveform_has_the_samples_that_the_frames_give",
-    "test_decoding_loses_less_than_one_hop",
-    "test_every_value_is_finite",
+    "test_every_tensor_has_the_shape_of_the_recipe",
+    "test_every_value_is_finite_and_no_mel_goes_below_its_floor",
     "test_extracted_mel_is_on_record",
     "test_front_end_gives_the_same_mel_again_and_in_a_batch",
     "test_front_end_makes_the_vocoders_mel",
-    "test_mel_has_the_frames_that_the_samples_give",
     "test_mel_survives_the_loop",
-    "test_no_mel_goes_below_its_floor",
     "test_reconstructed_mel_is_on_record",
-    "test_reconstructed_mel_lines_up_with_the_original",
     "test_speed_of_the_loop",
     "test_stored_mel_is_fresh",
-    "test_waveform_is_one_channel_of_at_most_the_target",
 ]
 
 # What misses of a clip that are on record may differ by, from machine to machine.
@@ -74,6 +70,13 @@ _KNOWN_MISS_TOLERANCES = {"mae": 0.002, "snr_db": 0.05, "pearson": 0.0005}
 
 # Nats by which the mel of a clip may change with what else is in the batch: a sum in another order.
 _SAME_NATS = 1e-3
+
+# What the size of a batch may change in what a vocoder decodes: torch sums in another order. Of one
+# that magnifies rounding the log-mel is compared, its mean error and that of its worst frame.
+# Measured in tests/suite/test_shapes.py.
+_BATCH_SAMPLES = 2e-4
+_BATCH_NATS = 0.008
+_BATCH_FRAME_NATS = 0.11
 
 
 # The gate.
@@ -215,61 +218,30 @@ def test_stored_mel_is_fresh(
 
 
 @pytest.mark.shapes
-def test_waveform_is_one_channel_of_at_most_the_target(
+def test_every_tensor_has_the_shape_of_the_recipe(
     mel_pipeline: MelPipeline, mel_round_trip: RoundTrip
 ) -> None:
-    """One channel, no longer than what was asked for."""
-    target = mel_pipeline.config.target_samples
-    channels, samples = mel_round_trip.waveform.shape
-    assert channels == 1
-    assert mel_pipeline.recipe.min_samples <= samples
-    assert target is None or samples <= target
+    """Frames = 1 + samples // hop and samples = (frames - 1) * hop, for the recipe of Vocos."""
+    trip, recipe, target = mel_round_trip, mel_round_trip.recipe, mel_pipeline.config.target_samples
+    samples = trip.waveform.shape[-1]
+    assert recipe.min_samples <= samples <= (samples if target is None else target)
+    frames = recipe.frames(samples)
+    decoded_samples = recipe.num_samples(frames)
+    assert list(trip.waveform.shape) == [1, samples]
+    assert list(trip.mel.shape) == [1, recipe.n_mels, frames]
+    assert list(trip.reconstructed_waveform.shape) == [1, decoded_samples]
+    assert 0 <= samples - decoded_samples < recipe.hop_length
+    assert trip.reconstructed_mel.shape == trip.mel.shape
 
 
 @pytest.mark.shapes
-def test_mel_has_the_frames_that_the_samples_give(mel_round_trip: RoundTrip) -> None:
-    """Frames = 1 + samples // hop, for the recipe of Vocos."""
-    trip = mel_round_trip
-    frames = trip.recipe.frames(trip.waveform.shape[-1])
-    assert list(trip.mel.shape) == [1, trip.recipe.n_mels, frames]
-
-
-@pytest.mark.shapes
-def test_decoded_waveform_has_the_samples_that_the_frames_give(mel_round_trip: RoundTrip) -> None:
-    """Samples = (frames - 1) * hop, for the recipe of Vocos."""
-    trip = mel_round_trip
-    expected = [1, trip.recipe.num_samples(trip.mel.shape[-1])]
-    assert list(trip.reconstructed_waveform.shape) == expected
-
-
-@pytest.mark.shapes
-def test_decoding_loses_less_than_one_hop(mel_round_trip: RoundTrip) -> None:
-    """What comes back is shorter by less than one hop."""
-    trip = mel_round_trip
-    lost = trip.waveform.shape[-1] - trip.reconstructed_waveform.shape[-1]
-    assert 0 <= lost < trip.recipe.hop_length
-
-
-@pytest.mark.shapes
-def test_reconstructed_mel_lines_up_with_the_original(mel_round_trip: RoundTrip) -> None:
-    """Both mels have one shape."""
-    assert mel_round_trip.reconstructed_mel.shape == mel_round_trip.mel.shape
-
-
-@pytest.mark.shapes
-def test_every_value_is_finite(mel_round_trip: RoundTrip) -> None:
-    """Nothing is NaN or infinite."""
+def test_every_value_is_finite_and_no_mel_goes_below_its_floor(
+    mel_round_trip: RoundTrip, mel_frontend: Frontend | None
+) -> None:
+    """Mels are clipped at the floor of the recipe; that of a front end may be lower."""
     trip = mel_round_trip
     tensors = (trip.waveform, trip.mel, trip.reconstructed_waveform, trip.reconstructed_mel)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-@pytest.mark.shapes
-def test_no_mel_goes_below_its_floor(
-    mel_round_trip: RoundTrip, mel_frontend: Frontend | None
-) -> None:
-    """The logarithm was clipped at the recipe's floor; a front end may have a lower one."""
-    trip = mel_round_trip
     lowest = min(trip.mel.min().item(), trip.reconstructed_mel.min().item())
     floor = trip.recipe.log_floor
     if mel_frontend is not None:
@@ -279,18 +251,25 @@ def test_no_mel_goes_below_its_floor(
 
 @pytest.mark.shapes
 def test_a_batch_gives_what_its_items_give_alone(
-    mel_pipeline: MelPipeline, mel_round_trip: RoundTrip
+    mel_pipeline: MelPipeline, mel_round_trip: RoundTrip, mel_vocoder: Vocoder
 ) -> None:
-    """An item does not depend on what else is in the batch."""
+    """An item does not depend on what else is in the batch, but for the order of summation."""
     waveform = mel_round_trip.waveform
     batch = torch.cat([waveform, 0.5 * waveform, torch.zeros_like(waveform)])
     trip = mel_pipeline.round_trip(batch)
     assert list(trip.mel.shape) == [3, *mel_round_trip.mel.shape[1:]]
-    # Another batch size sums in another order: 2e-6 was measured with a plain Vocos on the loudest
-    # clip, 6e-5 with the embedded one, whose projections magnify rounding.
-    torch.testing.assert_close(
-        trip.reconstructed_waveform[:1], mel_round_trip.reconstructed_waveform, rtol=0, atol=2e-4
-    )
+    if getattr(mel_vocoder, "magnifies_rounding", False):
+        # Phases that are retrieved may differ where magnitudes hardly do.
+        mels = mel_round_trip.reconstructed_mel, trip.reconstructed_mel[:1]
+        assert mae(*mels).item() < _BATCH_NATS
+        assert frame_mae(*mels).max().item() < _BATCH_FRAME_NATS
+    else:
+        torch.testing.assert_close(
+            trip.reconstructed_waveform[:1],
+            mel_round_trip.reconstructed_waveform,
+            rtol=0,
+            atol=_BATCH_SAMPLES,
+        )
 
 
 # Goldens.

@@ -61,19 +61,6 @@ def _mask(*leading: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("metric", "identity"),
-    [
-        pytest.param(mae, 0.0, id="mae"),
-        pytest.param(mse, 0.0, id="mse"),
-        pytest.param(max_abs_diff, 0.0, id="max_abs_diff"),
-        pytest.param(snr_db, math.inf, id="snr_db"),
-        pytest.param(centred_snr_db, math.inf, id="centred_snr_db"),
-        pytest.param(pearson, 1.0, id="pearson"),
-        pytest.param(band_mae, 0.0, id="band_mae"),
-        pytest.param(frame_mae, 0.0, id="frame_mae"),
-    ],
-)
-@pytest.mark.parametrize(
     "mel",
     [
         pytest.param(_mels()[0], id="like-speech"),
@@ -83,8 +70,11 @@ def _mask(*leading: int) -> Tensor:
         pytest.param(torch.full((1, 1), -3.0), id="one-cell"),
     ],
 )
-def test_identical_mels_have_no_error(metric: Metric, identity: float, mel: Tensor) -> None:
-    assert (metric(mel, mel.clone()) == identity).all()
+def test_identical_mels_have_no_error(mel: Tensor) -> None:
+    (found,) = compare(mel[None], mel.clone()[None], log_floor=_LOG_FLOOR)
+    assert (found.mae, found.mse, found.max_abs_diff) == (0.0, 0.0, 0.0)
+    assert (found.snr_db, found.centred_snr_db, found.pearson) == (math.inf, math.inf, 1.0)
+    assert {*found.band_mae, *found.frame_mae} == {0.0}
 
 
 # Truths: by hand. Errors 1, 0, 0, -3; sum of squares of the reference 4 + 0 + 0 + 16 = 20.
@@ -147,12 +137,11 @@ def test_the_floor_in_float32_is_at_the_floor() -> None:
         pytest.param(pearson, -1, id="pearson"),
     ],
 )
-@pytest.mark.parametrize("damage", [0.01, 0.1, 1.0], ids=lambda damage: f"{damage}-nats")
-def test_more_noise_is_worse(metric: Metric, worse: int, damage: float) -> None:
+def test_more_noise_is_worse(metric: Metric, worse: int) -> None:
     reference, _ = _mels()
     noise = _noise(20, 30, seed=3)
-    little, more = (metric(reference, reference + scale * noise) for scale in (damage, 2 * damage))
-    # Twice the noise moves the correlation, the least of all, by 1e-5 at 0.01 nats.
+    little, more = (metric(reference, reference + scale * noise) for scale in (0.01, 0.02))
+    # Twice the noise moves the correlation, the least of all, by 1e-5.
     assert (worse * (more - little)).item() > 1e-6
 
 
@@ -294,11 +283,10 @@ def test_a_nan_has_no_floor_share() -> None:
 
 
 @every_scalar_metric
-@pytest.mark.parametrize("hidden", [math.nan, math.inf, 1e30], ids=str)
-def test_what_is_masked_does_not_count(metric: Metric, hidden: float) -> None:
+def test_what_is_masked_does_not_count(metric: Metric) -> None:
     reference, estimate = _mels()
     expected = metric(reference[:, :20], estimate[:, :20])
-    reference[:, 20:], estimate[:, 20:] = hidden, -hidden
+    reference[:, 20:25], estimate[:, 25:] = math.nan, math.inf
     # Zeros that are added may change the order of a sum: 3e-17 was measured.
     torch.testing.assert_close(
         metric(reference, estimate, mask=_mask()), expected, rtol=0, atol=1e-12
@@ -353,19 +341,15 @@ def test_each_item_of_a_batch_has_its_own_mask(metric: Metric) -> None:
 
 
 @every_metric
-@pytest.mark.parametrize("leading", [(), (2,), (2, 3), (1, 2, 2)], ids=str)
-def test_leading_dimensions_are_kept(metric: Metric, leading: tuple[int, ...]) -> None:
-    reference, estimate = _mels(*leading)
+def test_leading_dimensions_are_kept(metric: Metric) -> None:
+    reference, estimate = _mels(2, 3)
     own = {"band_mae": (20,), "frame_mae": (30,)}.get(metric.__name__, ())
-    assert metric(reference, estimate).shape == (*leading, *own)
+    assert metric(reference, estimate).shape == (2, 3, *own)
 
 
 @every_metric
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:]
-)
-def test_a_narrow_mel_is_reduced_in_float64(metric: Metric, dtype: torch.dtype) -> None:
-    reference, estimate = (mel.to(dtype) for mel in _mels())
+def test_a_narrow_mel_is_reduced_in_float64(metric: Metric) -> None:
+    reference, estimate = (mel.half() for mel in _mels())
     value = metric(reference, estimate)
     assert value.dtype == torch.float64
     assert torch.equal(value, metric(reference.double(), estimate.double()))
@@ -378,28 +362,26 @@ def test_a_sum_past_float16_is_no_overflow() -> None:
 
 
 @every_metric
+def test_shapes_that_would_broadcast_are_refused(metric: Metric) -> None:
+    with pytest.raises(ValueError, match=r"must both be \[..., n_mels, frames\], got"):
+        metric(torch.zeros(2, 20, 30), torch.zeros(1, 20, 30))
+
+
 @pytest.mark.parametrize(
     ("reference", "estimate"),
     [
         pytest.param((20, 30), (20, 29), id="frames-differ"),
         pytest.param((2, 20, 30), (20, 30), id="batch-missing"),
-        pytest.param((2, 20, 30), (1, 20, 30), id="batch-that-would-broadcast"),
+        pytest.param((30,), (30,), id="a-single-row"),
     ],
 )
-def test_shapes_that_differ_are_refused(
-    metric: Metric, reference: tuple[int, ...], estimate: tuple[int, ...]
+def test_what_is_no_pair_of_mels_is_refused(
+    reference: tuple[int, ...], estimate: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"must both be \[..., n_mels, frames\], got"):
-        metric(torch.zeros(reference), torch.zeros(estimate))
+        mae(torch.zeros(reference), torch.zeros(estimate))
 
 
-@every_metric
-def test_a_single_row_is_no_mel(metric: Metric) -> None:
-    with pytest.raises(ValueError, match=r"\[..., n_mels, frames\], got \[30\] and \[30\]"):
-        metric(torch.zeros(30), torch.zeros(30))
-
-
-@every_metric
 @pytest.mark.parametrize(
     "mask",
     [
@@ -409,25 +391,21 @@ def test_a_single_row_is_no_mel(metric: Metric) -> None:
         pytest.param(torch.ones(30), id="of-numbers"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_refused(metric: Metric, mask: Tensor) -> None:
-    reference, estimate = _mels()
+def test_a_mask_that_does_not_fit_is_refused(mask: Tensor) -> None:
     with pytest.raises(ValueError, match=r"mask must be boolean and \[30\], got"):
-        metric(reference, estimate, mask=mask)
+        mae(*_mels(), mask=mask)
 
 
-@every_metric
-def test_an_item_without_a_frame_that_counts_is_refused(metric: Metric) -> None:
-    reference, estimate = _mels(2)
+def test_an_item_without_a_frame_that_counts_is_refused() -> None:
     mask = torch.stack([_mask(), torch.zeros(30, dtype=torch.bool)])
     with pytest.raises(ValueError, match="at least one frame of each item must count"):
-        metric(reference, estimate, mask=mask)
+        mae(*_mels(2), mask=mask)
 
 
-@every_metric
 @pytest.mark.parametrize("shape", [(20, 0), (0, 20, 30)], ids=["no-frames", "no-items"])
-def test_an_empty_mel_is_refused(metric: Metric, shape: tuple[int, ...]) -> None:
+def test_an_empty_mel_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="at least one frame of each item must count"):
-        metric(torch.zeros(shape), torch.zeros(shape))
+        mae(torch.zeros(shape), torch.zeros(shape))
 
 
 # Agreement with NumPy.
@@ -454,12 +432,8 @@ def test_an_empty_mel_is_refused(metric: Metric, shape: tuple[int, ...]) -> None
         pytest.param(frame_mae, lambda r, e: np.mean(np.abs(r - e), axis=0), id="frame_mae"),
     ],
 )
-@pytest.mark.parametrize("noise", [1e-3, 0.3, 10.0], ids=lambda noise: f"{noise}-nats")
-def test_metric_agrees_with_numpy(
-    metric: Metric, formula: Callable[[Array, Array], Any], noise: float
-) -> None:
-    reference, _ = _mels()
-    estimate = reference + noise * _noise(20, 30, seed=5)
+def test_metric_agrees_with_numpy(metric: Metric, formula: Callable[[Array, Array], Any]) -> None:
+    reference, estimate = _mels()
     # Two orders of summation in float64: 1.4e-14 was measured.
     np.testing.assert_allclose(
         metric(reference, estimate).numpy(),
@@ -473,15 +447,12 @@ def test_metric_agrees_with_numpy(
 
 
 @every_metric
-@pytest.mark.parametrize("item", [0, 1])
-def test_compare_holds_what_the_metric_gives(metric: Metric, item: int) -> None:
+def test_compare_holds_what_the_metric_gives(metric: Metric) -> None:
     reference, estimate = _mels(2)
     mask = torch.stack([_mask(), ~_mask()])
-    held = getattr(
-        compare(reference, estimate, log_floor=_LOG_FLOOR, mask=mask)[item], metric.__name__
-    )
-    expected = metric(reference, estimate, mask=mask)[item].tolist()
-    np.testing.assert_array_equal(held, expected)
+    found = compare(reference, estimate, log_floor=_LOG_FLOOR, mask=mask)
+    held = [getattr(metrics, metric.__name__) for metrics in found]
+    np.testing.assert_array_equal(held, metric(reference, estimate, mask=mask).numpy())
 
 
 @pytest.mark.parametrize(
@@ -535,6 +506,7 @@ def _sound(*shape: int, seed: int = 6) -> Tensor:
         pytest.param(lambda sound: sound.clone(), id="identical"),
         pytest.param(lambda sound: -sound, id="polarity"),
         pytest.param(lambda sound: torch.cat([sound, sound], dim=-1), id="longer"),
+        pytest.param(lambda sound: sound[:, :8_000], id="shorter"),
     ],
 )
 def test_equal_magnitudes_are_no_distance(other: Callable[[Tensor], Tensor]) -> None:
@@ -551,10 +523,13 @@ def test_gain_costs_its_known_parts(gain: float) -> None:
     assert distance == pytest.approx(abs(1 - gain) + abs(math.log(gain)), rel=0, abs=1e-5)
 
 
-def test_distance_agrees_with_numpy() -> None:
+@pytest.mark.parametrize(
+    "lengths", [None, (4,), (6, 1_000)], ids=["default", "the-shortest", "others"]
+)
+def test_distance_agrees_with_numpy(lengths: tuple[int, ...] | None) -> None:
     reference, estimate = _sound(8_192, seed=6), _sound(8_192, seed=7)
     parts = []
-    for length in (256, 512, 2048):
+    for length in lengths or (256, 512, 2048):
         window = np.sin(np.pi * np.arange(length) / length) ** 2
         magnitudes = []
         for waveform in (reference, estimate):
@@ -563,7 +538,8 @@ def test_distance_agrees_with_numpy() -> None:
         first, second = magnitudes
         gap = np.log(np.maximum(first, 6.4e-3)) - np.log(np.maximum(second, 6.4e-3))
         parts.append(np.sqrt(((first - second) ** 2).sum() / (first**2).sum()) + np.abs(gap).mean())
-    distance = multi_resolution_stft_distance(reference[None], estimate[None]).item()
+    chosen = {} if lengths is None else {"window_lengths": lengths}
+    distance = multi_resolution_stft_distance(reference[None], estimate[None], **chosen).item()
     # float32 transforms against float64: 1e-9 was measured.
     assert distance == pytest.approx(np.mean(parts), rel=0, abs=1e-5)
 
@@ -619,6 +595,12 @@ def test_what_lies_past_num_samples_does_not_count() -> None:
     assert distance.tolist() == [0.0, 0.0]
 
 
+def test_num_samples_reach_to_the_shorter_waveform_at_most() -> None:
+    sound = _sound(2, 8_192)
+    distance = multi_resolution_stft_distance(sound, sound[:, :5_000], num_samples=[8_192, 9_000])
+    assert distance.tolist() == [0.0, 0.0]
+
+
 def test_each_pair_of_a_batch_is_measured_alone() -> None:
     reference, estimate = _sound(3, 4_096, seed=6), _sound(3, 4_096, seed=7)
     reference[1], estimate[2] = 0.0, math.nan
@@ -632,9 +614,17 @@ def test_each_pair_of_a_batch_is_measured_alone() -> None:
     )
 
 
-def test_shorter_windows_serve_a_shorter_clip() -> None:
-    sound = _sound(1, 600)
+@pytest.mark.parametrize("samples", [512, 600])
+def test_shorter_windows_serve_a_shorter_clip(samples: int) -> None:
+    sound = _sound(1, samples)
     assert multi_resolution_stft_distance(sound, sound, window_lengths=[256, 512]).item() == 0.0
+
+
+@pytest.mark.parametrize("lengths", [[], [3], [256, 3]], ids=repr)
+def test_window_lengths_that_have_no_hop_are_refused(lengths: list[int]) -> None:
+    sound = _sound(1, 4_096)
+    with pytest.raises(ValueError, match=r"window_lengths must hold lengths of at least 4 samples"):
+        multi_resolution_stft_distance(sound, sound, window_lengths=lengths)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -58,10 +59,14 @@ def test_the_wheel_goes_round_outside_the_clone(wheel: Path, tmp_path: Path) -> 
     assert (result.stdout, result.returncode) == ("passed\n", 0), result.stderr
 
 
-@pytest.mark.parametrize("name", melcheck.__all__)
-def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(melcheck, name).__doc__
-    assert name in dir(melcheck)
+def test_every_public_name_is_the_one_of_its_module() -> None:
+    homes = {
+        name: getattr(importlib.import_module(f"melcheck.{home}"), name)
+        for name, home in melcheck._HOMES.items()
+    }
+    assert {name: getattr(melcheck, name) for name in melcheck.__all__} == homes
+    assert [name for name, value in homes.items() if not value.__doc__] == []
+    assert set(homes) <= set(dir(melcheck))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from melcheck.audio import AudioError
 from melcheck.config import MelCheckConfig
-from melcheck.metrics import MelMetrics, compare
+from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import Vocoder, VocoderInfo
@@ -371,6 +371,22 @@ def test_a_clip_shorter_than_the_longest_window_has_a_waveform_distance(
     embedded: MelPipeline, samples: int
 ) -> None:
     assert embedded.round_trip(_noise(1, samples)).waveform_distance().isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("valid", "lengths"), [(2_047, (256, 512)), (2_048, (256, 512, 2_048))], ids=str
+)
+def test_windows_up_to_the_length_of_the_signal_are_compared(
+    embedded: MelPipeline, valid: int, lengths: tuple[int, ...]
+) -> None:
+    result = embedded.round_trip(_noise(1, 4_800), valid_samples=[valid])
+    expected = multi_resolution_stft_distance(
+        result.waveform,
+        result.reconstructed_waveform,
+        window_lengths=lengths,
+        num_samples=[valid],
+    )
+    assert torch.equal(result.waveform_distance(), expected)
 
 
 def test_a_perfect_decoding_has_no_waveform_distance(trip: RoundTrip) -> None:
