@@ -302,7 +302,7 @@ def _write(
 
 def _compare(paths: Sequence[Path], terminal: Terminal) -> Answer:
     from melcheck.benchmark.runs import compare_runs, read_run
-    from melcheck.cli.arguments import refuse
+    from melcheck.files import refuse
 
     runs: list[dict[str, Any]] = []
     problems = []

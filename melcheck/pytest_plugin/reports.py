@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from melcheck.clips import Clip
     from melcheck.diagnosis.causes import Explanation
     from melcheck.pipeline import RoundTrip
-    from melcheck.pytest_plugin.plan import Plan
+    from melcheck.plan import Plan
     from melcheck.report.baseline import Baseline
     from melcheck.report.build import CaseRecord
     from melcheck.report.model import CaseOutcome, CaseResult, FailedTest, RunReport

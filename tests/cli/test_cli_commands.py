@@ -525,8 +525,8 @@ def test_diagnose_passes_the_mean_of_the_channels(told: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("zipvoice", "it may be zipvoice's"),
-        ("whisper", "it cannot be of whisper: 100 bands where it has 80"),
+        ("zipvoice", "it may be one of zipvoice"),
+        ("whisper", "it cannot be a mel of whisper: 100 bands where it has 80"),
     ],
 )
 def test_diagnose_without_audio_holds_a_mel_against_the_profile_that_is_named(

@@ -20,9 +20,10 @@ diagnosis.causes
 diagnosis.result
 diagnosis.recipe_search diagnosis.waveform_tests
 diagnosis
-speed
+speed plan
 benchmark report
-cli pytest_plugin suite
+cli pytest_plugin
+suite
 __init__ __main__
 """
 FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}
