@@ -1,8 +1,8 @@
 """What a run checks: every clip with every vocoder on every device.
 
 pytest and the command line share this one plan. Each turns its options into the plain values of a
-`Plan`, and `prepare` loads what they name, so that what cannot be used is reported before the first
-check, in the spelling of the option.
+`Plan`, and `load_plan` loads what they name, so that what cannot be used is reported before the
+first check, in the spelling of the option.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Plan:
         return [*notes, *self.remarks]
 
 
-def prepare(
+def load_plan(
     plan: Plan, *, frontend: str | None = None, cache: Path | None = None, prefix: str = "--"
 ) -> Plan:
     """Return a plan with its vocoders, front end and stored mels loaded.

@@ -126,7 +126,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 def _plan(options: argparse.Namespace) -> Plan:
     from melcheck.clips import find_clips
     from melcheck.files import writable_folder
-    from melcheck.plan import Plan, prepare
+    from melcheck.plan import Plan, load_plan
     from melcheck.vocoders.hub import official_in_cache
     from melcheck.vocoders.weights import VocoderError
 
@@ -162,7 +162,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise UsageError(
                 f"--vocoder must name vocoders of one rate, got {listed}. Check one by one."
             )
-        return prepare(plan, frontend=options.frontend)
+        return load_plan(plan, frontend=options.frontend)
 
 
 def _check_quick(options: argparse.Namespace) -> None:

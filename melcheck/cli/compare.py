@@ -1,8 +1,8 @@
 """Measure one mel against another: metrics, gate, and a map of where they differ.
 
 A is the reference and B the estimate, [n_mels, frames] or [frames, n_mels], in
-.npy, .npz, .pt or .safetensors. No code in the files is run. The gate is that of
-`check`.
+.npy, .npz, .pt or .safetensors. No code in the files is run. The gate is that
+of `check`.
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ melcheck: will the mel that you train on survive the vocoder?
 
 `check` runs copy synthesis with the small vocoder inside the package, and with
 the official one where its weights are in the cache. --vocoder takes embedded,
-official, griffin-lim, a folder or a hub id; --frontend mytts.audio:mel uses your
-own mel function; --report r.html writes a page; pictures go to mel-artifacts/.
---quick gives only verdicts, faster, on many clips.
+official, griffin-lim, a folder or a hub id; --frontend mytts.audio:mel takes
+your own mel function; --report r.html writes a page; pictures go to
+mel-artifacts/. --quick gives only verdicts, faster, on many clips.
 The gate, on log-mels: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB.
 
 melcheck COMMAND --help has all options. --json prints one JSON object instead.

@@ -17,7 +17,7 @@ import pytest
 from melcheck.clips import Clip, find_clips, load_manifest
 from melcheck.config import DEFAULT_DURATION_SECONDS, seconds_or_all
 from melcheck.files import writable_folder
-from melcheck.plan import Plan, prepare
+from melcheck.plan import Plan, load_plan
 from melcheck.pytest_plugin.options import from_command_line, paths, texts
 from melcheck.user_code import search_first
 
@@ -64,7 +64,7 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         goldens=_goldens(config),
         remarks=remarks,
     )
-    plan = prepare(
+    plan = load_plan(
         plan,
         frontend=next(iter(texts(config, "frontend")), None),
         cache=next(iter(paths(config, "cache")), None),
