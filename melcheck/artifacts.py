@@ -1,7 +1,7 @@
-"""What a case leaves on disk: pictures to look at, sound to listen to, figures to compute with.
+"""What a case leaves on disk: pictures of its mels, and the decoded audio.
 
-Every file is written beside its destination and then renamed, so that a reader, or another process
-that writes the same file, never meets half of one.
+Every file is written beside its destination and then renamed, so that no reader and no other
+process that writes the same file meets half of it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,35 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from melcheck.files import replacing
+import torch
+
+from melcheck.files import file_name, replacing
+from melcheck.metrics import MelMetrics
 from melcheck.pipeline import RoundTrip
 from melcheck.plots import DifferencePicture, MelPicture
 from melcheck.recipes import MelRecipe
 
 
+def case_folder(folder: Path, clip: str, vocoder: str, device: torch.device) -> Path:
+    """Return the folder of one case, below the folder of the run."""
+    return folder / file_name(f"{clip}-{vocoder}-{device}")
+
+
+def case_title(clip: str, vocoder: str, device: torch.device, metrics: MelMetrics) -> str:
+    """Return the title above the pictures of one case."""
+    return (
+        f"{clip}: {vocoder} on {device}\n"
+        f"MAE {metrics.mae:.3f} nats, corr {metrics.pearson:.4f}, SNR {metrics.snr_db:.1f} dB"
+    )
+
+
 def save_artifacts(trip: RoundTrip, folder: Path, *, title: str = "") -> tuple[Path, ...]:
-    """Write what the first item of a round trip looks and sounds like.
+    """Write the pictures and the audio of the first item of a round trip.
 
     Args:
-        trip: What the loop produced.
-        folder: Where to; made where it does not exist.
-        title: Put above the pictures.
+        trip: The round trip.
+        folder: Folder of the files; made where it does not exist.
+        title: Title above the pictures.
 
     Returns:
         `mels.png` (both mels side by side), `difference.png` (original minus reconstructed, with

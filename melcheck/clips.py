@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from melcheck.files import file_name, sha256_file
+from melcheck.files import file_name, refuse, sha256_file
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
 )
-"""What counts as audio in a folder. A file that is named outright may be called anything."""
+"""Suffixes of audio files in a folder. A file that is named itself may have any other."""
 _KINDS = ("speech", "music", "percussion", "sparse")
 
 
@@ -26,7 +26,7 @@ class ClipError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """An audio file and what is expected of it.
+    """An audio file.
 
     Attributes:
         name: Unique in a run; part of test ids and of artifact paths.
@@ -43,7 +43,7 @@ class Clip:
 
     @property
     def gated(self) -> bool:
-        """Whether the sanity thresholds apply: to speech, and to all that a user brings."""
+        """Whether the sanity thresholds apply: to speech, and to every clip of the user's."""
         return self.kind in ("speech", "user")
 
 
@@ -55,30 +55,41 @@ def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
     Hidden files are passed over; a link that leads nowhere is not, so that it fails visibly.
 
     Raises:
-        FileNotFoundError: A path that does not exist.
-        ClipError: A folder without audio.
+        FileNotFoundError: The one path that leads to no clip does not exist.
+        ClipError: The one path that leads to no clip is a folder without audio.
+        ValueError: Several paths lead to no clip; all are named.
     """
     files: list[Path] = []
+    problems: list[Exception] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in AUDIO_SUFFIXES
-                and not file.is_dir()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
-            if not found:
-                known = ", ".join(sorted(AUDIO_SUFFIXES))
-                raise ClipError(f"{path}: no audio in this folder. Looked for {known}.")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
+        try:
+            files += _audio_files(path)
+        except (FileNotFoundError, ClipError) as problem:
+            problems.append(problem)
+    if len(problems) == 1:
+        raise problems[0]
+    refuse(map(str, problems))
     files = list({file.resolve(): file for file in files}.values())
     names = _unique_names(file.stem for file in files)
     return tuple(Clip(name, file, "user") for name, file in zip(names, files, strict=True))
+
+
+def _audio_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
+        return [path]
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in AUDIO_SUFFIXES
+        and not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if not found:
+        known = ", ".join(sorted(AUDIO_SUFFIXES))
+        raise ClipError(f"{path}: no audio in this folder. Looked for {known}.")
+    return found
 
 
 def load_manifest(path: Path) -> tuple[Clip, ...]:

@@ -74,6 +74,24 @@ class MelCheckConfig:
         return round(self.target_duration * self.target_sr)
 
 
+def seconds_or_all(text: str) -> float | None:
+    """Return a duration as an option has it: seconds, or None for "all".
+
+    Raises:
+        ValueError: It is neither.
+
+    Example:
+        >>> seconds_or_all("2.5"), seconds_or_all("all")
+        (2.5, None)
+    """
+    if text == "all":
+        return None
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"must be above 0 and finite, got {text!r}")
+    return seconds
+
+
 def _validated_path(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(

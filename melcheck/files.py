@@ -1,4 +1,4 @@
-"""Files: their names and hashes, atomic writes, and values as JSON can hold them."""
+"""Names and hashes of files, atomic writes, and what messages and JSON say of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from typing import Any
 # appends; a longer name is cut, and ends in this many digits of its hash to stay distinct.
 _MAX_NAME_BYTES = 120
 _HASH_DIGITS = 8
+
+MAX_LISTED = 16
+"""How many items a message lists; of the others it gives the number."""
 
 # Names that Windows keeps for devices, with any suffix behind them.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
@@ -104,3 +107,40 @@ def plain(value: object) -> Any:
     ):
         return value
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise one error with the problems of all files; do nothing where there are none.
+
+    Raises:
+        ValueError: There are problems.
+    """
+    lines = list(problems)
+    if len(lines) > MAX_LISTED:
+        lines[MAX_LISTED:] = [f"... and {len(lines) - MAX_LISTED} more files"]
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def writable_folder(path: Path, option: str, *, otherwise: str = "Name another folder.") -> Path:
+    """Return a folder that can be made and written, without making it.
+
+    Args:
+        path: The folder.
+        option: The option that named it, for the message.
+        otherwise: What to do where it cannot be written.
+
+    Raises:
+        ValueError: It is a file, or cannot be written.
+    """
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{option} {path}: {nearest} is a file. Name a folder.")
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".melcheck-"):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} {path}: {nearest} cannot be written ({error.strerror}). {otherwise}"
+        ) from None
+    return path

@@ -1,22 +1,18 @@
-"""What a golden records of a mel: statistics, the tolerance of each, and where it came from.
+"""What a golden records of a mel: statistics, the tolerance of each, and their provenance.
 
 A golden is one YAML file of provenance, compared first, and one CSV file of statistics, each
-compared within a tolerance of its own. The statistics of every frame and of every band are among
-them, so that a shift in time or a change in a few bands is seen and not averaged away.
-
-Each tolerance is an absolute one, in the statistic's own unit, with no relative part.
+compared within an absolute tolerance in its own unit. Every frame and every band has a statistic,
+so that a shift in time or a change in a few bands is not averaged away.
+`melcheck.pytest_plugin.goldens` compares.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -29,13 +25,8 @@ from melcheck.vocoders.base import VocoderInfo
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
-# Measured on the fixture clips with the embedded vocoder, float32 against float64 throughout, as a
-# bound on what another order of summation can do. Largest deviation of any clip:
-#     encoded        mean 2e-6, std 4e-6, quantile 1.8e-3, band_mean 1.9e-4, frame_mean 1.8e-4
-#     reconstructed  mean 3.6e-5, std 3.0e-5, quantile 3.4e-3, band_mean 4.9e-3, frame_mean 6.7e-3
-# Thread counts from 1 to 4 stay below a fifth of that, but for the quantile (1.3e-3). The
-# tolerances are about three times it.
-# The floor share did not move; one cell of 282 frames is 3.5e-5.
+# About three times what float64 in place of float32 was seen to change, on any fixture clip with
+# the embedded vocoder. tests/faults/test_goldens_can_fail.py has the figures.
 ENCODED_TOLERANCES: Mapping[str, float] = MappingProxyType(
     {
         "mean": 1e-5,
@@ -112,106 +103,3 @@ def provenance(
             "weights_sha256": vocoder.weights_sha256,
         }
     return depends_on
-
-
-class Golden:
-    """Holds statistics of a mel against what is on record.
-
-    `pytest --force-regen` rewrites what differs and fails, as always with pytest-regressions; a
-    golden that is absent is written and fails.
-
-    Args:
-        folder: Where goldens are kept.
-        data_regression: The fixture of pytest-regressions that compares provenance.
-        num_regression: The fixture that compares statistics.
-        complete: Whether every case must be on record here. Otherwise one that `check` is told
-            may be absent is skipped, visibly.
-        regenerating: Whether goldens are being written anew.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        data_regression: Any,
-        num_regression: Any,
-        *,
-        complete: bool = True,
-        regenerating: bool = False,
-    ) -> None:
-        self._folder = folder
-        self._data_regression = data_regression
-        self._num_regression = num_regression
-        self._complete = complete
-        self._regenerating = regenerating
-
-    def check(
-        self,
-        name: str,
-        *,
-        provenance: dict[str, Any],
-        statistics: dict[str, list[float]],
-        tolerances: Mapping[str, float],
-        may_be_absent: bool = False,
-    ) -> None:
-        """Compare provenance first, then each statistic within its own tolerance.
-
-        Args:
-            name: Of the golden, without suffix.
-            provenance: What the statistics depend on; any difference is reported before a number.
-            statistics: As `mel_statistics` gives them.
-            tolerances: Absolute, for each statistic.
-            may_be_absent: Whether this case may be skipped where there is no golden of it.
-
-        Raises:
-            ValueError: Statistics without tolerance, or that are not finite.
-            AssertionError: A statistic outside its tolerance.
-            pytest.fail.Exception: Another provenance or other statistics than those on record, or
-                a golden that was absent or regenerated.
-        """
-        missing = set(statistics) - set(tolerances)
-        if missing:
-            raise ValueError(f"tolerances must cover every statistic, got none for {missing}.")
-        for key, values in statistics.items():
-            if not all(map(math.isfinite, values)):
-                raise ValueError(f"{name}: {key} must be finite, got NaN or infinity. No golden.")
-        recorded = self._folder / f"{name}.csv"
-        if not recorded.is_file():
-            if may_be_absent and not self._complete and not self._regenerating:
-                pytest.skip(f"no golden {name} on record: --force-regen records one")
-        elif not self._regenerating:
-            self._check_names(recorded, statistics)
-        failures = []
-        try:
-            self._data_regression.check(dict(provenance), fullpath=self._folder / f"{name}.yml")
-        except AssertionError as error:
-            pytest.fail(
-                f"golden {name} was recorded under other conditions; its numbers were not "
-                "compared. If the change is meant, run with --force-regen and commit why.\n"
-                f"{error}",
-                pytrace=False,
-            )
-        except pytest.fail.Exception as written:
-            failures.append(str(written))
-        try:
-            # The columns have different lengths: pytest-regressions pads them with NaN.
-            self._num_regression.check(
-                dict(statistics),
-                fullpath=recorded,
-                tolerances={key: {"atol": atol, "rtol": 0.0} for key, atol in tolerances.items()},
-            )
-        except pytest.fail.Exception as written:
-            failures.append(str(written))
-        if failures:
-            pytest.fail("\n".join(failures), pytrace=False)
-
-    def _check_names(self, recorded: Path, statistics: Mapping[str, list[float]]) -> None:
-        # pytest-regressions looks at the columns that it is given: one that is gone from the code
-        # would never be missed.
-        with recorded.open(encoding="utf-8") as file:
-            names = set(file.readline().strip().split(",")[1:])
-        if names != set(statistics):
-            pytest.fail(
-                f"{recorded} must hold {sorted(statistics)}, got {sorted(names)}. If the change "
-                "is meant, run with --force-regen and commit why.",
-                pytrace=False,
-            )

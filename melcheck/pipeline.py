@@ -1,4 +1,4 @@
-"""The loop that melcheck checks: audio -> mel -> audio -> mel, through one vocoder.
+"""Copy synthesis, the loop that melcheck checks: audio -> mel -> audio -> mel, with one vocoder.
 
 Shapes, for Vocos at 24 kHz and a clip of 3.0 s:
 
@@ -50,19 +50,19 @@ class WholeFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundTrip:
-    """All that one pass through the loop produced.
+    """The waveforms and mels of one round trip.
 
     Attributes:
-        waveform: What went in, `[batch, samples]`.
+        waveform: Original waveform, `[batch, samples]`.
         mel: Its log-mel, `[batch, n_mels, frames]`, with `frames = recipe.frames(samples)`.
-        reconstructed_waveform: The decoded mel, `[batch, recipe.num_samples(frames)]`: up to
+        reconstructed_waveform: Decoded mel, `[batch, recipe.num_samples(frames)]`: up to
             `hop_length - 1` samples shorter than `waveform`, by design.
-        reconstructed_mel: The log-mel of that, `[batch, n_mels, frames]`.
-        valid_samples: For each item, how many samples are signal; the rest is padding.
-        recipe: What the mels mean.
-        vocoder: Which vocoder decoded, from where, with which hash.
-        device: Where it ran.
-        audio: The file that `waveform` was read from; None where it came from elsewhere.
+        reconstructed_mel: Log-mel of the reconstructed waveform, `[batch, n_mels, frames]`.
+        valid_samples: Number of samples of each item that are signal; the rest is padding.
+        recipe: Recipe of the mels.
+        vocoder: Name, source and hashes of the vocoder that decoded.
+        device: Device of the computation.
+        audio: File that `waveform` was read from; None where it came from elsewhere.
         whole: Figures of the whole file, where that is too long and the tensors hold a part of it.
     """
 
@@ -227,7 +227,7 @@ class MelPipeline:
         return self.vocoder.encode(waveform)
 
     def mel2waveform(self, mel: Tensor) -> Tensor:
-        """Decode a log-mel to sound.
+        """Decode a log-mel to a waveform.
 
         Args:
             mel: `[batch, n_mels, frames]`, float32, nats, on the pipeline's device.
@@ -262,7 +262,7 @@ class MelPipeline:
     def round_trip(
         self, waveform: Tensor | None = None, *, valid_samples: Sequence[int] | None = None
     ) -> RoundTrip:
-        """Go once round: audio -> mel -> audio -> mel.
+        """Run copy synthesis: audio -> mel -> audio -> mel.
 
         Args:
             waveform: `[batch, samples]`; None reads the configured file.
@@ -286,8 +286,8 @@ class MelPipeline:
         shortest = self.recipe.min_round_trip_samples
         if samples < shortest:
             raise ValueError(
-                f"a waveform must have at least {shortest} samples to go round, got {samples}: "
-                "what is decoded from less is too short to have a mel. Use a longer clip."
+                f"a waveform must have at least {shortest} samples for a round trip, got "
+                f"{samples}: what is decoded from less is too short for a mel. Use a longer clip."
             )
         valid = (samples,) * batch if valid_samples is None else tuple(valid_samples)
         if len(valid) != batch or not all(shortest <= count <= samples for count in valid):

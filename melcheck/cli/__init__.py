@@ -1,7 +1,16 @@
-"""The commands of `melcheck`, one module each: its options, one call into the library, its answer.
+"""The command line.
 
-A module has `add_options(parser)` and `run(options, terminal) -> Answer`. It prints nothing and
-imports nothing heavy before `run`, so that `melcheck --help` answers at once.
+    main         `melcheck`: help, exit codes, one command a module
+    output       stdout and stderr, JSON, tables, progress
+    arguments    options that several commands share
+    check        `melcheck check`: copy synthesis, judged; check_clips, check_text, quick
+    compare      `melcheck compare`: two mels
+    diagnose     `melcheck diagnose`: the recipe of a mel
+    handshake    `melcheck handshake`: a front end against the vocoder's recipe
+    bench        `melcheck bench`: speed
+    info         `melcheck info`: versions, decoder, devices, weights
+    fetch        `melcheck fetch`: the official weights
+
+The module of a command has `add_options(parser)` and `run(options, terminal) -> Answer`. It prints
+nothing, and imports nothing heavy before `run`, so that `melcheck --help` answers at once.
 """
-
-from __future__ import annotations

@@ -1,21 +1,16 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melcheck.cli.output import UsageError
+from melcheck.config import seconds_or_all
 
 if TYPE_CHECKING:
-    from melcheck.clips import Clip
     from melcheck.recipes import MelRecipe
-
-
-_LISTED_PROBLEMS = 16
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +19,8 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         "--profile",
         metavar="NAME",
         default="vocos",
-        help="recipe that the mel should follow: vocos, f5-tts, bigvgan-24k, ...; a name that is "
-        "not known lists all (default: %(default)s)",
+        help="recipe that the mel should follow: vocos, f5-tts, bigvgan-24k, ...; an unknown name "
+        "lists all (default: %(default)s)",
     )
 
 
@@ -42,46 +37,11 @@ def duration(text: str) -> float | None:
     Raises:
         argparse.ArgumentTypeError: It is neither.
     """
-    if text == "all":
-        return None
     try:
-        seconds = float(text)
+        return seconds_or_all(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be seconds above 0, or all, got {text!r}")
-    return seconds
-
-
-def clips_of(paths: Sequence[Path]) -> tuple[Clip, ...]:
-    """Return the clips among files and folders.
-
-    Raises:
-        UsageError: One or more of the paths lead to none; all of these are named.
-    """
-    from melcheck.clips import find_clips
-
-    problems = []
-    for path in paths:
-        try:
-            find_clips([path])
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-    refuse(problems)
-    return find_clips(paths)
-
-
-def refuse(problems: Iterable[str]) -> None:
-    """Raise one error that tells all problems; do nothing without any.
-
-    Raises:
-        UsageError: There are problems.
-    """
-    told = list(problems)
-    if told:
-        more = len(told) - _LISTED_PROBLEMS
-        rest = [f"... and {more} more files"] if more > 0 else []
-        raise UsageError("\n".join([*told[:_LISTED_PROBLEMS], *rest]))
+        message = f"must be seconds above 0, or all, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def upright(path: Path, shape: list[int], recipe: MelRecipe) -> bool:

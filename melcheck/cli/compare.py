@@ -1,8 +1,8 @@
 """Measure one mel against another: metrics, gate, and a map of where they differ.
 
-A is the original and B what became of it, [n_mels, frames] or [frames, n_mels],
-in .npy, .npz, .pt or .safetensors. Files are read without running code of
-theirs. The gate is that of `check`.
+A is the reference and B the estimate, [n_mels, frames] or [frames, n_mels], in
+.npy, .npz, .pt or .safetensors. No code in the files is run. The gate is that
+of `check`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, add_profile, refuse, upright
+from melcheck.cli.arguments import add_array, add_profile, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
+from melcheck.files import refuse, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +34,8 @@ _ROWS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the two files and what to make of them."""
-    parser.add_argument("reference", metavar="A", type=Path, help="file of the original mel")
+    """Add the two files, the recipe and the picture."""
+    parser.add_argument("reference", metavar="A", type=Path, help="file of the reference mel")
     parser.add_argument("estimate", metavar="B", type=Path, help="file of the mel to measure")
     parser.add_argument("--plot", metavar="PNG", type=Path, help="write the difference map there")
     add_profile(parser)
@@ -98,8 +99,8 @@ def _read(options: argparse.Namespace, recipe: MelRecipe) -> tuple[Tensor, Tenso
     if reference.shape != estimate.shape:
         raise UsageError(
             f"{options.reference} and {options.estimate} must have one shape, got "
-            f"{list(reference.shape)} and {list(estimate.shape)}. They are of two clips, or of two "
-            "recipes: `melcheck diagnose --audio CLIP --mel FILE` tells which made each."
+            f"{list(reference.shape)} and {list(estimate.shape)}. They belong to two clips or to "
+            "two recipes: `melcheck diagnose --audio CLIP --mel FILE` names the recipe of each."
         )
     return reference, estimate, notes
 
@@ -113,7 +114,7 @@ def _table(metrics: MelMetrics, terminal: Terminal) -> str:
         ("A at the floor", metrics.reference_floor_share),
         ("B at the floor", metrics.estimate_floor_share),
     ):
-        rows.append((name, f"{100 * share:.1f}", "% of cells", ""))
+        rows.append((name, f"{100 * share:.1f}", "% of bins", ""))
     return terminal.table(("metric", "value", "unit", "better"), rows)
 
 
@@ -130,7 +131,6 @@ def _worst(metrics: MelMetrics, recipe: MelRecipe) -> str:
 
 
 def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> None:
-    from melcheck.files import replacing
     from melcheck.plots import DifferencePicture
 
     picture = DifferencePicture(recipe, reference.shape[1])

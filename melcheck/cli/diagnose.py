@@ -1,10 +1,10 @@
 """Say which recipe made a mel.
 
 With --audio the mel is recomputed under each hypothesis (power, scale, norm,
-logarithm, padding, hop, delay, gain, ...) and a cause is named only where one
+logarithm, padding, hop, delay, gain, ...), and a cause is named only where one
 fits and the next does not; a fault, or a mel that nothing explains, fails.
-Without it, what the array alone shows is told, and nothing is gated; --profile
-then says whether it could be the mel of that one.
+Without --audio, the command reports what the array alone shows and gates
+nothing; --profile then adds whether it could be a mel of that recipe.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, duration, refuse
+from melcheck.cli.arguments import add_array, duration
 from melcheck.cli.output import Answer, Terminal, UsageError
+from melcheck.files import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,27 +28,29 @@ _PROFILE = "vocos"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the mel, its audio, and what is expected."""
+    """Add the mel, its audio, and the expected recipe."""
     parser.add_argument("--mel", metavar="FILE", type=Path, required=True, help="file of the mel")
-    parser.add_argument("--audio", metavar="CLIP", type=Path, help="the audio that it was made of")
+    parser.add_argument(
+        "--audio", metavar="CLIP", type=Path, help="audio that the mel was extracted from"
+    )
     parser.add_argument(
         "--duration",
         metavar="SECONDS",
         type=duration,
         default="all",
-        help="seconds of the audio, from its start, that the mel is of, or all (default: all)",
+        help="seconds of the audio, from its start, that the mel covers, or all (default: all)",
     )
     parser.add_argument(
         "--profile",
         metavar="NAME",
-        help="recipe that the mel should follow: vocos, f5-tts, bigvgan-24k, ...; a name that is "
-        f"not known lists all (with --audio, default: {_PROFILE})",
+        help="recipe that the mel should follow: vocos, f5-tts, bigvgan-24k, ...; an unknown name "
+        f"lists all (with --audio, default: {_PROFILE})",
     )
     parser.add_argument(
         "--sample-rate",
         metavar="HZ",
         type=_hz,
-        help="rate of the audio, where that is known but not there; leaves out other profiles",
+        help="rate of the audio, without --audio; leaves out profiles of other rates",
     )
     add_array(parser)
 
@@ -83,19 +86,24 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         lines = [read, *_lines(identity.message())]
         if name is not None:
             against = identity.contradictions.get(name)
-            lines.append(f"it cannot be of {name}: {against}" if against else f"it may be {name}'s")
+            verdict = (
+                f"cannot be a mel of {name}: {against}" if against else f"may be one of {name}"
+            )
+            lines.append(f"it {verdict}")
         text = "\n".join(lines)
         return Answer(passed=True, text=text, data=data | {"identity": identity})
     from melcheck.diagnosis.diagnose import diagnose
 
     diagnosis = diagnose(waveform, stored.mel, expected=expected)
     if channels is not None and diagnosis.kind in ("fault", "unknown"):
-        # How they were mixed may be the fault. Their mean is the waveform's up to rounding alone.
+        # How they were mixed may be the fault. The waveform is their mean, up to rounding.
         diagnosis = diagnose(channels, stored.mel, expected=expected)
-    heard = f"audio: {options.audio}, {waveform.shape[-1]:,} samples at {expected.sample_rate:,} Hz"
+    source = (
+        f"audio: {options.audio}, {waveform.shape[-1]:,} samples at {expected.sample_rate:,} Hz"
+    )
     if channels is not None:
-        heard += f", the mean of {len(channels)} channels"
-    text = "\n".join([read, heard, *_lines(diagnosis.message())])
+        source += f", the mean of {len(channels)} channels"
+    text = "\n".join([read, source, *_lines(diagnosis.message())])
     return Answer(
         passed=diagnosis.kind in ("identical", "benign"),
         text=text,

@@ -1,9 +1,8 @@
 """Get the official weights into the Hugging Face cache, and verify what is there.
 
-charactr/vocos-mel-24khz at its pinned revision, 54 MB, both files held to their
-sha256. What is in the cache already is verified without any request. HF_HOME
-moves the cache, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the
-download.
+charactr/vocos-mel-24khz at its pinned revision, 54 MB; the sha256 of both files
+is checked. Files in the cache are verified without any request. HF_HOME moves
+the cache, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the download.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Say whether your own front end makes the vocoder's mel, and if not, why.
+"""Check whether your own front end extracts the vocoder's mel, and if not, why.
 
-FRONTEND is package.module:attribute, looked for in this folder and in what is
-installed: a function, a class or a torch.nn.Module that takes [batch, samples]
-and returns [batch, n_mels, frames]. Other layouts and NumPy are adapted, and
-told. Probe signals go through it and through the recipe.
+FRONTEND is package.module:attribute, searched in this folder and in installed
+packages: a function, a class or a torch.nn.Module that takes [batch, samples]
+and returns [batch, n_mels, frames]. Other layouts and NumPy are adapted, with a
+note. The front end and the recipe are compared on probe signals.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_profile, clips_of, refuse
+from melcheck.cli.arguments import add_profile
 from melcheck.cli.output import Answer, Terminal, stdout_to_stderr
+from melcheck.files import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ _SPEECH_SECONDS = 3.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the front end, and speech to try it on."""
+    """Add the front end, and clips of speech."""
     parser.add_argument("frontend", metavar="FRONTEND", help="such as mytts.audio:mel_spectrogram")
     parser.add_argument(
         "--audio",
@@ -33,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help=f"clips or folders of speech to try as well, the first {_SPEECH_SECONDS:g} s of each",
+        help=f"clips or folders of speech to compare on as well, {_SPEECH_SECONDS:g} s of each",
     )
     add_profile(parser)
 
@@ -75,10 +76,11 @@ def _place(path: Path, line: int) -> str:
 
 def _speech(paths: list[Path], expected: MelRecipe, terminal: Terminal) -> list[Tensor]:
     from melcheck.audio import load_audio
+    from melcheck.clips import find_clips
     from melcheck.config import MelCheckConfig
 
     waveforms, problems = [], []
-    clips = clips_of(paths)
+    clips = find_clips(paths)
     for clip in terminal.progress("reading", clips, len(clips)):
         try:
             config = MelCheckConfig(clip.path, expected.sample_rate, _SPEECH_SECONDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import platform
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melcheck._version import __version__
@@ -17,10 +17,10 @@ from melcheck.cli.output import Answer, MissingError, Terminal
 from melcheck.files import plain
 
 if TYPE_CHECKING:
-    from melcheck.recipes import MelRecipe
     from melcheck.vocoders.weights import VocoderFiles
 
-PACKAGES = (
+# Distributions whose versions can change a figure or a verdict.
+_PACKAGES = (
     "torch",
     "torchaudio",
     "torchcodec",
@@ -31,73 +31,51 @@ PACKAGES = (
     "huggingface-hub",
     "pytest",
 )
-"""Distributions whose versions can change a metric or a verdict."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A vocoder's two files on this machine.
-
-    Attributes:
-        name: Name for `--vocoder`.
-        state: "verified", "absent", or "damaged".
-        source: Repository and commit, or the package.
-        weights_sha256: Hash of the weights; None where they are not verified.
-        config_sha256: Hash of `config.yaml`, likewise.
-        note: Problem and fix; empty for verified files.
-    """
-
-    name: str
-    state: str
-    source: str
-    weights_sha256: str | None = None
-    config_sha256: str | None = None
-    note: str = ""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: all of it fits a screen."""
+    del parser
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """Everything that a bug report should name.
-
-    Attributes:
-        melcheck: Version.
-        python: Version.
-        platform: Operating system and processor.
-        packages: Versions by distribution; None for one that is absent.
-        decoder: Decoder of audio files other than MP3.
-        devices: Names and descriptions of torch devices: "cpu (2 threads)".
-        weights: The embedded and the official vocoder.
-        recipe: The recipe of the official vocoder's mel.
-        recipe_digest: Its name in twelve digits.
-    """
-
-    melcheck: str
-    python: str
-    platform: str
-    packages: dict[str, str | None]
-    decoder: str
-    devices: tuple[str, ...]
-    weights: tuple[Weights, ...]
-    recipe: MelRecipe
-    recipe_digest: str
-
-
-def describe_installation() -> Installation:
-    """Describe this machine; the hashes of both vocoders' files are verified."""
+def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
+    """Describe this machine; the packaged weights must be intact."""
+    del options
     from melcheck.audio import decoder_name
     from melcheck.recipes import VOCOS
 
-    return Installation(
-        melcheck=__version__,
-        python=platform.python_version(),
-        platform=platform.platform(terse=True) + " " + platform.machine(),
-        packages={name: _version(name) for name in PACKAGES},
-        decoder=decoder_name(),
-        devices=_devices(),
-        weights=(_embedded(), _official()),
-        recipe=VOCOS,
-        recipe_digest=VOCOS.digest(),
-    )
+    weights = _weights()
+    if weights[0]["state"] != "verified":
+        raise MissingError(str(weights[0]["note"]))
+    python, system = platform.python_version(), platform.platform(terse=True)
+    system = f"{system} {platform.machine()}"
+    packages = {name: _version(name) for name in _PACKAGES}
+    devices = _devices()
+    rows = [
+        ("melcheck", f"{__version__}, Python {python}, {system}"),
+        *((name, version or "absent") for name, version in packages.items()),
+        ("decoder", f"{decoder_name()}; MP3 by soundfile"),
+        ("devices", ", ".join(devices)),
+        *((str(entry["name"]), _weights_text(entry)) for entry in weights),
+        (
+            "recipe",
+            f"{VOCOS.digest()}: {VOCOS.sample_rate:,} Hz, n_fft {VOCOS.n_fft}, "
+            f"hop {VOCOS.hop_length}, {VOCOS.n_mels} {VOCOS.mel_scale} bands "
+            f"{VOCOS.f_min:g}-{VOCOS.f_max:g} Hz, power {VOCOS.power:g}, "
+            f"ln of clip at {VOCOS.floor:g} ({VOCOS.log_floor:.3f})",
+        ),
+    ]
+    data = {
+        "python": python,
+        "platform": system,
+        "packages": packages,
+        "decoder": decoder_name(),
+        "devices": devices,
+        "weights": weights,
+        "recipe": plain(VOCOS),
+        "recipe_digest": VOCOS.digest(),
+    }
+    return Answer(passed=True, text=terminal.table(("what", "which"), rows), data=data)
 
 
 def _version(distribution: str) -> str | None:
@@ -107,88 +85,46 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _devices() -> tuple[str, ...]:
+def _devices() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return (
+    return [
         f"cpu ({torch.get_num_threads()} threads)",
         *(f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)),
-    )
+    ]
 
 
-def _embedded() -> Weights:
-    from melcheck.vocoders.weights import VocoderError, embedded_files
-
-    try:
-        return _verified("embedded", embedded_files())
-    except VocoderError as error:
-        return Weights("embedded", "damaged", "melcheck package", note=str(error))
-
-
-def _official() -> Weights:
+def _weights() -> list[dict[str, str | None]]:
+    """Return the state of the embedded and of the official weights, as the answer has it."""
     from melcheck.vocoders.hub import hub_files
-    from melcheck.vocoders.weights import (
-        OFFICIAL_REPO,
-        OFFICIAL_REVISION,
-        VocoderError,
-        VocoderUnavailable,
-    )
+    from melcheck.vocoders.weights import OFFICIAL_REPO, OFFICIAL_REVISION, embedded_files
 
-    source = f"{OFFICIAL_REPO}@{OFFICIAL_REVISION[:12]}"
+    def official() -> VocoderFiles:
+        return hub_files(OFFICIAL_REPO, revision=OFFICIAL_REVISION, download=False)
+
+    return [
+        _state("embedded", "melcheck package", embedded_files),
+        _state("official", f"{OFFICIAL_REPO}@{OFFICIAL_REVISION[:12]}", official),
+    ]
+
+
+def _state(name: str, source: str, read: Callable[[], VocoderFiles]) -> dict[str, str | None]:
+    from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
+
+    entry = {"name": name, "source": source, "weights_sha256": None, "config_sha256": None}
     try:
-        return _verified(
-            "official", hub_files(OFFICIAL_REPO, revision=OFFICIAL_REVISION, download=False)
-        )
+        files = read()
     except VocoderUnavailable:
         note = "Not in the Hugging Face cache: `melcheck fetch` downloads it."
-        return Weights("official", "absent", source, note=note)
+        return {**entry, "state": "absent", "note": note}
     except VocoderError as error:
-        return Weights("official", "damaged", source, note=str(error))
+        return {**entry, "state": "damaged", "note": str(error)}
+    hashes = {"weights_sha256": files.weights.sha256, "config_sha256": files.config.sha256}
+    return {**entry, **hashes, "source": files.source, "state": "verified", "note": ""}
 
 
-def _verified(name: str, files: VocoderFiles) -> Weights:
-    return Weights(name, "verified", files.source, files.weights.sha256, files.config.sha256)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the command has no options."""
-    del parser
-
-
-def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
-    """Describe the installation; damaged weights inside the package count as missing."""
-    del options
-    found = describe_installation()
-    embedded = found.weights[0]
-    if embedded.state != "verified":
-        raise MissingError(embedded.note)
-    rows = [
-        ("melcheck", f"{found.melcheck}, Python {found.python}, {found.platform}"),
-        *((name, version or "absent") for name, version in found.packages.items()),
-        ("decoder", f"{found.decoder}; MP3 by soundfile"),
-        ("devices", ", ".join(found.devices)),
-        *((entry.name, _weights(entry)) for entry in found.weights),
-        ("recipe", f"{found.recipe_digest}: {_recipe(found.recipe)}"),
-    ]
-    return Answer(passed=True, text=terminal.table(("what", "which"), rows), data=_data(found))
-
-
-def _data(found: object) -> dict[str, object]:
-    data: dict[str, object] = plain(found)
-    del data["melcheck"]  # stands in every answer
-    return data
-
-
-def _weights(entry: Weights) -> str:
-    if entry.weights_sha256 is None:
-        return f"{entry.state}: {entry.source}. {entry.note}"
-    return f"{entry.state}: {entry.source}, weights sha256 {entry.weights_sha256[:12]}"
-
-
-def _recipe(recipe: MelRecipe) -> str:
-    return (
-        f"{recipe.sample_rate:,} Hz, n_fft {recipe.n_fft}, hop {recipe.hop_length}, "
-        f"{recipe.n_mels} {recipe.mel_scale} bands {recipe.f_min:g}-{recipe.f_max:g} Hz, "
-        f"power {recipe.power:g}, ln of clip at {recipe.floor:g} ({recipe.log_floor:.3f})"
-    )
+def _weights_text(entry: dict[str, str | None]) -> str:
+    sha256 = entry["weights_sha256"]
+    end = f". {entry['note']}" if sha256 is None else f", weights sha256 {sha256[:12]}"
+    return f"{entry['state']}: {entry['source']}{end}"

@@ -6,10 +6,10 @@
     3    the environment lacks something: weights, a device, a package, memory
     70   a fault in melcheck itself
     130  interrupted (Ctrl-C)
-    141  nobody reads the output any more (a closed pipe)
+    141  the reader of the output has closed the pipe
 
 With `--json` stdout holds one JSON object and nothing else, also after an error of codes 2, 3 and
-70: `melcheck` (version), `command`, `passed`, and what the command adds, or `error`.
+70: `melcheck` (version), `command`, `passed`, and the keys of the command, or `error`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ melcheck: will the mel that you train on survive the vocoder?
   melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
   melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
-  melcheck diagnose --mel a.npy                  what does it tell by itself?
+  melcheck diagnose --mel a.npy                  what does the array show?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
   melcheck bench                      how fast is it, and how near the limit?
   melcheck fetch                      official weights (54 MB) into the cache
   melcheck info                       versions, decoder, devices, weights
 
-`check` runs the small vocoder inside the package, and the official one where
-its weights are in the cache. --vocoder takes embedded, official, griffin-lim,
-a folder or a hub id; --frontend mytts.audio:mel puts your own mel function into
-the loop; --report r.html writes a page; pictures go to mel-artifacts/. --quick
-gives verdicts alone, sooner, on many clips.
+`check` runs copy synthesis with the small vocoder inside the package, and with
+the official one where its weights are in the cache. --vocoder takes embedded,
+official, griffin-lim, a folder or a hub id; --frontend mytts.audio:mel takes
+your own mel function; --report r.html writes a page; pictures go to
+mel-artifacts/. --quick gives only verdicts, faster, on many clips.
 The gate, on log-mels: MAE < 0.2 nats, correlation > 0.99, SNR > 20 dB.
 
 melcheck COMMAND --help has all options. --json prints one JSON object instead.
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:] if argv is None else list(argv), terminal)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except OSError as error:  # of writing the answer; a command's own have been told
+    except OSError as error:  # of writing the answer; a command's own were reported
         # Python would complain again when it flushes stdout at its end.
         _discard_stdout()
         if isinstance(error, BrokenPipeError):
@@ -94,7 +94,7 @@ def _run(argv: list[str], terminal: Terminal) -> int:
         return int(end.code or 0)
     try:
         answer = _answer(options, terminal)
-    # A `sys.exit(0)` in code that melcheck calls is no verdict.
+    # A `sys.exit(0)` in code that melcheck calls must not end the run as passed.
     except (Exception, SystemExit) as error:
         code, message = _explain(error)
         terminal.note(f"melcheck {options.command}: {message}")

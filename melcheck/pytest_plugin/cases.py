@@ -1,7 +1,4 @@
-"""What the fixtures of several cases share: round trips, handshakes, and what is absent.
-
-What the plugin keeps with pytest's configuration, and how its parts find it.
-"""
+"""The plan and the round trips of a run, which its tests share through pytest's configuration."""
 
 from __future__ import annotations
 
@@ -12,24 +9,15 @@ import pytest
 
 if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
-    from melcheck.diagnosis.causes import Explanation
-    from melcheck.diagnosis.handshake import Handshake
     from melcheck.pipeline import MelPipeline, RoundTrip
-    from melcheck.pytest_plugin.plan import Plan
-    from melcheck.recipes import MelRecipe
-    from melcheck.vocoders.base import Vocoder
-
-
-RoundTrips = OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]
-"""Round trips that tests share, by configuration, vocoder and device."""
-
-Handshakes = dict["MelRecipe", "Handshake"]
-"""Handshakes of the run's front end, by the recipe of the vocoder."""
+    from melcheck.plan import Plan
 
 PLAN = pytest.StashKey["Plan"]()
-TRIPS = pytest.StashKey[RoundTrips]()
-HANDSHAKES = pytest.StashKey[Handshakes]()
 REFUSED = pytest.StashKey[str]()
+_TRIPS = pytest.StashKey[OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]]()
+
+# One round trip of 3 s takes about 1 MB.
+_CACHED_TRIPS = 64
 
 
 def plan_of(config: pytest.Config) -> Plan:
@@ -40,10 +28,6 @@ def plan_of(config: pytest.Config) -> Plan:
 def is_worker(config: pytest.Config) -> bool:
     """Return whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
-
-
-# One round trip of 3 s takes about 1 MB.
-_CACHED_TRIPS = 64
 
 
 def absent(request: pytest.FixtureRequest, names: tuple[str, ...], reason: str) -> NoReturn:
@@ -61,10 +45,10 @@ def absent(request: pytest.FixtureRequest, names: tuple[str, ...], reason: str) 
 
 
 def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
-    """Return the round trip of a pipeline's clip, made once; fails where there can be none."""
+    """Return the round trip of a pipeline's clip, made once; fail the test where it fails."""
     from melcheck.speed.long_audio import round_trip_of_file
 
-    trips = config.stash.setdefault(TRIPS, OrderedDict())
+    trips = config.stash.setdefault(_TRIPS, OrderedDict())
     key = (pipeline.config, pipeline.vocoder.info.name, str(pipeline.device))
     if key not in trips:
         try:
@@ -76,33 +60,8 @@ def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
         else:
             reason = ""
         if reason:
-            told = front_end_fault(config, pipeline.vocoder)
-            pytest.fail(f"{reason}\nlikely cause: {told}" if told else reason, pytrace=False)
+            cause = plan_of(config).front_end_fault(pipeline.vocoder.recipe)
+            pytest.fail(f"{reason}\nlikely cause: {cause}" if cause else reason, pytrace=False)
         while len(trips) > _CACHED_TRIPS:
             trips.popitem(last=False)
     return trips[key]
-
-
-def handshake_of(config: pytest.Config, vocoder: Vocoder) -> Handshake:
-    """Return the front end's handshake with the recipe of a vocoder, made once."""
-    from melcheck.diagnosis.handshake import handshake
-
-    frontend = plan_of(config).frontend
-    if frontend is None:
-        pytest.fail("no front end to try. Name one with --mel-frontend MODULE:NAME.", pytrace=False)
-    found: Handshakes = config.stash.setdefault(HANDSHAKES, {})
-    recipe = vocoder.recipe
-    if recipe not in found:
-        speech = plan_of(config).speech(recipe)
-        found[recipe] = handshake(frontend, expected=recipe, speech=speech)
-    return found[recipe]
-
-
-def front_end_fault(config: pytest.Config, vocoder: Vocoder) -> Explanation | None:
-    """Return what is wrong with the front end; None where nothing is, or where there is none."""
-    from melcheck.diagnosis.handshake import explain_front_end
-
-    frontend = plan_of(config).frontend
-    if frontend is None:
-        return None
-    return explain_front_end(frontend.name, handshake_of(config, vocoder))

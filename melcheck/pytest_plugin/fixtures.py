@@ -1,25 +1,7 @@
-"""The fixtures that tests of a project ask for. Each is of one case: a clip, a vocoder, a device.
+"""The fixtures that tests ask for; `docs/plugin.md` lists them with their types.
 
-    mel_clip         melcheck.clips.Clip          the audio file: its name, path and kind
-    mel_device       str                          "cpu", "cuda" or "cuda:1"
-    mel_vocoder      Vocoder                      the loaded vocoder
-    mel_frontend     melcheck.frontends.Frontend  the front end of --mel-frontend, or None
-    mel_config       melcheck.MelCheckConfig      how the clip is read
-    mel_pipeline     melcheck.MelPipeline         the loop, with the front end where there is one
-    mel_round_trip   melcheck.RoundTrip           the loop's result, made once for all its tests
-    mel_handshake    Handshake                    the front end against the vocoder's recipe
-    mel_stored       tuple[StoredMel, ...]        the clip's mels in --mel-cache
-    mel_fresh        FreshMel                     what the front end makes of the whole clip now
-    mel_golden       melcheck.goldens.Golden      the goldens of the run
-    mel_artifacts    pathlib.Path                 a folder for pictures and sound, which exists
-    mel_known_misses dict[tuple[str, str], dict[str, float]]   yours to override
-
-Those that are functions: `mel_record` and `mel_note` put a row and a line into the summary,
-`mel_blame` says which file a failure is about, `mel_explain` names the likely cause of a bad round
-trip, `mel_griffin_lim` makes Griffin-Lim's.
-
-About speed, without a clip: `mel_bench` and `mel_bench_case` belong to the benchmark, `mel_speed`
-puts a line into the list of speeds, `mel_speed_gate` fails code that has become slower.
+A test that uses `mel_clip`, `mel_vocoder` or `mel_device`, or a fixture built on one of them, runs
+once for each clip, vocoder and device of the plan. The fixtures about speed need no clip.
 """
 
 from __future__ import annotations
@@ -30,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from melcheck.pytest_plugin.cases import (
-    absent,
-    front_end_fault,
-    handshake_of,
-    plan_of,
-    round_trip_of,
-)
+from melcheck.pytest_plugin.cases import absent, plan_of, round_trip_of
 from melcheck.pytest_plugin.options import texts
 from melcheck.pytest_plugin.reports import record_case
 from melcheck.pytest_plugin.terminal import NOTE_PROPERTY, PLACE_PROPERTY, SPEED_PROPERTY
@@ -51,9 +27,9 @@ if TYPE_CHECKING:
     from melcheck.diagnosis.handshake import Handshake
     from melcheck.diagnosis.stored_mels import FreshMel
     from melcheck.frontends import Frontend
-    from melcheck.goldens import Golden
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
+    from melcheck.pytest_plugin.goldens import Golden
     from melcheck.report.model import CaseOutcome, CaseResult
     from melcheck.sanity import Verdict
     from melcheck.vocoders.base import Vocoder
@@ -68,7 +44,7 @@ def mel_clip(request: pytest.FixtureRequest) -> Clip:
 
 @pytest.fixture
 def mel_device(request: pytest.FixtureRequest) -> str:
-    """The device of this case; skips, or fails where it is required, when there is none."""
+    """The device of this case; skips, or fails where it is required, when it is not available."""
     import torch
 
     device: str = request.param
@@ -79,7 +55,7 @@ def mel_device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def mel_vocoder(request: pytest.FixtureRequest, mel_device: str) -> Vocoder:
-    """The loaded vocoder of this case; skips, or fails where it is required, when absent."""
+    """The vocoder of this case; skips, or fails where it is required, when it is not available."""
     from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
     try:
@@ -110,7 +86,7 @@ def mel_config(
 def mel_pipeline(
     request: pytest.FixtureRequest, mel_config: MelCheckConfig, mel_vocoder: Vocoder
 ) -> MelPipeline:
-    """The pipeline of this case; its mels are those of the front end, where there is one."""
+    """The pipeline of this case, with the front end where there is one."""
     from melcheck.pipeline import MelPipeline
 
     return MelPipeline(mel_config, vocoder=plan_of(request.config).with_frontend(mel_vocoder))
@@ -124,8 +100,11 @@ def mel_round_trip(request: pytest.FixtureRequest, mel_pipeline: MelPipeline) ->
 
 @pytest.fixture
 def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Handshake:
-    """The front end against the recipe of the vocoder, on probes and the run's first clip."""
-    return handshake_of(request.config, mel_vocoder)
+    """The front end compared with the recipe of the vocoder, on probes and the first clips."""
+    plan = plan_of(request.config)
+    if plan.frontend is None:
+        pytest.fail("no front end to try. Name one with --mel-frontend MODULE:NAME.", pytrace=False)
+    return plan.handshake(mel_vocoder.recipe)
 
 
 @pytest.fixture
@@ -155,7 +134,7 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
 
 @pytest.fixture
 def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
-    """What the front end, or else the recipe of the vocoder, makes of the whole clip now."""
+    """The mel of the whole clip, extracted now by the front end or by the vocoder's recipe."""
     from melcheck.audio import load_audio
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.stored_mels import fresh_mel
@@ -175,12 +154,13 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
 def mel_artifacts(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
 ) -> Path:
-    """The folder of this case's pictures and sound, which exists."""
-    from melcheck.files import file_name
+    """The folder of this case's pictures and audio, which exists."""
+    from melcheck.artifacts import case_folder
 
     plan = plan_of(request.config)
-    case = f"{mel_clip.name}-{plan.label(mel_round_trip.vocoder.name)}-{mel_round_trip.device}"
-    folder = plan.artifacts / file_name(case)
+    assert plan.artifacts is not None  # a plan of pytest has a folder
+    label = plan.label(mel_round_trip.vocoder.name)
+    folder = case_folder(plan.artifacts, mel_clip.name, label, mel_round_trip.device)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -253,7 +233,8 @@ def mel_explain(
     def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> Explanation:
         from melcheck.diagnosis.round_trip import explain_round_trip
 
-        return front_end_fault(request.config, mel_vocoder) or explain_round_trip(
+        plan = plan_of(request.config)
+        return plan.front_end_fault(mel_vocoder.recipe) or explain_round_trip(
             trip,
             mel_pipeline.waveform2mel,
             baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
@@ -266,10 +247,9 @@ def mel_explain(
 def mel_griffin_lim(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder, mel_device: str
 ) -> Callable[[], RoundTrip | None]:
-    """A function that makes Griffin-Lim's round trip of this clip and puts it into the table.
+    """A function that puts Griffin-Lim's round trip of this clip into the table and returns it.
 
-    It returns None for a vocoder of another recipe than Griffin-Lim's, with which there is nothing
-    to compare.
+    It returns None where the vocoder has a different recipe than Griffin-Lim.
     """
 
     def make() -> RoundTrip | None:
@@ -294,7 +274,7 @@ def mel_griffin_lim(
 @pytest.fixture
 def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regression: Any) -> Golden:
     """The goldens of this run's clips; skips where there is no folder for them."""
-    from melcheck.goldens import Golden
+    from melcheck.pytest_plugin.goldens import Golden
 
     plan = plan_of(request.config)
     if plan.goldens is None:
@@ -303,7 +283,6 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
         plan.goldens,
         data_regression,
         num_regression,
-        complete=not plan.goldens_are_ours,
         regenerating=request.config.getoption("force_regen")
         or request.config.getoption("regen_all"),
     )

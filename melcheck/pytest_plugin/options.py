@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,8 @@ class Option:
     """One option.
 
     Attributes:
-        name: As in `--mel-NAME`, with dashes.
-        metavar: What stands for its value in the help.
+        name: NAME as in `--mel-NAME`, with dashes.
+        metavar: Placeholder of its value in the help.
         help: One sentence.
         many: Whether it may be given more than once, or hold a list under its key.
         spread: Whether it takes several values at once on the command line.
@@ -44,59 +45,58 @@ class Option:
     @property
     def key(self) -> str:
         """The ini key."""
-        return f"mel_{self.name.replace('-', '_')}"
+        return _key(self.name)
+
+
+def _key(name: str) -> str:
+    return f"mel_{name.replace('-', '_')}"
 
 
 OPTIONS = (
-    Option(
-        "audio",
-        "PATH",
-        "audio files or folders of your own to check, instead of the manifest's clips",
-        many=True,
-        spread=True,
-    ),
-    Option("manifest", "FILE", "YAML manifest of the clips to check without --mel-audio"),
+    Option("audio", "PATH", "audio files or folders to check", many=True, spread=True),
+    Option("manifest", "FILE", "YAML manifest of the clips to check, instead of --mel-audio"),
     Option(
         "vocoder",
         "NAME",
         "embedded, official, griffin-lim, a directory, a hub id, or package.module:attribute; "
-        "repeatable (default: embedded, and official where its weights are in the cache)",
+        "repeatable; must be available (default: embedded, and official where its weights are in "
+        "the cache)",
         many=True,
     ),
     Option(
         "frontend",
         "MODULE:NAME",
-        "your own mel function, package.module:attribute: it must make the vocoder's mel, and is "
-        "what goes round the loop",
+        "your own mel function, package.module:attribute, which must extract the vocoder's mel; it "
+        "replaces the vocoder's own in the round trip",
     ),
     Option(
         "cache",
         "DIR",
-        "folder of stored mels (.npy, .npz, .pt, .safetensors) to hold against fresh ones",
+        "folder of stored mels (.npy, .npz, .pt, .safetensors) to compare with fresh ones",
     ),
     Option(
         "device",
         "DEVICE",
-        "cpu or cuda; repeatable (default: cpu, and cuda where there is one)",
+        "cpu or cuda; repeatable; must be available (default: cpu, and cuda where there is one)",
         many=True,
     ),
     Option(
         "require",
         "NAMES",
-        "official,cuda: fail, instead of skipping, where one of these is missing",
+        "official,cuda: fail, instead of skipping, where one of these is not available",
         many=True,
     ),
-    Option("artifacts", "DIR", "folder for pictures and sound (default: mel-artifacts)"),
+    Option("artifacts", "DIR", "folder for pictures and audio (default: mel-artifacts)"),
     Option(
         "report",
         "PATH",
-        "write what the run found to PATH, which ends in .html, .md or .json; repeatable",
+        "write a report of the run to PATH, which ends in .html, .md or .json; repeatable",
         many=True,
     ),
     Option(
         "baseline",
         "FILE",
-        "a report.json of an earlier run: fail where a case is worse than there",
+        "a report.json of an earlier run: a case that is worse than there fails",
     ),
     Option(
         "goldens",
@@ -114,13 +114,12 @@ def add_options(parser: pytest.Parser) -> None:
     """Add every option and its ini key."""
     group = parser.getgroup("melcheck", "melcheck: audio -> mel -> audio")
     for option in OPTIONS:
+        shared: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
         if option.spread:
-            group.addoption(
-                option.flag, nargs="+", action="extend", metavar=option.metavar, help=option.help
-            )
+            group.addoption(option.flag, nargs="+", action="extend", **shared)
         else:
             action = "append" if option.many else "store"
-            group.addoption(option.flag, action=action, metavar=option.metavar, help=option.help)
+            group.addoption(option.flag, action=action, **shared)
         if option.many:
             parser.addini(option.key, option.help, type="linelist")
         else:
@@ -128,20 +127,18 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def texts(config: pytest.Config, name: str) -> list[str]:
-    """Return what was asked for with an option, or else under its key; empty for nothing."""
-    option = next(option for option in OPTIONS if option.name == name)
-    given = config.getoption(option.key) or config.getini(option.key) or []
+    """Return the values of an option, or else those of its ini key; empty for nothing."""
+    given = config.getoption(_key(name)) or config.getini(_key(name)) or []
     return [given] if isinstance(given, str) else [str(value) for value in given]
 
 
 def from_command_line(config: pytest.Config, name: str) -> bool:
-    """Return whether an option stands on the command line."""
-    option = next(option for option in OPTIONS if option.name == name)
-    return bool(config.getoption(option.key))
+    """Return whether an option was given on the command line."""
+    return bool(config.getoption(_key(name)))
 
 
 def paths(config: pytest.Config, name: str) -> list[Path]:
-    """Return what was asked for as paths, relative ones taken from where they were written."""
+    """Return the values of an option as paths, relative to the folder that they belong to."""
     given = from_command_line(config, name)
     folder = config.invocation_params.dir if given else config.rootpath
     return [folder / text for text in texts(config, name)]

@@ -1,11 +1,9 @@
-"""The pytest plugin: markers, the plan of a run, its cases, and what is said at its end.
+"""The hooks of the pytest plugin: markers, the plan of a run, its cases.
 
-A test asks for `mel_round_trip` (or any of the fixtures in `melcheck.pytest_plugin.fixtures`) and
-is run once for each clip, vocoder and device of the plan. The plan comes from the options in
-`melcheck.pytest_plugin.options`, on the command line or as ini keys. What cannot be used ends the
-run before its first test, with pytest's usage error (exit code 4).
-
-Nothing heavy is imported until a plan is made.
+A test that uses `mel_round_trip` (or another fixture of `melcheck.pytest_plugin.fixtures`) runs
+once for each clip, vocoder and device of the plan, which the options of
+`melcheck.pytest_plugin.options` or their ini keys describe. What cannot be used ends the run before
+its first test, with pytest's usage error (exit code 4). Nothing heavy is imported before that.
 """
 
 from __future__ import annotations
@@ -28,26 +26,26 @@ from melcheck.pytest_plugin.terminal import (
 )
 
 if TYPE_CHECKING:
-    from melcheck.pytest_plugin.plan import Plan
+    from melcheck.plan import Plan
 
 
 pytest_plugins = ["melcheck.pytest_plugin.fixtures"]
 
 _MARKERS = {
-    "sanity": "the gate: each clip of speech, and each of your own, survives the loop; your front "
-    "end and your stored mels are those of the vocoder",
-    "shapes": "tensors have the shapes that the recipe promises",
-    "golden": "statistics of the mels are those on record",
-    "artifacts": "pictures and files that a run leaves behind",
-    "mel_clips(which)": "only the clips that the thresholds apply to ('gated'), or the 'others'",
-    "mel_needs(option)": "only where this option was given: 'frontend' or 'cache'",
+    "sanity": "the gate: the round trip of each clip stays within the thresholds, and your front "
+    "end and stored mels have the vocoder's recipe",
+    "shapes": "tensors have the shapes that the recipe gives",
+    "golden": "statistics of the mels equal those on record",
+    "artifacts": "pictures and files of a run",
+    "mel_clips(which)": "run only on clips that the thresholds apply to ('gated'), or on 'others'",
+    "mel_needs(option)": "run only where this option was given: 'frontend' or 'cache'",
     "cuda": "runs on a CUDA device",
     "official": "runs the official weights, charactr/vocos-mel-24khz",
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
-# What a run leaves behind, and how long its benchmarks take, asks for no run.
-_NOT_ASKING = ("artifacts", "report", "baseline", "bench")
-_ASKING = tuple(option.name for option in OPTIONS if option.name not in _NOT_ASKING)
+# Options about the output of a run and the size of its benchmarks make no plan by themselves.
+_NO_PLAN = ("artifacts", "report", "baseline", "bench")
+_PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
 
@@ -57,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and what speaks at the end."""
+    """Register the markers, the report and the sections at the end of the output."""
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     summary = None if is_worker(config) else Summary()
@@ -70,9 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Make the plan, so that what cannot be used is said before anything runs."""
+    """Make the plan, so that what cannot be used is reported before anything runs."""
     config = session.config
-    if not any(texts(config, name) for name in _ASKING):
+    if not any(texts(config, name) for name in _PLANNED):
         return
     overlooked = overlooked_configuration(config)
     if overlooked is not None:
@@ -94,14 +92,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist where pictures go: a temporary folder is the same for all."""
+    """Send the folder for pictures to a worker of pytest-xdist: a temporary one is shared."""
     plan = node.config.stash.get(PLAN, None)
     if plan is not None:
         node.workerinput[_ARTIFACTS_INPUT] = str(plan.artifacts)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what will be checked."""
+    """Print what will be checked."""
     plan = config.stash.get(PLAN, None)
     return [] if plan is None else [f"melcheck: {line}" for line in plan.described()]
 
@@ -161,11 +159,11 @@ def _param(plan: Plan, value: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for, and note on each test which case it is.
+    """Deselect tests of options that were not given, and note the case of each test.
 
-    Noted so, none goes missing from the summary.
+    The summary counts every case so noted, with or without a result.
     """
-    kept = [item for item in items if _asked_for(config, item)]
+    kept = [item for item in items if _applies(config, item)]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
@@ -191,14 +189,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"melcheck: {refused}", pytrace=False)
 
 
-def _asked_for(config: pytest.Config, item: pytest.Item) -> bool:
+def _applies(config: pytest.Config, item: pytest.Item) -> bool:
     needs = item.get_closest_marker("mel_needs")
     if needs is None or PLAN not in config.stash:
         return True
-    return all(plan_of(config).has(name) for name in needs.args)
+    plan = plan_of(config)
+    given = {"frontend": plan.frontend, "cache": plan.stored}
+    return all(given[name] is not None for name in needs.args)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell pytest-xdist's controller which cases this worker has."""
+    """Send the cases of this worker to pytest-xdist's controller."""
     if is_worker(session.config):
         send_planned_cases(session)

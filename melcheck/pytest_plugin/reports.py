@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from melcheck.clips import Clip
     from melcheck.diagnosis.causes import Explanation
     from melcheck.pipeline import RoundTrip
-    from melcheck.pytest_plugin.plan import Plan
+    from melcheck.plan import Plan
     from melcheck.report.baseline import Baseline
     from melcheck.report.model import CaseOutcome, CaseRecord, CaseResult, Key, RunReport
     from melcheck.sanity import Verdict

@@ -21,8 +21,10 @@ diagnosis.result
 diagnosis.recipe_search diagnosis.waveform_tests
 diagnosis
 speed
+plan
 benchmark report
-cli pytest_plugin suite
+cli pytest_plugin
+suite
 __init__ __main__
 """
 FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}

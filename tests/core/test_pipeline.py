@@ -123,7 +123,7 @@ def test_the_mel_of_what_was_decoded_has_as_many_frames(
 
 @pytest.mark.parametrize("samples", [513, 767])
 def test_a_waveform_too_short_to_go_round_is_refused(embedded: MelPipeline, samples: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 768 samples to go round, got {samples}"):
+    with pytest.raises(ValueError, match=f"at least 768 samples for a round trip, got {samples}"):
         embedded.round_trip(_noise(1, samples))
 
 

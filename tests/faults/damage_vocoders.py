@@ -165,7 +165,8 @@ def _head_spectrum(head: nn.Module, features: Tensor) -> Tensor:
     """The spectrum that a head inverts: its own method where it retrieves phases."""
     spectrum = getattr(head, "spectrum", None)
     if spectrum is not None:
-        return spectrum(features).transpose(1, 2)
+        retrieved: Tensor = spectrum(features).transpose(1, 2)
+        return retrieved
     magnitude, phase = head.get_submodule("out")(features).transpose(1, 2).chunk(2, dim=1)
     # As `vocos.heads.ISTFTHead` builds it.
     return torch.polar(magnitude.exp().clip(max=1e2), phase)

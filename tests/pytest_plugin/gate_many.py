@@ -22,6 +22,7 @@ def main(options: list[str], repositories: list[Path]) -> None:
     before = set(sys.modules), list(sys.path)
     for repository in repositories:
         os.chdir(repository)
+        os.environ["GITHUB_WORKSPACE"] = str(repository)
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = pytest.main(options)

@@ -20,6 +20,7 @@ import pytest
 TINY_TTS = Path(__file__).parents[1] / "tiny_tts"
 GATE = ("-m", "sanity", "--mel-vocoder", "embedded", "--mel-device", "cpu")
 AUDIO_PY = "mytts/audio.py"
+AS_IT_IS = "my tts"
 RETURN = "return torch.log(mel.clamp(min=1e-5))"
 
 
@@ -91,24 +92,12 @@ def environment(site: Path, **more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", **more}
 
 
-def pytest_in(
-    repository: Path, site: Path, *options: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options],
-        cwd=repository,
-        env=environment(site, **variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def verdicts(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """What the gate of the installed wheel says of each faulty repository."""
+    """Exit code and output of the installed wheel's gate in each repository, as GitHub runs it."""
     folder = tmp_path_factory.mktemp("faults")
-    repositories = [faulty(folder / name, fault) for name, fault in FAULTS.items()]
+    repositories = [copied(folder / AS_IT_IS)]
+    repositories += [faulty(folder / name, fault) for name, fault in FAULTS.items()]
     for name, (damage, _) in CACHES.items():
         repositories.append(copied(folder / name))
         stored = folder / name / "data" / "mels" / "kumo.npy"
@@ -117,7 +106,7 @@ def verdicts(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     driver = Path(__file__).with_name("gate_many.py")
     result = subprocess.run(
         [sys.executable, str(driver), options, *map(str, repositories)],
-        env=environment(site),
+        env=environment(site, GITHUB_ACTIONS="true"),
         capture_output=True,
         text=True,
         check=False,
@@ -128,19 +117,25 @@ def verdicts(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {name: (code, output) for name, (code, output) in found["results"].items()}
 
 
-def test_the_repository_as_it_is_is_green(site: Path, tmp_path: Path) -> None:
-    repository = copied(tmp_path / "my tts")
-    result = pytest_in(repository, site, *GATE)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 passed" in result.stdout
-    assert "1 stored mels of 1 clips" in result.stdout
-    assert "which can take it as it is: floor: " in result.stdout
+def test_the_repository_as_it_is_is_green(verdicts: dict[str, tuple[int, str]]) -> None:
+    code, output = verdicts[AS_IT_IS]
+    assert code == pytest.ExitCode.OK, output
+    assert "4 passed" in output
+    assert "1 stored mels of 1 clips" in output
+    assert "which can take it as it is: floor: " in output
 
 
 def test_it_needs_no_test_file(site: Path, tmp_path: Path) -> None:
     repository = copied(tmp_path / "tts")
     shutil.rmtree(repository / "tests")
-    result = pytest_in(repository, site, "--pyargs", "melcheck.suite", *GATE)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "--pyargs", "melcheck.suite", *GATE],
+        cwd=repository,
+        env=environment(site),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "4 passed" in result.stdout
 
@@ -165,14 +160,12 @@ def test_a_fault_of_the_cache_is_red_with_its_cause(
     assert f"likely cause: {CACHES[name][1]}" in output
 
 
-def test_a_failure_is_annotated_where_the_front_end_is(site: Path, tmp_path: Path) -> None:
-    repository = faulty(tmp_path / "tts", FAULTS["power-2"])
-    result = pytest_in(
-        repository, site, *GATE, GITHUB_ACTIONS="true", GITHUB_WORKSPACE=str(repository)
-    )
-    assert result.returncode == pytest.ExitCode.TESTS_FAILED
-    lines = [line for line in result.stdout.splitlines() if line.startswith("::error ")]
-    text = (repository / AUDIO_PY).read_text(encoding="utf-8")
+def test_a_failure_is_annotated_where_the_front_end_is(
+    verdicts: dict[str, tuple[int, str]],
+) -> None:
+    _, output = verdicts["power-2"]
+    lines = [line for line in output.splitlines() if line.startswith("::error ")]
+    text = (TINY_TTS / AUDIO_PY).read_text(encoding="utf-8")
     defined = text.splitlines().index(
         "def mel_spectrogram(waveform: torch.Tensor) -> torch.Tensor:"
     )
