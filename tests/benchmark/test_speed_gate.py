@@ -35,6 +35,12 @@ SLOWDOWN = 1.15
 FULL = os.environ.get("MELCHECK_FIGURES") == "full"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_garbage() -> None:
+    """Keep what other tests imported from being searched for garbage in each simulated run."""
+    gc.freeze()
+
+
 class Machine:
     """A clock, and calls that move it on, with all the noise of a shared machine.
 
