@@ -22,7 +22,7 @@ _MAX_DURATION_SECONDS = 366 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class MelCheckConfig:
-    """One audio file to take round the loop, and how to read it.
+    """One audio file for a round trip, and how to read it.
 
     Attributes:
         audio_path: The audio file; a string or any `os.PathLike`, kept as a `pathlib.Path`. Whether

@@ -65,10 +65,10 @@ __all__ = [
     "test_stored_mel_is_fresh",
 ]
 
-# What misses of a clip that are on record may differ by, from machine to machine.
+# By how much a miss may differ from the one on record, since machines round differently.
 _KNOWN_MISS_TOLERANCES = {"mae": 0.002, "snr_db": 0.05, "pearson": 0.0005}
 
-# Nats by which the mel of a clip may change with what else is in the batch: a sum in another order.
+# Nats by which a front end's mel may change with the batch, where sums run in another order.
 _SAME_NATS = 1e-3
 
 # What the size of a batch may change in what a vocoder decodes: torch sums in another order. Of one
@@ -106,7 +106,7 @@ def test_mel_survives_the_loop(
     for note in mel_round_trip.notes:
         mel_note(f"{mel_clip.name} with {mel_round_trip.vocoder.name}: {note}")
     known: dict[str, float] = {}
-    # What is on record was measured so.
+    # Misses on record were measured with this configuration and no front end.
     if mel_pipeline.config == MelCheckConfig(mel_clip.path) and mel_frontend is None:
         known = mel_known_misses.get((mel_clip.name, mel_round_trip.vocoder.name), {})
     missed = {failure.metric: failure.value for failure in verdict.failures}
@@ -121,9 +121,9 @@ def test_mel_survives_the_loop(
         return
     record("failed")
     broken = "" if finite else " | the decoded waveform is not finite"
-    told = "" if cause is None else f"\nlikely cause: {cause}"
+    likely = "" if cause is None else f"\nlikely cause: {cause}"
     noted = f"\non record: {known}; correct mel_known_misses" if known else ""
-    pytest.fail(f"{one_line(mel_clip.path)}: {verdict}{broken}{told}{noted}", pytrace=False)
+    pytest.fail(f"{one_line(mel_clip.path)}: {verdict}{broken}{likely}{noted}", pytrace=False)
 
 
 def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
@@ -183,7 +183,7 @@ def test_front_end_gives_the_same_mel_again_and_in_a_batch(
             mel_blame(*mel_frontend.place)
         moved = (found - first).abs().max().item() if found.shape == first.shape else math.nan
         pytest.fail(
-            f"{mel_frontend.name} gives another mel of the same clip {when}, by up to "
+            f"{mel_frontend.name} gives a different mel of the same clip {when}, by up to "
             f"{moved:.3g}. Look for dither, dropout, or normalisation over the batch.",
             pytrace=False,
         )
@@ -280,7 +280,7 @@ def test_extracted_mel_is_on_record(
     mel_frontend: Frontend | None,
     mel_golden: Golden,
 ) -> None:
-    """The statistics of the clip's mel are those on record."""
+    """The statistics of the clip's mel equal those of its golden."""
     _skip_a_part(mel_round_trip)
     # One golden for all vocoders of a recipe: their extractors must agree.
     recipe = mel_round_trip.recipe
@@ -301,7 +301,7 @@ def test_reconstructed_mel_is_on_record(
     mel_frontend: Frontend | None,
     mel_golden: Golden,
 ) -> None:
-    """The statistics of the mel after the loop are those on record."""
+    """The statistics of the reconstructed mel equal those of its golden."""
     _skip_a_part(mel_round_trip)
     trip = mel_round_trip
     depends = provenance(mel_clip, mel_config, trip.recipe, trip.vocoder)
@@ -333,7 +333,7 @@ def test_a_clip_outside_the_gate_is_measured_and_drawn(
     mel_artifacts: Path,
     mel_record: Callable[..., CaseResult],
 ) -> None:
-    """Music and percussion of a manifest have their row, too."""
+    """Music and percussion of a manifest get a row of the table and pictures, but no verdict."""
     save_artifacts(mel_round_trip, mel_artifacts, title=mel_clip.name)
     case = mel_record("measured", artifacts=mel_artifacts)
     assert math.isfinite(case.metrics["mae"])

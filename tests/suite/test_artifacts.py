@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole pictures, one folder for each case."""
+"""The files of a run: complete pictures and audio, in one folder for each case."""
 
 from __future__ import annotations
 
