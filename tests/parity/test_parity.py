@@ -147,7 +147,7 @@ IMPOSTORS = {
 }
 
 
-@pytest.mark.parametrize("name", VOCODERS)
+@pytest.mark.parametrize("name", VOCODERS[:2])  # one head of each kind
 @pytest.mark.parametrize(("make", "stage"), IMPOSTORS.values(), ids=IMPOSTORS)
 def test_an_impostor_fails_and_its_stage_is_named(
     make: Callable[[VocosVocoder], Vocoder], stage: str, name: str
