@@ -72,8 +72,8 @@ _KNOWN_MISS_TOLERANCES = {"mae": 0.002, "snr_db": 0.05, "pearson": 0.0005}
 _SAME_NATS = 1e-3
 
 # What the size of a batch may change in what a vocoder decodes: torch sums in another order. Of one
-# that magnifies rounding the log-mel is compared, its mean error and that of its worst frame.
-# Measured in tests/suite/test_shapes.py.
+# that magnifies rounding the log-mel is compared, its mean error and that of its worst frame:
+# three times the largest of short cuts of the twelve fixtures, with AVX2 and with SSE4.
 _BATCH_SAMPLES = 2e-4
 _BATCH_NATS = 0.008
 _BATCH_FRAME_NATS = 0.11

@@ -298,10 +298,10 @@ def _on_cuda(optimised: Precision | None) -> Variant:
 
 
 # Measured on 1.5 s of five or six fixture clips (voices, digital silence, drums, a cowbell, a
-# guitar) with AVX-512, AVX2 and SSE4, 1, 2 and 4 threads: `plain` with a trained Vocos of 2.8 M
-# parameters and random weights of the official configuration, `consistent` with the embedded
-# vocoder and random weights in its configuration. The tolerance is three times the largest, ten
-# decibels more for energy. `pytest -m parity` prints what it finds beside it.
+# guitar) with AVX-512, with AVX2 (1 and 4 threads, and 2 with MKL_CBWR=COMPATIBLE) and with SSE4
+# (1 thread): `plain` with a trained Vocos of 2.8 M parameters and random weights of the official
+# configuration, `consistent` with the embedded vocoder and random weights in its configuration.
+# The tolerance is three times the largest, ten decibels more for energy.
 _IDENTICAL = Deviations(0.0, 0.0, 0.0, 0.0, -math.inf)
 
 # The same operations on the same numbers in other orders of summation: threads, batches, padded
