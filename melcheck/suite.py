@@ -358,9 +358,9 @@ def test_speed_of_the_loop(
         pytest.skip(reason)
     benchmark.group = case.stage
     if benchmark.disabled:  # by --benchmark-disable, or beside pytest-xdist
-        from melcheck.benchmark.measure import prepare  # the gate does not need it
+        from melcheck.benchmark.measure import prepare_call  # the gate does not need it
 
-        call, inputs = prepare(vocoder, case)
+        call, inputs = prepare_call(vocoder, case)
         benchmark.pedantic(call, (inputs[0],))
         return
 

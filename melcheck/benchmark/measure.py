@@ -280,7 +280,7 @@ class Sweep:
         """
         begin = self._clock()
         device = vocoder.device
-        call, inputs = prepare(vocoder, case)
+        call, inputs = prepare_call(vocoder, case)
         once = min(seconds_of(call, inputs[0]) for _ in range(_WARM_UPS[device.type]))
         work = None
         if isinstance(vocoder, VocosVocoder):
@@ -336,7 +336,7 @@ def _memory_limit_mib(device: torch.device) -> float:
     return cap if available is None else min(cap, _MEMORY_SHARE * available)
 
 
-def prepare(vocoder: Vocoder, case: Case) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+def prepare_call(vocoder: Vocoder, case: Case) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
     """Return the call to time, which waits for a CUDA device to do it, and its inputs.
 
     Raises:

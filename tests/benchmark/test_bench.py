@@ -25,7 +25,13 @@ from melcheck.benchmark.cases import (
     cases,
     in_mode,
 )
-from melcheck.benchmark.measure import Measurement, Sweep, make_inputs, peak_memory_mib, prepare
+from melcheck.benchmark.measure import (
+    Measurement,
+    Sweep,
+    make_inputs,
+    peak_memory_mib,
+    prepare_call,
+)
 from melcheck.benchmark.plots import draw_run, png
 from melcheck.benchmark.roofline import Rates, Work
 from melcheck.vocoders.vocos import VocosVocoder
@@ -196,7 +202,7 @@ def test_inputs_are_more_than_a_cache_holds_and_all_other_memory(
 
 def test_a_round_trip_goes_on_to_the_mel(vocoder: VocosVocoder) -> None:
     waveform = 0.1 * torch.randn(1, 24_000)
-    call, _ = prepare(vocoder, a_case(stage="round_trip"))
+    call, _ = prepare_call(vocoder, a_case(stage="round_trip"))
     result = call(waveform)
     assert torch.equal(result, vocoder.encode(vocoder.decode(vocoder.encode(waveform))))
 
