@@ -43,7 +43,10 @@ _FORMS: Mapping[str, _Form] = {
     _USUAL: lambda mel: mel,
     "a tensor [n_mels, frames]": lambda mel: mel[0],
     "a tensor [batch, frames, n_mels]": lambda mel: mel.transpose(1, 2),
+    "a tensor [frames, n_mels]": lambda mel: mel[0].T,
     "a NumPy array [n_mels, frames]": lambda mel: mel[0].cpu().numpy(),
+    "a NumPy array [batch, n_mels, frames]": lambda mel: mel.cpu().numpy(),
+    "a NumPy array [frames, n_mels]": lambda mel: mel[0].T.cpu().numpy(),
 }
 
 

@@ -37,10 +37,18 @@ def only_numpy(mel: Any) -> np.ndarray:
     return torch.nn.functional.pad(waveform, (0, 256)).numpy()
 
 
+def exported(mel: Any) -> np.ndarray:
+    """Take [batch, n_mels, frames] as NumPy alone, as a session of ONNX Runtime does."""
+    if not isinstance(mel, np.ndarray) or mel.ndim != 3:
+        raise ValueError("Invalid rank for input: mel")
+    return EMBEDDED.decode(torch.from_numpy(mel)).numpy()
+
+
 @pytest.mark.parametrize(
     ("target", "notes"),
     [
         pytest.param(EMBEDDED.decode, [], id="function"),
+        pytest.param(exported, ["NumPy array [batch, n_mels, frames]"], id="numpy-batch"),
         pytest.param(EMBEDDED.model, ["method `decode`"], id="vocos-module"),
         pytest.param(lambda mel: EMBEDDED.decode(mel)[:, None], [], id="channel"),
         pytest.param(lambda mel: EMBEDDED.decode(mel)[0], [], id="no-batch"),
