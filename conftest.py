@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester", "tests.faults.kill_matrix", "tests.parity.table"]
+
+# Beside pytest-xdist each process takes its share of the cores: threads of torch that outnumber them
+# wait for each other, which was measured to make a diagnosis ten times as slow.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 SUITE = Path(__file__).parent / "tests" / "suite"
 SUITE_MARKERS = {"sanity", "shapes", "golden", "artifacts"}
