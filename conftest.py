@@ -10,8 +10,8 @@ import pytest
 
 pytest_plugins = ["pytester", "tests.faults.kill_matrix", "tests.parity.table"]
 
-# Beside pytest-xdist each process takes its share of the cores: threads of torch that outnumber them
-# wait for each other, which was measured to make a diagnosis ten times as slow.
+# Beside pytest-xdist each process takes its share of the cores: threads of torch that outnumber
+# them wait for each other, which was measured to make a diagnosis ten times as slow.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
