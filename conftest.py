@@ -20,9 +20,10 @@ SUITE_MARKERS = {"sanity", "shapes", "golden", "artifacts"}
 
 
 @pytest.fixture(autouse=True)
-def no_job_summary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the runs that tests make out of the summary of the CI job that they run in."""
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+def independent_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs that tests make be neither part of the CI job nor workers of pytest-xdist."""
+    for name in ("GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -3,7 +3,10 @@
     main         `melcheck`: help, exit codes, one command a module
     output       stdout and stderr, JSON, tables, progress
     arguments    options that several commands share
-    check        `melcheck check`: copy synthesis, judged; check_clips, check_text, quick
+    check        `melcheck check`: copy synthesis, judged
+    check_clips  its round trips, one check for each clip and vocoder
+    check_text   its answer
+    quick        its answer for `--quick`
     compare      `melcheck compare`: two mels
     diagnose     `melcheck diagnose`: the recipe of a mel
     handshake    `melcheck handshake`: a front end against the vocoder's recipe

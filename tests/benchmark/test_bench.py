@@ -296,8 +296,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.setattr(bench_cases, "SHORT_SIZES", (Size(1, 0.25),))
     # Asking the processor for its name takes half a second.
     monkeypatch.setattr("pytest_benchmark.plugin.get_cpu_info", lambda: {"brand_raw": "ours"})
-    # The project's own run is no worker, where pytest-benchmark would time nothing.
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyprojecttoml(
         "[tool.pytest.ini_options]\nmel_vocoder = ['griffin-lim']\nmel_device = ['cpu']\n"
     )

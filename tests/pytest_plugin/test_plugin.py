@@ -338,7 +338,7 @@ def test_each_case_has_its_row_the_baseline_beside_it_and_figures_in_junits_repo
         element.attrib["name"]: element.attrib["value"]
         for element in ElementTree.parse(report).iter("property")
     }
-    assert json.loads(properties["melcheck"])["mae"] < 0.2
+    assert json.loads(properties["melcheck"])["case"]["metrics"]["mae"] < 0.2
 
 
 def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
