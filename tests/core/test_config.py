@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from melcheck.config import MelCheckConfig
+from melcheck.config import MelCheckConfig, seconds_or_all
 
 _ROOT = Path(__file__).parents[2]
 
@@ -189,3 +189,14 @@ def test_import_leaves_torch_alone(module: str) -> None:
         [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_duration_is_read_as_seconds_or_all() -> None:
+    assert seconds_or_all("0.5") == 0.5
+    assert seconds_or_all("all") is None
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon", ""])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be above 0|could not convert"):
+        seconds_or_all(text)

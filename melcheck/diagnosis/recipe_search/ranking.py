@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -83,7 +82,10 @@ def minimum(
         high: Upper bound.
         precision: Precision of the place, as a share of the interval.
     """
-    found = scipy.optimize.minimize_scalar(
+    # Half a second to import, which a gate without a failure does not need.
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
         lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
         bounds=(low, high),
         method="bounded",

@@ -6,10 +6,10 @@ Wrong weights do none of these: no fit removes much of their error.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Explanation, explanation
@@ -162,6 +162,8 @@ def _through_a_filter(source: Tensor, target: Tensor, fitted_samples: int, taps:
     cross-correlation. Products with R are products of spectra; conjugate gradients need no more,
     and the circulant matrix of the same row, inverted, lets them converge in few steps.
     """
+    from scipy.sparse.linalg import LinearOperator, cg  # half a second, only after a failure
+
     early = min(_EARLY_TAPS, taps // 4)
     length = 2 ** math.ceil(math.log2(len(source) + taps))
     spectrum = torch.fft.rfft(source[:fitted_samples], length)
@@ -174,7 +176,7 @@ def _through_a_filter(source: Tensor, target: Tensor, fitted_samples: int, taps:
     power = torch.fft.rfft(row)
     inverse = 1 / power.real.clamp(min=_SPECTRAL_FLOOR * float(power.real.max()))
 
-    def product(factor: Tensor) -> LinearOperator:
+    def product(factor: Tensor) -> Any:
         def times(vector: np.ndarray) -> np.ndarray:
             spectrum = torch.fft.rfft(torch.from_numpy(vector), len(row))
             found: Tensor = torch.fft.irfft(factor * spectrum, len(row))
