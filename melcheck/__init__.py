@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from melcheck.diagnosis.diagnose import diagnose as diagnose
     from melcheck.diagnosis.handshake import handshake as handshake
     from melcheck.diagnosis.identify import identify as identify
+    from melcheck.diagnosis.loader import handshake_loader as handshake_loader
+    from melcheck.diagnosis.saver import handshake_saver as handshake_saver
+    from melcheck.diagnosis.vocoder import handshake_vocoder as handshake_vocoder
     from melcheck.diagnosis.waveform import explain_waveform as explain_waveform
     from melcheck.metrics import MelMetrics as MelMetrics
     from melcheck.metrics import compare as compare
@@ -48,6 +51,9 @@ _HOMES = {
     "diagnose": "diagnosis.diagnose",
     "explain_waveform": "diagnosis.waveform",
     "handshake": "diagnosis.handshake",
+    "handshake_loader": "diagnosis.loader",
+    "handshake_saver": "diagnosis.saver",
+    "handshake_vocoder": "diagnosis.vocoder",
     "identify": "diagnosis.identify",
     "judge": "sanity",
     "load_vocoder": "vocoders.load",

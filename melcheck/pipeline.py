@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,9 +157,12 @@ class MelPipeline:
         vocoder: A name that `melcheck.vocoders.load.load_vocoder` knows ("embedded", "official",
             "griffin-lim", a directory, a hub id), or a vocoder that is already loaded.
         device: Where to run, for a vocoder given by name: "cpu", "cuda", "cuda:1".
+        load: What reads the configured file: takes the configuration and `min_samples`, as
+            `melcheck.audio.load_audio` does.
 
     Attributes:
         config: As given.
+        load: As given.
         vocoder: The loaded vocoder.
         recipe: The recipe of the vocoder's mels.
         device: Where everything runs.
@@ -181,6 +184,7 @@ class MelPipeline:
         *,
         vocoder: str | os.PathLike[str] | Vocoder = "embedded",
         device: str | torch.device = "cpu",
+        load: Callable[..., LoadedAudio] = load_audio,
     ) -> None:
         if not isinstance(config, MelCheckConfig):
             raise TypeError(f"config must be a MelCheckConfig, got {config!r}.")
@@ -193,6 +197,7 @@ class MelPipeline:
                 "mel that it was trained on."
             )
         self.config = config
+        self.load = load
         self.vocoder: Vocoder = vocoder
         self.recipe = vocoder.recipe
         # A tensor says "cuda:0" where a vocoder may say "cuda", and to torch the two differ.
@@ -309,7 +314,7 @@ class MelPipeline:
         )
 
     def _load(self, min_samples: int) -> LoadedAudio:
-        audio = load_audio(self.config, min_samples=min_samples)
+        audio = self.load(self.config, min_samples=min_samples)
         return dataclasses.replace(audio, waveform=audio.waveform.to(self.device))
 
     def _check_tensor(self, name: str, value: Tensor, shape: str, dimensions: int) -> None:

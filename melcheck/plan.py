@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from melcheck.audio import load_audio
+from melcheck.audio import LoadedAudio, load_audio
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake, explain_front_end, handshake
+from melcheck.diagnosis.loader import handshake_loader
+from melcheck.diagnosis.saver import handshake_saver
+from melcheck.diagnosis.stage_handshake import StageHandshake
 from melcheck.diagnosis.stored_mels import Matches, match_mels
+from melcheck.diagnosis.vocoder import handshake_vocoder
+from melcheck.file_stages import Loader, Saver, load_loader, load_saver
 from melcheck.files import MAX_LISTED, one_line, refuse
 from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
-from melcheck.recipes import VOCOS, MelRecipe
+from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from melcheck.speed.audio_blocks import check_readable, start_of
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 _SPEECH_CLIPS = 3
+_MOST_FORMATS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +54,11 @@ class Plan:
         artifacts: Folder that pictures are written to; None for none.
         goldens: Folder that goldens are kept in; None where there is none.
         recipe: The mel of the first vocoder that is available; that of Vocos where none is.
+        loader: The user's loader; None takes melcheck's own.
         frontend: The user's front end; None takes each vocoder's own extractor.
+        vocoder_reference: Name of the checkpoint that the other vocoders claim to be; None for no
+            comparison.
+        saver: The user's saver; None for none.
         stored: The mels of a cache, by clip; None where no cache was named.
         remarks: Notes for the end of the run that are known beforehand.
     """
@@ -62,11 +72,15 @@ class Plan:
     artifacts: Path | None = None
     goldens: Path | None = None
     recipe: MelRecipe = VOCOS
+    loader: Loader | None = None
     frontend: Frontend | None = None
+    vocoder_reference: str | None = None
+    saver: Saver | None = None
     stored: Matches | None = None
     remarks: tuple[str, ...] = ()
     _loaded: dict[tuple[str, str], Vocoder | VocoderError] = dataclasses.field(default_factory=dict)
     _handshakes: dict[MelRecipe, Handshake] = dataclasses.field(default_factory=dict)
+    _stages: dict[tuple[object, ...], StageHandshake] = dataclasses.field(default_factory=dict)
 
     def config(self, clip: Clip, recipe: MelRecipe | None = None) -> MelCheckConfig:
         """Return the configuration that reads a clip of this plan for mels of a recipe."""
@@ -94,6 +108,11 @@ class Plan:
     def with_frontend(self, vocoder: Vocoder) -> Vocoder:
         """Return a vocoder whose mels the user's front end extracts, where there is one."""
         return vocoder if self.frontend is None else VocoderWithFrontend(self.frontend, vocoder)
+
+    @property
+    def load(self) -> Callable[..., LoadedAudio]:
+        """What reads a clip for the round trip: the user's loader, where there is one."""
+        return load_audio if self.loader is None else self.loader.load_audio
 
     def recipes(self) -> dict[MelRecipe, str]:
         """Return the recipes of the available vocoders, each with the first that has it."""
@@ -141,10 +160,81 @@ class Plan:
             )
         return self._handshakes[recipe]
 
+    def loader_handshake(self, recipe: MelRecipe) -> StageHandshake:
+        """Compare the loader with the files, once: probes, and a clip of each format.
+
+        Raises:
+            ValueError: There is no loader.
+        """
+        if self.loader is None:
+            raise ValueError("a handshake needs a loader, and this plan has none.")
+        key = ("loader", recipe)
+        if key not in self._stages:
+            clips = [clip.path for clip in _one_of_each_format(self.clips)]
+            self._stages[key] = handshake_loader(self.loader, expected=recipe, clips=clips)
+        return self._stages[key]
+
+    def vocoder_handshake(self, vocoder: Vocoder, device: str) -> StageHandshake:
+        """Compare a vocoder with the reference, once, on probes and the first clips of speech.
+
+        Raises:
+            ValueError: There is no reference, or it decodes the mels of another recipe.
+            VocoderError: The reference cannot be loaded.
+        """
+        if self.vocoder_reference is None:
+            raise ValueError("a handshake needs a reference, and this plan has none.")
+        key = ("vocoder", vocoder.info, device)
+        if key not in self._stages:
+            self._stages[key] = handshake_vocoder(
+                vocoder,
+                reference=self.vocoder(self.vocoder_reference, device),
+                waveforms=self._named_speech(vocoder.recipe),
+            )
+        return self._stages[key]
+
+    def saver_handshake(self, vocoder: Vocoder) -> StageHandshake:
+        """Compare what the saver writes with what was decoded, once for each vocoder.
+
+        Raises:
+            ValueError: There is no saver.
+        """
+        if self.saver is None:
+            raise ValueError("a handshake needs a saver, and this plan has none.")
+        key = ("saver", vocoder.info, vocoder.device)
+        if key not in self._stages:
+            decoded = {}
+            for name, waveform in self._named_speech(vocoder.recipe).items():
+                mel = log_mel(waveform[None], vocoder.recipe).to(vocoder.device)
+                decoded[name] = vocoder.decode(mel)[0]
+            self._stages[key] = handshake_saver(
+                self.saver, expected=vocoder.recipe, waveforms=decoded
+            )
+        return self._stages[key]
+
     def _speech(self, recipe: MelRecipe) -> list[Tensor]:
-        gated = [clip for clip in self.clips if clip.gated][:_SPEECH_CLIPS]
-        configs = [start_of(self.config(clip, recipe)) for clip in gated]
-        return [load_audio(config, min_samples=1).waveform[0] for config in configs]
+        return list(self._named_speech(recipe).values())
+
+    def _named_speech(self, recipe: MelRecipe) -> dict[str, Tensor]:
+        found = {}
+        for clip in [clip for clip in self.clips if clip.gated][:_SPEECH_CLIPS]:
+            config = start_of(self.config(clip, recipe))
+            found[clip.name] = load_audio(config, min_samples=recipe.min_samples).waveform[0]
+        return found
+
+    def stage_fault(self, vocoder: Vocoder, device: str) -> Explanation | None:
+        """Return the fault of the first stage that differs from its reference; None for none.
+
+        The loader comes first, then the front end, then the vocoder: an error that enters early
+        goes through everything that follows.
+        """
+        if self.loader is not None:
+            found = self.loader_handshake(vocoder.recipe).explained()
+            if found is not None:
+                return found
+        found = self.front_end_fault(vocoder.recipe)
+        if found is not None or self.vocoder_reference in (None, vocoder.info.name):
+            return found
+        return self.vocoder_handshake(vocoder, device).explained()
 
     def front_end_fault(self, recipe: MelRecipe) -> Explanation | None:
         """Return why the front end does not extract a recipe's mel; None where it does."""
@@ -171,18 +261,24 @@ class Plan:
         """Return what will be checked, in one line or a few."""
         vocoders = " and ".join(self.label(name) for name in self.vocoders)
         lines = [f"{len(self.clips)} clips, {vocoders} on {' and '.join(self.devices)}"]
-        if self.frontend is not None:
-            place = self.frontend.place
-            where = "" if place is None else f" ({place[0]}:{place[1]})"
-            lines.append(f"front end {self.frontend.name}{where}")
+        for stage, code in self._code().items():
+            where = "" if code.place is None else f" ({code.place[0]}:{code.place[1]})"
+            lines.append(f"{stage} {code.name}{where}")
+        if self.vocoder_reference is not None:
+            lines.append(f"vocoders compared with {self.vocoder_reference}")
         if self.stored is not None:
             count = sum(map(len, self.stored.mels.values()))
             lines.append(f"{count} stored mels of {len(self.stored.mels)} clips")
         return lines
 
+    def _code(self) -> dict[str, Loader | Frontend | Saver]:
+        """Return the user's code by its stage, in the order of the loop; vocoders stand apart."""
+        stages = {"loader": self.loader, "front end": self.frontend, "saver": self.saver}
+        return {stage: code for stage, code in stages.items() if code is not None}
+
     def notes(self) -> list[str]:
         """Return what was adapted in the user's code, and what was left out."""
-        notes = [*(self.frontend.notes if self.frontend is not None else ())]
+        notes = [note for code in self._code().values() for note in code.notes]
         for loaded in self._loaded.values():
             notes += getattr(loaded, "notes", ())
         if self.stored is not None and self.stored.without_audio:
@@ -194,18 +290,26 @@ class Plan:
 
 
 def load_plan(
-    plan: Plan, *, frontend: str | None = None, cache: Path | None = None, prefix: str = "--"
+    plan: Plan,
+    *,
+    loader: str | None = None,
+    frontend: str | None = None,
+    saver: str | None = None,
+    cache: Path | None = None,
+    prefix: str = "--",
 ) -> Plan:
-    """Return a plan with its vocoders, front end and stored mels loaded.
+    """Return a plan with its vocoders, the user's stages and stored mels loaded.
 
     Args:
         plan: The plan.
-        frontend: "package.module:attribute" of the user's front end; None without one.
+        loader: "package.module:attribute" of the user's loader; None without one.
+        frontend: The same of the front end.
+        saver: The same of the saver.
         cache: Folder of stored mels; None without one.
         prefix: How the options begin, for messages: "--" or "--mel-".
 
     Raises:
-        ValueError: A vocoder, rate, front end or cache that cannot be used.
+        ValueError: A vocoder, rate, stage or cache that cannot be used.
         OSError: A cache that does not exist.
     """
     if cache is not None:
@@ -223,9 +327,46 @@ def load_plan(
                 f"{plan.sample_rate}. Audio of any other rate is resampled to it."
             )
     recipe = next(iter(plan.recipes()), VOCOS)
-    # One front end cannot extract the mels of two recipes.
-    loaded = None if frontend is None else load_frontend(frontend, expected=recipe)
-    return dataclasses.replace(plan, recipe=recipe, frontend=loaded)
+    if plan.vocoder_reference is not None:
+        _check_reference(plan, plan.vocoder_reference, prefix)
+    return dataclasses.replace(
+        plan,
+        recipe=recipe,
+        loader=None if loader is None else load_loader(loader),
+        # One front end cannot extract the mels of two recipes.
+        frontend=None if frontend is None else load_frontend(frontend, expected=recipe),
+        saver=None if saver is None else load_saver(saver),
+    )
+
+
+def _check_reference(plan: Plan, reference: str, prefix: str) -> None:
+    try:
+        expected = plan.vocoder(reference, plan.devices[0]).recipe
+    except (VocoderError, ValueError) as error:
+        raise ValueError(f"{prefix}vocoder-reference {reference}: {error}") from None
+    for recipe, name in plan.recipes().items():
+        if recipe != expected:
+            raise ValueError(
+                f"{prefix}vocoder-reference must decode the mels of {name!r}, got {reference!r}, "
+                "whose recipe is a different one. Name its own checkpoint."
+            )
+
+
+def _one_of_each_format(clips: Iterable[Clip]) -> list[Clip]:
+    """Return the first clip of each container, rate, number of channels and kind of samples."""
+    import soundfile
+
+    found: dict[object, Clip] = {}
+    for clip in clips:
+        kind: object = clip.path.suffix.lower()
+        try:
+            info = soundfile.info(clip.path)
+        except (soundfile.LibsndfileError, OSError):
+            pass  # what TorchCodec alone reads is known by its name
+        else:
+            kind = (kind, info.samplerate, info.channels, info.subtype)
+        found.setdefault(kind, clip)
+    return list(found.values())[:_MOST_FORMATS]
 
 
 def _stored(folder: Path, clips: tuple[Clip, ...], prefix: str) -> Matches:

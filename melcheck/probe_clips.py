@@ -6,6 +6,8 @@ exact zeros, the rest holds noise at -80 dBFS under broadband noise, an impulse,
 and tones of at most 0.35, so that a head that limits magnitudes is not driven into its limit. The
 lengths distinguish the ways of counting frames: 71,936 is a whole number of hops, 72,000 and
 72,191 round up and down, 25,400 has as many frames as bands.
+
+`probe_files` writes probes in the formats that recordings have, for the handshake of a loader.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -91,3 +94,67 @@ def probes(*, sample_rate: int = _RATE) -> tuple[Probe, ...]:
         Probe(f"probe of {samples} samples", probe(samples, sample_rate=sample_rate))
         for samples in PROBE_LENGTHS
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """The format of a probe file.
+
+    Attributes:
+        rate: Hz; None for the recipe's.
+        channels: 1, or 2 whose mean is the probe.
+        subtype: soundfile's name of how samples are stored.
+        suffix: Of the file's name.
+        peak: Largest sample, full scale 1; None as the probe is.
+    """
+
+    rate: int | None
+    channels: int
+    subtype: str
+    suffix: str
+    peak: float | None = None
+
+
+FILE_FORMATS = (
+    FileFormat(None, 1, "PCM_16", ".wav", peak=0.99),
+    FileFormat(None, 2, "PCM_16", ".wav"),
+    FileFormat(48_000, 1, "PCM_24", ".wav"),
+    FileFormat(44_100, 2, "PCM_16", ".wav"),
+    FileFormat(22_050, 1, "PCM_16", ".flac"),
+    FileFormat(16_000, 1, "FLOAT", ".wav"),
+    FileFormat(44_100, 1, "MPEG_LAYER_III", ".mp3"),
+)
+"""The formats of the probe files; the first is the plainest."""
+
+_FILE_SECONDS = 1.2
+_SIDE = 0.3
+_SIDE_SAMPLES = 40
+
+
+def probe_files(folder: Path, *, sample_rate: int = _RATE) -> tuple[Path, ...]:
+    """Write a probe in each of `FILE_FORMATS`.
+
+    Args:
+        folder: An existing folder.
+        sample_rate: The recipe's rate, Hz.
+
+    Returns:
+        The files, named by their format: "24000-hz-mono-pcm_16.wav".
+    """
+    import soundfile
+
+    paths = []
+    for kind in FILE_FORMATS:
+        rate = kind.rate or sample_rate
+        waveform = probe(round(_FILE_SECONDS * rate), sample_rate=rate)
+        if kind.peak is not None:
+            waveform = waveform * (kind.peak / waveform.abs().max())
+        if kind.channels == 1:
+            channels, layout = waveform[None], "mono"
+        else:
+            side = _SIDE * waveform.roll(_SIDE_SAMPLES)
+            channels, layout = torch.stack([waveform + side, waveform - side]), "stereo"
+        path = folder / f"{rate}-hz-{layout}-{kind.subtype.lower()}{kind.suffix}"
+        soundfile.write(path, channels.T.numpy(), rate, subtype=kind.subtype)
+        paths.append(path)
+    return tuple(paths)

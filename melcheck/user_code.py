@@ -29,6 +29,7 @@ _LISTED_NAMES = 8
 _SOURCE_FOLDERS = ("", "src")
 
 _Result = TypeVar("_Result")
+_Form = TypeVar("_Form")
 
 THEIR_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
 """What the user's code may raise: a `sys.exit(0)` in it must not end a gate as passed."""
@@ -48,14 +49,14 @@ class Target:
 
     Attributes:
         name: Name by which it was asked for.
-        call: Function of one argument; in evaluation mode where it is a `torch.nn.Module`.
+        call: Function of its inputs; in evaluation mode where it is a `torch.nn.Module`.
         device: Device of its parameters and buffers; the CPU where it has none.
         place: File and line that define it; None where that is not known.
         notes: What was done to make it ready, in sentences.
     """
 
     name: str
-    call: Callable[[Any], Any]
+    call: Callable[..., Any]
     device: torch.device
     place: tuple[Path, int] | None
     notes: tuple[str, ...]
@@ -114,11 +115,11 @@ def search_first(folders: Iterable[Path]) -> None:
                 sys.path.insert(0, path)
 
 
-def as_target(target: object, *, name: str, sample_rate: int) -> Target:
-    """Make a function, a class or a module ready to be called with one argument.
+def as_target(target: object, *, name: str, sample_rate: int, inputs: int = 1) -> Target:
+    """Make a function, a class or a module ready to be called with so many arguments.
 
-    A class is instantiated without arguments. An argument that is named like a sampling rate and
-    has no default is given `sample_rate`.
+    A class is instantiated without arguments. A further argument that is named like a sampling rate
+    and has no default is given `sample_rate`.
 
     Raises:
         CallableError: It cannot be called, or needs more arguments.
@@ -135,7 +136,7 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
         module.eval()
         tensors = (*module.parameters(), *module.buffers())
         device = tensors[0].device if tensors else device
-    missing = _required(target, inputs=1)
+    missing = _required(target, inputs=inputs)
     others = [argument for argument in missing if argument not in _RATE_ARGUMENTS]
     if others:
         raise CallableError(
@@ -146,7 +147,7 @@ def as_target(target: object, *, name: str, sample_rate: int) -> Target:
     if rates:
         given = " and ".join(f"{argument}={rate}" for argument, rate in rates.items())
         notes.append(f"{name} is called with {given}")
-    call: Callable[[Any], Any] = functools.partial(target, **rates)
+    call: Callable[..., Any] = functools.partial(target, **rates)
     return Target(name, call, device, _place(target), tuple(notes))
 
 
@@ -172,8 +173,8 @@ def instance(target: Any, name: str) -> tuple[Any, list[str]]:
 
 
 def first_form(
-    forms: Mapping[str, Callable[[Tensor], Any]],
-    use: Callable[[Callable[[Tensor], Any]], _Result],
+    forms: Mapping[str, _Form],
+    use: Callable[[_Form], _Result],
     *,
     must: str,
 ) -> tuple[str, _Result]:
@@ -183,7 +184,7 @@ def first_form(
     works, the first form's is reported.
 
     Args:
-        forms: What the code is called with, by name: from the tensor that melcheck has.
+        forms: What the code is called with, by name: from what melcheck has.
         use: Calls the code in one form; raises `CallableError` where the result is of no use.
         must: What the code must do, which begins the message.
 

@@ -5,6 +5,10 @@ result          `Diagnosis`: verdict, causes, evidence and the message
 diagnose        which recipe made this mel of this waveform?
 identify        what does a mel show without its audio?
 handshake       does a front end extract the mels that a vocoder expects?
+loader          does a loader give the samples of a file?
+vocoder         does code decode mels as the checkpoint that it claims to be?
+saver           does a saver write what it is given?
+stage_handshake what those three have in common: one verdict, one cause
 stored_mels     is a stored mel still the mel of its audio?
 round_trip      why did a round trip fail?
 waveform        what was done to a waveform?

@@ -304,6 +304,22 @@ CAUSES = _table(
         "noise was added, as loud in silence as elsewhere",
         "Leave the dither or the augmentation out.",
     ),
+    (
+        "resampler",
+        "a different resampler or decoder: nothing but the highest frequencies differs",
+        "Nothing to do: it does not affect the mel beyond its topmost bands.",
+    ),
+    (
+        "not-repeatable",
+        "the same input gives a different result the second time",
+        "Leave out dither, dropout and random crops, and put a module into evaluation mode.",
+    ),
+    (
+        "batch",
+        "what a mel is decoded to depends on what else is in the batch",
+        "Pad with the log of the floor and mask it, and compute no statistics over a batch.",
+    ),
+    ("raises", "the code raises an error", "Call it with that input and see."),
     # Causes of a bad round trip, where nothing more precise was found.
     (
         "vocoder",

@@ -37,8 +37,9 @@ from melcheck.diagnosis.waveform_tests.direct import (
 from melcheck.diagnosis.waveform_tests.fits import fitted
 from melcheck.diagnosis.waveform_tests.other_weights import weights_or_unknown
 
-# A sample of a 16-bit file is off by half a step, one step more with dither.
-_SAME_SAMPLES = 2 / 32_768
+SAME_SAMPLES = 2 / 32_768
+"""A sample of a 16-bit file is off by half a step at most, and by one step more with dither."""
+
 # A factor of 72 dB or more is one of integers: 32,768, or its inverse where they were scaled twice.
 _INTEGER_GAIN = 4_000
 
@@ -64,6 +65,7 @@ def explain_waveform(
     sample_rate: int,
     estimate_rate: int | None = None,
     channels: Tensor | None = None,
+    tolerance: float = SAME_SAMPLES,
 ) -> Explanation | None:
     """Name what turned one waveform into the other.
 
@@ -74,10 +76,12 @@ def explain_waveform(
         sample_rate: Hz of the reference.
         estimate_rate: Hz that the estimate's file claims; None for the same.
         channels: `[channels, samples]` that the reference is the mean of, where it was stereo.
+        tolerance: By how much a sample may differ, full scale 1; the default is the rounding of 16
+            bits, with dither.
 
     Returns:
-        The cause, "unknown" where none is shown; None where both are the same up to the rounding of
-        16-bit samples.
+        The cause, "unknown" where none is shown; None where no sample differs by more than
+        `tolerance`.
 
     Raises:
         ValueError: One of them is not a single waveform, or is empty; or the reference, which is
@@ -97,7 +101,7 @@ def explain_waveform(
     claimed = estimate_rate or sample_rate
     same_length = len(wanted) == len(given)
     same_format = same_length and claimed == sample_rate
-    if same_format and float((given - wanted).abs().max()) <= _SAME_SAMPLES:
+    if same_format and float((given - wanted).abs().max()) <= tolerance:
         return None
     # Whether a check compares sample by sample, and the check.
     checks: tuple[tuple[bool, Callable[[], Explanation | None]], ...] = (
@@ -165,7 +169,7 @@ def _nothing(wanted: Tensor, given: Tensor) -> Explanation | None:
     if float(wanted.abs().max()) >= SILENT_PEAK:
         return None
     constant = float(given.mean())
-    if float((given - constant).abs().max()) <= _SAME_SAMPLES:
+    if float((given - constant).abs().max()) <= SAME_SAMPLES:
         return explanation("dc-offset", f"a constant of {constant:+.4g} where it should be silent")
     return explanation("unknown", f"a peak of {peak:.2g} where it should be silent")
 
@@ -190,7 +194,7 @@ def _level(wanted: Tensor, given: Tensor) -> Explanation | None:
     if gain == 0 or left(gain * x, y) > EXPLAINED:
         return None
     offset = float(given.mean() - gain * wanted.mean())
-    if abs(offset) > _SAME_SAMPLES:
+    if abs(offset) > SAME_SAMPLES * max(1.0, abs(gain)):
         factor = f", after a factor of {gain:.4g}" if abs(gain - 1) > SAME_GAIN else ""
         return explanation("dc-offset", f"a constant of {offset:+.4g}{factor}")
     if abs(gain + 1) < SAME_GAIN:

@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
+    from melcheck.diagnosis.causes import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
     from melcheck.plan import Plan
 
@@ -44,6 +45,15 @@ def absent(request: pytest.FixtureRequest, names: tuple[str, ...], reason: str) 
     pytest.skip(f"{names[0]}: {reason}{hint}")
 
 
+def _stage_fault(plan: Plan, pipeline: MelPipeline) -> Explanation | None:
+    from melcheck.frontends import VocoderWithFrontend
+
+    vocoder = pipeline.vocoder
+    if isinstance(vocoder, VocoderWithFrontend):
+        vocoder = vocoder.inner
+    return plan.stage_fault(vocoder, str(pipeline.device))
+
+
 def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
     """Return the round trip of a pipeline's clip, made once; fail the test where it fails."""
     from melcheck.speed.long_audio import round_trip_of_file
@@ -60,7 +70,7 @@ def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
         else:
             reason = ""
         if reason:
-            cause = plan_of(config).front_end_fault(pipeline.vocoder.recipe)
+            cause = _stage_fault(plan_of(config), pipeline)
             pytest.fail(f"{reason}\nlikely cause: {cause}" if cause else reason, pytrace=False)
         while len(trips) > _CACHED_TRIPS:
             trips.popitem(last=False)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.causes import Explanation
     from melcheck.diagnosis.handshake import Handshake
+    from melcheck.diagnosis.stage_handshake import StageHandshake
     from melcheck.diagnosis.stored_mels import FreshMel
+    from melcheck.file_stages import Loader, Saver
     from melcheck.frontends import Frontend
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
@@ -75,6 +77,18 @@ def mel_frontend(request: pytest.FixtureRequest) -> Frontend | None:
 
 
 @pytest.fixture
+def mel_loader(request: pytest.FixtureRequest) -> Loader | None:
+    """The loader of `--mel-loader`; None where melcheck reads the clips itself."""
+    return plan_of(request.config).loader
+
+
+@pytest.fixture
+def mel_saver(request: pytest.FixtureRequest) -> Saver | None:
+    """The saver of `--mel-saver`; None where there is none."""
+    return plan_of(request.config).saver
+
+
+@pytest.fixture
 def mel_config(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_vocoder: Vocoder
 ) -> MelCheckConfig:
@@ -86,10 +100,11 @@ def mel_config(
 def mel_pipeline(
     request: pytest.FixtureRequest, mel_config: MelCheckConfig, mel_vocoder: Vocoder
 ) -> MelPipeline:
-    """The pipeline of this case, with the front end where there is one."""
+    """The pipeline of this case, with the loader and the front end where there are some."""
     from melcheck.pipeline import MelPipeline
 
-    return MelPipeline(mel_config, vocoder=plan_of(request.config).with_frontend(mel_vocoder))
+    plan = plan_of(request.config)
+    return MelPipeline(mel_config, vocoder=plan.with_frontend(mel_vocoder), load=plan.load)
 
 
 @pytest.fixture
@@ -105,6 +120,37 @@ def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Hands
     if plan.frontend is None:
         pytest.fail("no front end to try. Name one with --mel-frontend MODULE:NAME.", pytrace=False)
     return plan.handshake(mel_vocoder.recipe)
+
+
+@pytest.fixture
+def mel_loader_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> StageHandshake:
+    """The loader compared with the files: probes, and a clip of each format of the run."""
+    plan = plan_of(request.config)
+    if plan.loader is None:
+        pytest.fail("no loader to try. Name one with --mel-loader MODULE:NAME.", pytrace=False)
+    return plan.loader_handshake(mel_vocoder.recipe)
+
+
+@pytest.fixture
+def mel_vocoder_handshake(
+    request: pytest.FixtureRequest, mel_vocoder: Vocoder, mel_device: str
+) -> StageHandshake:
+    """The vocoder compared with its reference, on probes and the first clips."""
+    plan = plan_of(request.config)
+    if plan.vocoder_reference is None:
+        pytest.fail("no reference. Name one with --mel-vocoder-reference NAME.", pytrace=False)
+    if plan.vocoder_reference == mel_vocoder.info.name:
+        pytest.skip(f"{mel_vocoder.info.name} is the reference itself")
+    return plan.vocoder_handshake(mel_vocoder, mel_device)
+
+
+@pytest.fixture
+def mel_saver_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> StageHandshake:
+    """What the saver writes compared with what it is given: probes, and the first clips decoded."""
+    plan = plan_of(request.config)
+    if plan.saver is None:
+        pytest.fail("no saver to try. Name one with --mel-saver MODULE:NAME.", pytrace=False)
+    return plan.saver_handshake(mel_vocoder)
 
 
 @pytest.fixture
@@ -135,7 +181,6 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
 @pytest.fixture
 def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     """The mel of the whole clip, extracted now by the front end or by the vocoder's recipe."""
-    from melcheck.audio import load_audio
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.stored_mels import fresh_mel
 
@@ -143,7 +188,7 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     config = MelCheckConfig(mel_clip.path, plan.recipe.sample_rate, None)
     extract = None if plan.frontend is None else plan.frontend.encode
     try:
-        audio = load_audio(config, min_samples=plan.recipe.min_samples)
+        audio = plan.load(config, min_samples=plan.recipe.min_samples)
         return fresh_mel(audio.waveform[0], extract, plan.recipe)
     except (ValueError, OSError) as error:
         reason = str(error)
@@ -226,15 +271,15 @@ def mel_blame(request: pytest.FixtureRequest) -> Callable[[Path, int | None], No
 
 @pytest.fixture
 def mel_explain(
-    request: pytest.FixtureRequest, mel_pipeline: MelPipeline, mel_vocoder: Vocoder
+    request: pytest.FixtureRequest, mel_pipeline: MelPipeline, mel_vocoder: Vocoder, mel_device: str
 ) -> Callable[..., Explanation]:
-    """A function that names the likely cause of a bad round trip: the front end's fault first."""
+    """A function that names the likely cause of a bad round trip: the fault of a stage first."""
 
     def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> Explanation:
         from melcheck.diagnosis.round_trip import explain_round_trip
 
         plan = plan_of(request.config)
-        return plan.front_end_fault(mel_vocoder.recipe) or explain_round_trip(
+        return plan.stage_fault(mel_vocoder, mel_device) or explain_round_trip(
             trip,
             mel_pipeline.waveform2mel,
             baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
@@ -262,7 +307,8 @@ def mel_griffin_lim(
             return None
         config = plan.config(mel_clip, baseline.recipe)
         trip = round_trip_of(
-            request.config, MelPipeline(config, vocoder=plan.with_frontend(baseline))
+            request.config,
+            MelPipeline(config, vocoder=plan.with_frontend(baseline), load=plan.load),
         )
         if BASELINE not in plan.vocoders:
             record_case(request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline")

@@ -64,10 +64,28 @@ OPTIONS = (
         many=True,
     ),
     Option(
+        "loader",
+        "MODULE:NAME",
+        "your own loader, package.module:attribute: a path to a waveform, or (waveform, rate); it "
+        "must give the file's samples, and reads the clips of the round trip",
+    ),
+    Option(
         "frontend",
         "MODULE:NAME",
         "your own mel function, package.module:attribute, which must extract the vocoder's mel; it "
         "replaces the vocoder's own in the round trip",
+    ),
+    Option(
+        "vocoder-reference",
+        "NAME",
+        "the checkpoint that your vocoder claims to be, named as for --mel-vocoder: both must "
+        "decode a mel to the same waveform",
+    ),
+    Option(
+        "saver",
+        "MODULE:NAME",
+        "your own saver, package.module:attribute: (path, waveform, rate) to a file, which must "
+        "hold what was decoded",
     ),
     Option(
         "cache",

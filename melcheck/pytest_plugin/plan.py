@@ -46,6 +46,8 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
             raise ValueError(f"--mel-require takes {' and '.join(_REQUIRABLE)}, got {name!r}.")
     given = from_command_line(config, "vocoder")
     vocoders = _names(texts(config, "vocoder"), here if given else root)
+    given = from_command_line(config, "vocoder-reference")
+    references = _names(texts(config, "vocoder-reference"), here if given else root)
     devices = _names(texts(config, "device"), root)
     for size in texts(config, "bench"):
         if size not in ("short", "full"):
@@ -55,7 +57,8 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         clips=clips,
         vocoders=_with(vocoders or ["embedded", "official"], "official", required),
         devices=_with(_devices(devices), "cuda", required),
-        required=frozenset([*required, *vocoders, *devices]),
+        required=frozenset([*required, *vocoders, *devices, *references]),
+        vocoder_reference=next(iter(references), None),
         sample_rate=_number(config, "sample-rate", int, "a whole number of Hz", None),
         duration_seconds=_number(
             config, "duration", seconds_or_all, "seconds above 0, or all", DEFAULT_DURATION_SECONDS
@@ -66,7 +69,9 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
     )
     plan = load_plan(
         plan,
+        loader=next(iter(texts(config, "loader")), None),
         frontend=next(iter(texts(config, "frontend")), None),
+        saver=next(iter(texts(config, "saver")), None),
         cache=next(iter(paths(config, "cache")), None),
         prefix="--mel-",
     )

@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 pytest_plugins = ["melcheck.pytest_plugin.fixtures"]
 
 _MARKERS = {
-    "sanity": "the gate: the round trip of each clip stays within the thresholds, and your front "
-    "end and stored mels have the vocoder's recipe",
+    "sanity": "the gate: the round trip of each clip stays within the thresholds, your loader, "
+    "front end, vocoder and saver do what the reference does, and stored mels are fresh",
     "shapes": "tensors have the shapes that the recipe gives",
     "golden": "statistics of the mels equal those on record",
     "artifacts": "pictures and files of a run",
     "mel_clips(which)": "run only on clips that the thresholds apply to ('gated'), or on 'others'",
-    "mel_needs(option)": "run only where this option was given: 'frontend' or 'cache'",
+    "mel_needs(option)": "run only where this option was given: 'loader', 'frontend', "
+    "'vocoder-reference', 'saver' or 'cache'",
     "cuda": "runs on a CUDA device",
     "official": "runs the official weights, charactr/vocos-mel-24khz",
 }
@@ -194,7 +195,13 @@ def _applies(config: pytest.Config, item: pytest.Item) -> bool:
     if needs is None or PLAN not in config.stash:
         return True
     plan = plan_of(config)
-    given = {"frontend": plan.frontend, "cache": plan.stored}
+    given = {
+        "loader": plan.loader,
+        "frontend": plan.frontend,
+        "vocoder-reference": plan.vocoder_reference,
+        "saver": plan.saver,
+        "cache": plan.stored,
+    }
     return all(given[name] is not None for name in needs.args)
 
 

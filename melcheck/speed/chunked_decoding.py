@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from melcheck.vocoders.base import Vocoder, VocoderWrapper
+from melcheck.vocoders.base import Vocoder, VocoderWrapper, magnifies_rounding
 
 ChunkDecoder = Callable[[Tensor, int], Tensor]
 """From a chunk of a mel, and the number of its first frame in the whole, to its waveform."""
@@ -36,7 +36,7 @@ def context_frames(vocoder: Vocoder) -> int:
 
 def chunk_decoder(vocoder: Vocoder) -> ChunkDecoder:
     """Return what decodes the chunks of one mel, each `[batch, n_mels, frames]`."""
-    if not getattr(vocoder, "magnifies_rounding", False):
+    if not magnifies_rounding(vocoder):
         return lambda mel, _: vocoder.decode(mel)
     # Retrieved phases advance with the number of the frame: a chunk must know its own.
     staged: Any = vocoder

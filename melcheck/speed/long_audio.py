@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from melcheck.audio import LoadedAudio, soundfile_name
+from melcheck.audio import LoadedAudio, load_audio, soundfile_name
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
     MelMetrics,
@@ -34,6 +34,7 @@ from melcheck.metrics import (
 from melcheck.pipeline import MelPipeline, RoundTrip, WholeFile
 from melcheck.speed.audio_blocks import Stretch, audio_blocks, is_long
 from melcheck.speed.chunked_decoding import chunk_decoder, context_frames
+from melcheck.vocoders.base import magnifies_rounding
 
 # Larger chunks leave the freed heap in pieces; what is computed twice at the edges of these is 6 %
 # with the embedded vocoder, 8 % with the official configuration.
@@ -54,15 +55,15 @@ class SeamError(ValueError):
 def round_trip_of_file(pipeline: MelPipeline) -> RoundTrip:
     """Return the round trip of the configured file: in chunks where it is long, else as a whole.
 
-    The file is also computed as a whole where it is unknown how far the vocoder looks, as for
-    code of the user's.
+    The file is also computed as a whole where a loader of the user's reads it, and where it is
+    unknown how far the vocoder looks, as for code of the user's.
 
     Raises:
         FileNotFoundError: The configured file does not exist.
         AudioError: It cannot be used.
         ValueError: As for `MelPipeline.round_trip` and `long_round_trip`.
     """
-    if not is_long(pipeline.config):
+    if pipeline.load is not load_audio or not is_long(pipeline.config):
         return pipeline.round_trip()
     try:
         context = context_frames(pipeline.vocoder)
@@ -308,7 +309,7 @@ class _Seam:
 
     def _decoded_gap(self, before: Tensor, now: Tensor) -> tuple[float, float]:
         """Return how far two decodings of one stretch differ, and how far they may."""
-        if not getattr(self._pipeline.vocoder, "magnifies_rounding", False):
+        if not magnifies_rounding(self._pipeline.vocoder):
             return (before - now).abs().max().item(), _SAMPLE_SEAM
         mels = [self._pipeline.waveform2mel(each) for each in (before, now)]
         return (mels[0] - mels[1]).abs().mean().item(), _DECODED_MEL_SEAM

@@ -1,6 +1,7 @@
 """Load and run a vocoder.
 
 base             what a vocoder is: protocol, provenance, wrappers, checks of its input
+agreement        do two decodings of one mel agree but for rounding?
 load             from a name to a vocoder on a device: `load_vocoder`
 vocos            a loaded Vocos
 griffin_lim      the baseline without training

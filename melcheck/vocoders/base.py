@@ -124,6 +124,11 @@ class VocoderWrapper:
         return self.inner.magnifies_rounding
 
 
+def magnifies_rounding(vocoder: Vocoder) -> bool:
+    """Return `Vocoder.magnifies_rounding`; False for code that has no such property."""
+    return bool(getattr(vocoder, "magnifies_rounding", False))
+
+
 def stft_context_frames(recipe: MelRecipe, *, round_trips: int) -> int:
     """Return how many frames to each side a sample depends on through STFTs and their inverses.
 

@@ -3,12 +3,15 @@
 How it is called is found out by trying it on the mels of two probe clips. Its mel is that of its
 attribute `recipe`, a `melcheck.MelRecipe`, and of Vocos at 24 kHz without one. It must return as
 many samples as the recipe says; a constant surplus of at most one transform is cut off at the end.
-What was adapted is listed in `CallableVocoder.notes`.
+Code that takes a batch gets one; other code gets the items one by one. A method
+`decode_batch(mels)` takes a list of `[n_mels, frames]` of different lengths and returns a waveform
+for each, which `melcheck.diagnosis.vocoder` compares with what each mel gives alone. What was
+adapted is listed in `CallableVocoder.notes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,7 @@ _FORMS: Mapping[str, _Form] = {
     "a NumPy array [batch, n_mels, frames]": lambda mel: mel.cpu().numpy(),
     "a NumPy array [frames, n_mels]": lambda mel: mel[0].T.cpu().numpy(),
 }
+_BATCHED_FORMS = tuple(name for name in _FORMS if "[batch, " in name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,8 @@ class CallableVocoder:
     place: tuple[Path, int] | None
     _target: Target
     _form: _Form
+    _batched: bool
+    _decode_list: Callable[[list[Tensor]], Any] | None
 
     @property
     def context_frames(self) -> None:
@@ -86,25 +92,49 @@ class CallableVocoder:
         return log_mel(waveform, self.recipe)
 
     def decode(self, mel: Tensor) -> Tensor:
-        """Return the waveform of each mel, one by one: see `Vocoder.decode`.
+        """Return the waveform of each mel: see `Vocoder.decode`.
 
         Raises:
             ValueError: Another shape, or what the code raises or returns instead of a waveform.
         """
         check_mel(mel, self.recipe, min_frames=1)
         waveforms = []
-        for item in mel:
+        for batch in [mel] if self._batched else [item[None] for item in mel]:
             try:
-                waveform = _waveform(self._target, self._form, item[None])
+                found = _waveforms(self._target, self._form, batch)
             except THEIR_ERRORS as error:
-                found = str(error)
-                if not isinstance(error, CallableError):
-                    found = f"raised {first_line(error)}"
-                raise ValueError(
-                    f"{self.info.name} on a mel of {list(item.shape)} {found}."
-                ) from error
-            waveforms.append(waveform[: self.recipe.num_samples(mel.shape[2])])
-        return torch.stack(waveforms).to(self.device)
+                raise self._error(error, f"a mel of {list(batch.shape)}") from error
+            waveforms.append(found[:, : self.recipe.num_samples(mel.shape[2])])
+        return torch.cat(waveforms).to(self.device)
+
+    @property
+    def decodes_lists(self) -> bool:
+        """Whether it has a method `decode_batch` for mels of different lengths."""
+        return self._decode_list is not None
+
+    def decode_list(self, mels: Sequence[Tensor]) -> list[Tensor]:
+        """Return the waveform, `[samples]`, of each mel, `[n_mels, frames]`, by `decode_batch`.
+
+        Raises:
+            ValueError: It has none, or what that raises or returns instead of the waveforms.
+        """
+        if self._decode_list is None:
+            raise ValueError(f"{self.info.name} must have a method decode_batch, it has none.")
+        try:
+            with torch.no_grad():
+                returned = list(self._decode_list([mel.clone() for mel in mels]))
+            if len(returned) != len(mels):
+                raise CallableError(f"returned {len(returned)} waveforms")
+            found = [_float_waveforms(waveform, items=1)[0] for waveform in returned]
+        except THEIR_ERRORS as error:
+            raise self._error(error, f"a list of {len(mels)} mels (decode_batch)") from error
+        lengths = [self.recipe.num_samples(mel.shape[-1]) for mel in mels]
+        return [waveform[:length] for waveform, length in zip(found, lengths, strict=True)]
+
+    def _error(self, error: BaseException, given: str) -> ValueError:
+        ours = isinstance(error, CallableError)
+        found = str(error) if ours else f"raised {first_line(error)}"
+        return ValueError(f"{self.info.name} on {given} {found}.")
 
 
 def load_callable_vocoder(
@@ -141,7 +171,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
             one gave.
     """
     made, notes = instance(target, name)
-    decode = getattr(made, "decode", None)
+    decode, decode_list = getattr(made, "decode", None), getattr(made, "decode_batch", None)
     if callable(decode):
         notes.append(f"{name} has a method `decode`, which is what is called")
     recipe = getattr(made, "recipe", None)
@@ -173,16 +203,25 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
         source="code" if ready.place is None else f"{ready.place[0]}:{ready.place[1]}",
         num_parameters=sum(each.numel() for each in made.parameters()) if module else 0,
     )
-    return CallableVocoder(info, recipe, device, tuple(notes), ready.place, ready, _FORMS[form])
+    return CallableVocoder(
+        info,
+        recipe,
+        device,
+        tuple(notes),
+        ready.place,
+        ready,
+        _FORMS[form],
+        form in _BATCHED_FORMS and _takes_batches(ready, _FORMS[form], recipe),
+        decode_list if callable(decode_list) else None,
+    )
 
 
 def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
     """Return by how many samples the code's waveforms exceed the recipe's."""
     surplus, found = [], []
     for seconds in _PROBE_SECONDS:
-        rate = recipe.sample_rate
-        mel = log_mel(probe(round(seconds * rate), sample_rate=rate)[None], recipe)
-        samples = len(_waveform(target, form, mel))
+        mel = _probe_mel(seconds, recipe)
+        samples = _waveforms(target, form, mel).shape[-1]
         frames = mel.shape[-1]
         expected = recipe.num_samples(frames)
         surplus.append(samples - expected)
@@ -194,10 +233,27 @@ def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
     )
 
 
-def _waveform(target: Target, form: _Form, mel: Tensor) -> Tensor:
-    """Return what the code makes of one mel, `[samples]`."""
+def _probe_mel(seconds: float, recipe: MelRecipe) -> Tensor:
+    rate = recipe.sample_rate
+    return log_mel(probe(round(seconds * rate), sample_rate=rate)[None], recipe)
+
+
+def _takes_batches(target: Target, form: _Form, recipe: MelRecipe) -> bool:
+    mel = _probe_mel(_PROBE_SECONDS[0], recipe)
+    try:
+        return len(_waveforms(target, form, mel.expand(2, -1, -1))) == 2
+    except THEIR_ERRORS:
+        return False
+
+
+def _waveforms(target: Target, form: _Form, mel: Tensor) -> Tensor:
+    """Return what the code makes of mels, `[batch, samples]`."""
     with torch.no_grad():
         returned = target.call(form(mel.to(target.device, copy=True)))
+    return _float_waveforms(returned, items=len(mel))
+
+
+def _float_waveforms(returned: Any, *, items: int) -> Tensor:
     scale = 1.0
     if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":
         scale = _INT16_FULL_SCALE
@@ -205,6 +261,8 @@ def _waveform(target: Target, form: _Form, mel: Tensor) -> Tensor:
     waveform, found = float_tensor(returned)
     if waveform is None:
         raise CallableError(f"returned {found}")
-    if waveform.numel() != waveform.shape[-1:].numel():
-        raise CallableError(f"returned {list(waveform.shape)}, which is not one waveform")
-    return waveform.reshape(-1) / scale
+    shape = list(waveform.shape)
+    if waveform.numel() != items * shape[-1] or (items > 1 and shape[0] != items):
+        number = "one waveform" if items == 1 else f"{items} waveforms"
+        raise CallableError(f"returned {shape}, which is not {number}")
+    return waveform.reshape(items, -1) / scale

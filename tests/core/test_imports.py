@@ -14,7 +14,7 @@ _version files config recipes metrics user_code probe_clips
 clips profiles sanity
 audio mel_files plots
 vocoders
-frontends pipeline goldens
+frontends file_stages pipeline goldens
 artifacts
 diagnosis.causes
 diagnosis.result
