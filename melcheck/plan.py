@@ -32,7 +32,7 @@ from melcheck.mel_files import find_mels
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from melcheck.speed.audio_blocks import check_readable, start_of
 from melcheck.vocoders.base import Vocoder
-from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.load import is_ours, load_vocoder
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 _SPEECH_CLIPS = 3
@@ -56,7 +56,7 @@ class Plan:
         recipe: The mel of the first vocoder that is available; that of Vocos where none is.
         loader: The user's loader; None takes melcheck's own.
         frontend: The user's front end; None takes each vocoder's own extractor.
-        vocoder_reference: Name of the checkpoint that the other vocoders claim to be; None for no
+        vocoder_reference: Name of the checkpoint that the user's vocoders claim to be; None for no
             comparison.
         saver: The user's saver; None for none.
         stored: The mels of a cache, by clip; None where no cache was named.
@@ -232,9 +232,14 @@ class Plan:
             if found is not None:
                 return found
         found = self.front_end_fault(vocoder.recipe)
-        if found is not None or self.vocoder_reference in (None, vocoder.info.name):
+        if found is not None or not self.has_reference(vocoder.info.name):
             return found
         return self.vocoder_handshake(vocoder, device).explained()
+
+    def has_reference(self, name: str) -> bool:
+        """Return whether a vocoder is compared with the reference: one of the user's is."""
+        reference = self.vocoder_reference
+        return reference is not None and name != reference and not is_ours(name)
 
     def front_end_fault(self, recipe: MelRecipe) -> Explanation | None:
         """Return why the front end does not extract a recipe's mel; None where it does."""
@@ -344,8 +349,16 @@ def _check_reference(plan: Plan, reference: str, prefix: str) -> None:
         expected = plan.vocoder(reference, plan.devices[0]).recipe
     except (VocoderError, ValueError) as error:
         raise ValueError(f"{prefix}vocoder-reference {reference}: {error}") from None
-    for recipe, name in plan.recipes().items():
-        if recipe != expected:
+    compared = [name for name in plan.vocoders if plan.has_reference(name)]
+    if not compared:
+        raise ValueError(
+            f"{prefix}vocoder-reference must stand beside a vocoder of your own, got "
+            f"{' and '.join(plan.vocoders)}. Name it with {prefix}vocoder."
+        )
+    for name in compared:
+        # None where it is not available, which is reported by itself.
+        recipe = next(iter(dataclasses.replace(plan, vocoders=(name,)).recipes()), None)
+        if recipe not in (None, expected):
             raise ValueError(
                 f"{prefix}vocoder-reference must decode the mels of {name!r}, got {reference!r}, "
                 "whose recipe is a different one. Name its own checkpoint."

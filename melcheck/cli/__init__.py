@@ -9,7 +9,8 @@
     quick        its answer for `--quick`
     compare      `melcheck compare`: two mels
     diagnose     `melcheck diagnose`: the recipe of a mel
-    handshake    `melcheck handshake`: a front end against the vocoder's recipe
+    handshake    `melcheck handshake`: stages of the user's against the reference's
+    stages       `melcheck stages`: two loops, the first stage that differs
     bench        `melcheck bench`: speed
     info         `melcheck info`: versions, decoder, devices, weights
     fetch        `melcheck fetch`: the official weights

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchaudio
 from torch import Tensor
 
 from melcheck.audio import DecodedAudio, decode_audio, mix, resample
@@ -185,6 +186,10 @@ class _File:
         same = rounded_alike(self.path.name, "loader", expected, given)
         if same is not None:
             return same
+        if rounded_alike(self.path.name, "loader", expected, -given) is not None:
+            # No mel shows it, and no one hears it.
+            inverted = explanation("polarity", "a factor of -1")
+            return ClipResult(self.path.name, inverted, harmless=True)
         cause = self._harmless(expected.double(), given.double(), rate)
         if cause is None:
             return None
@@ -213,7 +218,7 @@ class _File:
         return None
 
     def recomputed(self, given: Tensor, rate: int) -> Explanation | None:
-        """Recompute from the file: channels in turn, a rate that is ignored, crude resampling."""
+        """Recompute from the file: channels in turn, rates on the way, crude resampling."""
         channels, source = self.decoded.samples, self.decoded.samples.mean(dim=0)
         if len(channels) > 1 and _is(channels.T.reshape(-1), given):
             return explanation(
@@ -221,10 +226,17 @@ class _File:
                 f"the samples of {len(channels)} channels in turn",
                 title="several channels were read as one",
             )
-        if self.rate == rate:
-            return None
         expected, _ = self.at(rate)
         right = left(expected, given)
+        for other in RATES:
+            if other >= min(self.rate, rate) or len(given) != len(expected):
+                continue
+            there = torchaudio.functional.resample(expected, rate, other)
+            back = torchaudio.functional.resample(there, other, rate)
+            if left(back, given) < min(_RECOMPUTED_SHARE, right / 2):
+                return explanation("band-limited", f"resampled to {other} Hz on the way")
+        if self.rate == rate:
+            return None
         if right > EXPLAINED and _is(source, given):
             text = f"the file's {self.rate} Hz samples taken for {rate} Hz"
             return explanation("sample-rate", text)

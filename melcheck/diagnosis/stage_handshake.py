@@ -180,7 +180,11 @@ class StageHandshake:
             if self.cause.alternatives:
                 likely.append(f"looks the same: {', '.join(self.cause.alternatives)}")
             likely.append(f"do this: {self.cause.fix}")
-            return "\n".join([against, *likely, *_once(self.faults), *self._harmless()])
+            code = self.cause.code
+            same = [each.clip for each in self.faults if each.cause and each.cause.code == code]
+            others = _once(each for each in self.faults if each.clip not in same)
+            seen = [f"seen on: {_listed(same)}", *(f"beside: {other}" for other in others)]
+            return "\n".join([against, *likely, *seen, *self._harmless()])
         return "\n".join([against, *self._harmless()])
 
     def explained(self) -> Explanation | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PLAN = pytest.StashKey["Plan"]()
 REFUSED = pytest.StashKey[str]()
-_TRIPS = pytest.StashKey[OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]]()
+TRIPS = pytest.StashKey[OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]]()
 
 # One round trip of 3 s takes about 1 MB.
 _CACHED_TRIPS = 64
@@ -58,7 +58,7 @@ def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
     """Return the round trip of a pipeline's clip, made once; fail the test where it fails."""
     from melcheck.speed.long_audio import round_trip_of_file
 
-    trips = config.stash.setdefault(_TRIPS, OrderedDict())
+    trips = config.stash.setdefault(TRIPS, OrderedDict())
     key = (pipeline.config, pipeline.vocoder.info.name, str(pipeline.device))
     if key not in trips:
         try:

@@ -31,6 +31,11 @@ _NAMES = ("official", "embedded", "griffin-lim")
 _HUB_ID = re.compile(r"(?P<repo_id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^\s@]+))?")
 
 
+def is_ours(name: str) -> bool:
+    """Return whether a name is that of a vocoder of melcheck's, which claims to be no other."""
+    return name in _NAMES
+
+
 def load_vocoder(
     name: str | os.PathLike[str] = "embedded",
     *,

@@ -562,6 +562,112 @@ def test_handshake_judges_a_front_end(
     assert document["handshake"]["results"][-1]["probe"] == "speech 1"
 
 
+STAGES = """
+import soundfile, torch, torchaudio
+from melcheck import load_vocoder
+
+def load(path):
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torchaudio.functional.resample(torch.from_numpy(samples.mean(1)), rate, 24_000)
+
+def raw(path):
+    print("a print")
+    samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    return samples.mean(1)
+
+def decode(mel):
+    return load_vocoder("embedded").decode(mel)
+
+def save(path, waveform, rate):
+    soundfile.write(path, waveform[0].numpy(), rate)
+
+def loud(path, waveform, rate):
+    soundfile.write(path, 2 * waveform[0].numpy(), rate)
+"""
+
+
+def stage(name: str) -> str:
+    return f"mytts_stages:{name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (["--loader", stage("load"), "--saver", stage("save")], None),
+        (["--loader", stage("raw"), "--saver", stage("loud")], "loader"),
+        (["--vocoder", stage("decode"), "--reference", "embedded"], None),
+        (["--vocoder", "griffin-lim", "--reference", "embedded"], "vocoder"),
+        (["--loader", stage("load"), "--saver", stage("loud")], "saver"),
+    ],
+    ids=["right", "loader", "vocoder", "another-vocoder", "saver"],
+)
+def test_handshake_names_the_first_stage_that_differs(
+    capsys: Captured,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    first: str | None,
+) -> None:
+    (tmp_path / "mytts_stages.py").write_text(STAGES)
+    monkeypatch.chdir(tmp_path)
+    assert main(["handshake", *options, "--audio", str(CLIP), "--json"]) == (first is not None)
+    document = json.loads(capsys.readouterr().out)
+    assert document["first"] == first
+    failed = [each["stage"] for each in document["stages"] if not each["passed"]]
+    assert failed[:1] == ([first] if first else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "name a stage"),
+        (["mytts:mel", "--frontend", "mytts:mel"], "are the same"),
+        (["mytts:mel", "--reference", "official"], "must stand beside --vocoder"),
+        (["--saver", "nothing_here:save"], "no module 'nothing_here'"),
+    ],
+    ids=["none", "twice", "reference-alone", "no-module"],
+)
+def test_handshake_says_what_it_needs(capsys: Captured, options: list[str], told: str) -> None:
+    assert main(["handshake", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_stages_names_the_first_that_differs(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mytts_stages.py").write_text(STAGES)
+    monkeypatch.chdir(tmp_path)
+    loops = ["embedded", stage("decode"), "--audio", str(CLIP), "--duration", "1"]
+    assert main(["stages", *loops]) == 0
+    assert "no stage diverges: load, mix, resample, encode, decode, re-encode agree" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+    halved = STAGES.replace("return load_vocoder", "return 0.5 * load_vocoder")
+    (tmp_path / "mytts_halved.py").write_text(halved)
+    loops[1] = "mytts_halved:decode"
+    assert main(["stages", *loops, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["first"] == "decode"
+
+
+def test_stages_compares_loaders_and_front_ends(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mytts_late.py").write_text(
+        STAGES.replace("samples.mean(1)", "samples[1:].mean(1)")
+    )
+    (tmp_path / "mytts_mel.py").write_text(
+        "from melcheck import log_mel\n\ndef mel(waveform):\n    return 2 * log_mel(waveform)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    loops = ["stages", "griffin-lim", "griffin-lim", "--audio", str(CLIP), "--json"]
+    for options, first in (
+        (["--loader", "mytts_late:load"], "read"),
+        (["--frontend", "mytts_mel:mel"], "encode"),
+    ):
+        assert main([*loops, *options]) == 1
+        assert json.loads(capsys.readouterr().out)["first"] == first
+
+
 @pytest.mark.parametrize(
     ("reference", "says"),
     [

@@ -83,6 +83,7 @@ ARGUMENTS = {
     "compare": ["a.npy", "b.npy"],
     "diagnose": ["--audio", "fixtures/audio/kokoro-kumo-en.wav", "--mel", "a.npy"],
     "handshake": ["mytts:mel"],
+    "stages": ["embedded", "griffin-lim", "--audio", "fixtures/audio/kokoro-short.flac"],
     "info": [],
     "bench": ["--vocoder", "embedded"],
 }

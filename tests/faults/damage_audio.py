@@ -11,7 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from melcheck.recipes import VOCOS
-from tests.faults.model import InjectionTarget, LoopUnderTest
+from tests.faults.model import InjectionTarget, Project, read
 
 _RATE = VOCOS.sample_rate
 _INT16 = 32_767
@@ -39,21 +39,30 @@ def _read(path: Path) -> tuple[Tensor, int]:
 # On the way in.
 
 
-def rate_ignored(target: InjectionTarget, rate: int) -> LoopUnderTest:
+def _file_of_rate(target: InjectionTarget, rate: int) -> Path:
+    path = target.folder / f"clip-{rate}.wav"
+    _write(path, _resample(target.waveform, _RATE, rate), rate)
+    return path
+
+
+def _mono(path: Path) -> Tensor:
+    return _read(path)[0].mean(dim=0, keepdim=True)
+
+
+def rate_ignored(target: InjectionTarget, rate: int) -> Project:
     """Read a file of another rate and take its samples as they are."""
-    path = target.folder / "input.wav"
-    _write(path, _resample(target.waveform, _RATE, rate), rate)
-    return target.with_input(lambda _: _read(path)[0])
+    return target.with_loader(_mono, clip=_file_of_rate(target, rate))
 
 
-def rate_ignored_and_cut(target: InjectionTarget, rate: int) -> LoopUnderTest:
+def rate_ignored_and_cut(target: InjectionTarget, rate: int) -> Project:
     """Read a file of another rate as it is, and cut or pad it to the length that is expected."""
-    path = target.folder / "input.wav"
-    _write(path, _resample(target.waveform, _RATE, rate), rate)
-    return target.with_input(lambda healthy: _fitted(_read(path)[0], healthy.shape[-1]))
+    return target.with_loader(
+        lambda path: _fitted(_mono(path), read(Path(path)).shape[-1]),
+        clip=_file_of_rate(target, rate),
+    )
 
 
-def via(target: InjectionTarget, rate: int) -> LoopUnderTest:
+def via(target: InjectionTarget, rate: int) -> Project:
     """Resample to another rate and back."""
 
     def there_and_back(healthy: Tensor) -> Tensor:
@@ -71,10 +80,14 @@ def _stereo_file(target: InjectionTarget) -> Path:
     return path
 
 
-def stereo(target: InjectionTarget, mix: Callable[[Tensor], Tensor]) -> LoopUnderTest:
-    """Read a file of two channels and reduce them, `[2, samples]`, by some function."""
-    path = _stereo_file(target)
-    return target.with_input(lambda _: mix(_read(path)[0]))
+def stereo(target: InjectionTarget, mix: Callable[[Tensor], Tensor]) -> Project:
+    """Read files of two channels and reduce them, `[2, samples]`, by some function."""
+
+    def load(path: Path) -> tuple[Tensor, int]:
+        channels, rate = _read(path)
+        return (mix(channels) if len(channels) > 1 else channels), rate
+
+    return target.with_loader(load, clip=_stereo_file(target))
 
 
 def summed(channels: Tensor) -> Tensor:
@@ -108,17 +121,17 @@ def across_channels(channels: Tensor) -> Tensor:
     return _resample(channels.T, 48_000, _RATE).T.mean(dim=0, keepdim=True)
 
 
-def gain(target: InjectionTarget, decibels: float) -> LoopUnderTest:
+def gain(target: InjectionTarget, decibels: float) -> Project:
     """Read the clip louder."""
     return target.with_input(lambda healthy: healthy * 10 ** (decibels / 20))
 
 
-def offset(target: InjectionTarget, offset: float) -> LoopUnderTest:
+def offset(target: InjectionTarget, offset: float) -> Project:
     """Read the clip with a constant added."""
     return target.with_input(lambda healthy: healthy + offset)
 
 
-def clipped(target: InjectionTarget, share: float) -> LoopUnderTest:
+def clipped(target: InjectionTarget, share: float) -> Project:
     """Cut the clip off at a share of its peak."""
 
     def clip(healthy: Tensor) -> Tensor:
@@ -128,7 +141,7 @@ def clipped(target: InjectionTarget, share: float) -> LoopUnderTest:
     return target.with_input(clip)
 
 
-def late(target: InjectionTarget, samples: int) -> LoopUnderTest:
+def late(target: InjectionTarget, samples: int) -> Project:
     """Read the clip after so many zeros, its end cut off."""
 
     def delay(healthy: Tensor) -> Tensor:
@@ -137,48 +150,56 @@ def late(target: InjectionTarget, samples: int) -> LoopUnderTest:
     return target.with_input(delay)
 
 
-def early(target: InjectionTarget, samples: int) -> LoopUnderTest:
+def early(target: InjectionTarget, samples: int) -> Project:
     """Read the clip without its first samples, zeros at its end."""
     return target.with_input(lambda healthy: _fitted(healthy[..., samples:], healthy.shape[-1]))
 
 
-def ranges(target: InjectionTarget, lost: int) -> LoopUnderTest:
+def ranges(target: InjectionTarget, lost: int) -> Project:
     """Read in ranges of half a second, each short of its last samples."""
-    ranges = torch.split(target.waveform, _RATE // 2, dim=-1)
     return target.with_input(
-        lambda _: torch.cat([part[..., : -lost or None] for part in ranges], dim=-1)
+        lambda healthy: torch.cat(
+            [part[..., :-lost] for part in torch.split(healthy, _RATE // 2, dim=-1)], dim=-1
+        )
     )
 
 
-def packets(target: InjectionTarget, milliseconds: int) -> LoopUnderTest:
+def packets(target: InjectionTarget, milliseconds: int) -> Project:
     """Resample each packet on its own, with a filter that begins anew at each edge."""
-    source = _resample(target.waveform, _RATE, 2 * _RATE)
-    packets = torch.split(source, 2 * _RATE * milliseconds // 1000, dim=-1)
 
-    def resample(healthy: Tensor) -> Tensor:
-        joined = torch.cat([_resample(packet, 2 * _RATE, _RATE) for packet in packets], dim=-1)
-        return _fitted(joined, healthy.shape[-1])
+    def load(path: Path) -> Tensor:
+        rate = _read(path)[1]
+        packets = torch.split(_mono(path), rate * milliseconds // 1000, dim=-1)
+        return torch.cat([_resample(packet, rate, _RATE) for packet in packets], dim=-1)
 
-    return target.with_input(resample)
-
-
-def upsampled(mode: str, rate: int) -> Callable[[Tensor], Tensor]:
-    """Upsample from a lower rate with a line or a step between samples, which leaves images."""
-
-    def upsample(healthy: Tensor) -> Tensor:
-        low = _resample(healthy, _RATE, rate)
-        up = torch.nn.functional.interpolate(low[None], size=healthy.shape[-1], mode=mode)
-        return up[0]
-
-    return upsample
+    return target.with_loader(load, clip=_file_of_rate(target, 2 * _RATE))
 
 
-def sliced(healthy: Tensor) -> Tensor:
-    """Take every second sample, which folds the upper half of the spectrum onto the lower."""
-    return _fitted(_resample(healthy[..., ::2], _RATE // 2, _RATE), healthy.shape[-1])
+def crude(target: InjectionTarget, how: tuple[int, Callable[[Tensor, int], Tensor]]) -> Project:
+    """Read a file of another rate and resample it without a filter."""
+    rate, resample = how
+    return target.with_loader(
+        lambda path: resample(_mono(path), _read(path)[1]), clip=_file_of_rate(target, rate)
+    )
 
 
-def read_as(target: InjectionTarget, change: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+def interpolated(mode: str) -> Callable[[Tensor, int], Tensor]:
+    """Draw a line or a step between samples, which leaves images."""
+
+    def resample(samples: Tensor, rate: int) -> Tensor:
+        size = round(samples.shape[-1] * _RATE / rate)
+        return torch.nn.functional.interpolate(samples[None], size=size, mode=mode)[0]
+
+    return resample
+
+
+def sliced(samples: Tensor, rate: int) -> Tensor:
+    """Take the sample before each place, which folds the upper half of the spectrum down."""
+    places = torch.arange(round(samples.shape[-1] * _RATE / rate)) * rate // _RATE
+    return samples[..., places]
+
+
+def read_as(target: InjectionTarget, change: Callable[[Tensor], Tensor]) -> Project:
     """Read the clip changed by any function."""
     return target.with_input(change)
 
@@ -186,20 +207,20 @@ def read_as(target: InjectionTarget, change: Callable[[Tensor], Tensor]) -> Loop
 # On the way out.
 
 
-def saturated(target: InjectionTarget, scale: float) -> LoopUnderTest:
+def saturated(target: InjectionTarget, scale: float) -> Project:
     """Give integer samples to a writer that takes them for floats and clips at full scale."""
 
-    def save(path: Path, waveform: Tensor) -> None:
+    def save(path: Path, waveform: Tensor, rate: int) -> None:
         integers = (scale * waveform).round()
         soundfile.write(path, integers[0].numpy(), _RATE, subtype="PCM_16")
 
     return target.with_saver(save)
 
 
-def wrapped(target: InjectionTarget, decibels: float) -> LoopUnderTest:
+def wrapped(target: InjectionTarget, decibels: float) -> Project:
     """Convert to int16 without a limit, `decibels` above a result that just fits."""
 
-    def save(path: Path, waveform: Tensor) -> None:
+    def save(path: Path, waveform: Tensor, rate: int) -> None:
         factor = 10 ** (decibels / 20) / waveform.abs().max()
         integers = (factor * waveform * _INT16).round().int()
         wrapped = (integers + 2**15) % 2**16 - 2**15
@@ -208,21 +229,22 @@ def wrapped(target: InjectionTarget, decibels: float) -> LoopUnderTest:
     return target.with_saver(save)
 
 
-def header(target: InjectionTarget, rate: int) -> LoopUnderTest:
+def header(target: InjectionTarget, rate: int) -> Project:
     """Write the samples under a header of another rate."""
-    return target.with_saver(lambda path, waveform: _write(path, waveform, rate))
+    return target.with_saver(lambda path, waveform, _: _write(path, waveform, rate))
 
 
-def loud_output(target: InjectionTarget, decibels: float) -> LoopUnderTest:
+def loud_output(target: InjectionTarget, decibels: float) -> Project:
     """Amplify before saving 16 bits: what passes full scale is cut."""
 
-    def save(path: Path, waveform: Tensor) -> None:
+    def save(path: Path, waveform: Tensor, rate: int) -> None:
         factor = 10 ** (decibels / 20) / waveform.abs().max()
         soundfile.write(path, (factor * waveform)[0].numpy(), _RATE, subtype="PCM_16")
 
     return target.with_saver(save)
 
 
-def output_gain(target: InjectionTarget, decibels: float) -> LoopUnderTest:
+def output_gain(target: InjectionTarget, decibels: float) -> Project:
     """Write the result louder."""
-    return target.with_saver(lambda path, waveform: _write(path, 10 ** (decibels / 20) * waveform))
+    factor = 10 ** (decibels / 20)
+    return target.with_saver(lambda path, waveform, rate: _write(path, factor * waveform, rate))

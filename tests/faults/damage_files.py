@@ -6,6 +6,7 @@ Each refusal is an error that names the file and the fix.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import sys
@@ -21,30 +22,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from melcheck import audio
-from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.load import load_vocoder
-from tests.faults.model import InjectionTarget, LoopUnderTest
+from tests.faults.model import InjectionTarget, Project
 
 _EMBEDDED = Path(audio.__file__).parent / "data" / "embedded"
 _CONFIG, _WEIGHTS, _PICKLE = "config.yaml", "model.safetensors", "pytorch_model.bin"
 
 
-def _loaded(target: InjectionTarget, folder: Path) -> LoopUnderTest:
-    pipeline = MelPipeline(target.expected.pipeline.config, vocoder=load_vocoder(folder))
-    return target.with_decoder(pipeline.mel2waveform)
+def _loaded(target: InjectionTarget, folder: Path) -> Project:
+    return dataclasses.replace(target.project, vocoder=str(folder))
 
 
 def checkpoint(
     target: InjectionTarget, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-) -> LoopUnderTest:
+) -> Project:
     """Load the embedded vocoder from a folder, with its tensors changed."""
     shutil.copy(_EMBEDDED / _CONFIG, target.folder)
     save_file(change(load_file(_EMBEDDED / _WEIGHTS)), target.folder / _WEIGHTS)
     return _loaded(target, target.folder)
 
 
-def weights_file(target: InjectionTarget, content: Callable[[bytes], bytes]) -> LoopUnderTest:
+def weights_file(target: InjectionTarget, content: Callable[[bytes], bytes]) -> Project:
     """Load the embedded vocoder from a folder, with the bytes of its weights changed."""
     shutil.copy(_EMBEDDED / _CONFIG, target.folder)
     data = (_EMBEDDED / _WEIGHTS).read_bytes()
@@ -52,7 +50,7 @@ def weights_file(target: InjectionTarget, content: Callable[[bytes], bytes]) -> 
     return _loaded(target, target.folder)
 
 
-def configuration(target: InjectionTarget, change: tuple[str, str, Any]) -> LoopUnderTest:
+def configuration(target: InjectionTarget, change: tuple[str, str, Any]) -> Project:
     """Load the embedded vocoder with one argument of its configuration changed."""
     section, name, value = change
     config = yaml.safe_load((_EMBEDDED / _CONFIG).read_text())
@@ -62,7 +60,7 @@ def configuration(target: InjectionTarget, change: tuple[str, str, Any]) -> Loop
     return _loaded(target, target.folder)
 
 
-def pickled_code(target: InjectionTarget, _: None) -> LoopUnderTest:
+def pickled_code(target: InjectionTarget, _: None) -> Project:
     """Load a checkpoint that is a whole pickled object."""
     shutil.copy(_EMBEDDED / _CONFIG, target.folder)
     # A whole object instead of its tensors: what torch.save(model) writes.
@@ -110,11 +108,6 @@ def flipped_filters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, name: tensors[name].flip(0).contiguous()}
 
 
-def _read_file(target: InjectionTarget, path: Path) -> LoopUnderTest:
-    waveform = target.expected.loop.load(path)
-    return target.with_input(lambda _: waveform)
-
-
 @contextlib.contextmanager
 def _no_torchcodec() -> Iterator[None]:
     # None in sys.modules makes `import` fail, as an installation without FFmpeg does.
@@ -124,27 +117,26 @@ def _no_torchcodec() -> Iterator[None]:
     audio._torchcodec_name.cache_clear()
 
 
-def no_decoder(target: InjectionTarget, suffix: str) -> LoopUnderTest:
+def no_decoder(target: InjectionTarget, suffix: str) -> Project:
     """Read, where FFmpeg does not load, a container that only FFmpeg knows."""
     path = target.folder / f"clip{suffix}"
     # The first box of an MPEG-4 file.
     path.write_bytes(b"\0\0\0\x18ftypM4A \0\0\0\0M4A mp42" + bytes(4096))
-    with _no_torchcodec():
-        return _read_file(target, path)
+    return dataclasses.replace(target.project, clip=path, environment=_no_torchcodec)
 
 
-def headerless(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
+def headerless(target: InjectionTarget, dtype: torch.dtype) -> Project:
     """Read samples without a header, under the name of a WAV."""
     path = target.folder / "clip.wav"
     path.write_bytes((32_767 * target.waveform).to(dtype).numpy().tobytes())
-    return _read_file(target, path)
+    return dataclasses.replace(target.project, clip=path)
 
 
-def file_of(target: InjectionTarget, samples: Callable[[Tensor], Tensor]) -> LoopUnderTest:
+def file_of(target: InjectionTarget, samples: Callable[[Tensor], Tensor]) -> Project:
     """Read a file of changed samples."""
     path = target.folder / "clip.wav"
     soundfile.write(path, samples(target.waveform)[0].numpy(), VOCOS.sample_rate, subtype="FLOAT")
-    return _read_file(target, path)
+    return dataclasses.replace(target.project, clip=path)
 
 
 def first_samples(count: int) -> Callable[[Tensor], Tensor]:
@@ -159,21 +151,20 @@ def with_nan(waveform: Tensor) -> Tensor:
     return broken
 
 
-def other_device(target: InjectionTarget, stage: str) -> LoopUnderTest:
+def other_device(target: InjectionTarget, stage: str) -> Project:
     """Leave one tensor on another device than the model."""
-    pipeline = target.expected.pipeline
+    pipeline = target.pipeline
     if stage == "mel":
         return target.with_decoder(lambda mel: pipeline.mel2waveform(mel.to("meta")))
     return target.with_front_end(lambda waveform: pipeline.waveform2mel(waveform.to("meta")))
 
 
-def missing_device(target: InjectionTarget, device: str) -> LoopUnderTest:
+def missing_device(target: InjectionTarget, device: str) -> Project:
     """Load onto a device that the machine does not have."""
-    config = target.expected.pipeline.config
-    return target.with_decoder(MelPipeline(config, vocoder="embedded", device=device).mel2waveform)
+    return dataclasses.replace(target.project, device=device)
 
 
-def half_input(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
+def half_input(target: InjectionTarget, dtype: torch.dtype) -> Project:
     """Give the vocoder a mel of a narrower type."""
-    pipeline = target.expected.pipeline
+    pipeline = target.pipeline
     return target.with_decoder(lambda mel: pipeline.mel2waveform(mel.to(dtype)))

@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel
-from tests.faults.model import InjectionTarget, LoopUnderTest
+from tests.faults.damage_vocoders import ChangedVocoder
+from tests.faults.model import InjectionTarget, Project, read
 
 
-def recipe_change(target: InjectionTarget, changes: dict[str, Any]) -> LoopUnderTest:
+def recipe_change(target: InjectionTarget, changes: dict[str, Any]) -> Project:
     """Extract with a different recipe than the expected one."""
     recipe = dataclasses.replace(VOCOS, **changes)
     return target.with_front_end(lambda waveform: log_mel(waveform, recipe))
 
 
-def scaled(target: InjectionTarget, factor: float) -> LoopUnderTest:
+def scaled(target: InjectionTarget, factor: float) -> Project:
     """Forget that integer samples have another full scale, or remember it twice."""
     return target.with_front_end(lambda waveform: log_mel(factor * waveform))
 
 
-def normalised_twice(target: InjectionTarget, statistics: tuple[float, float]) -> LoopUnderTest:
+def normalised_twice(target: InjectionTarget, statistics: tuple[float, float]) -> Project:
     """Subtract the mean and divide by the deviation, and do it again."""
     mean, std = statistics
 
@@ -36,12 +37,20 @@ def normalised_twice(target: InjectionTarget, statistics: tuple[float, float]) -
     return target.with_mel(twice)
 
 
-def swapped(target: InjectionTarget, _: None) -> LoopUnderTest:
-    """Give frames first, bands second."""
-    return target.with_mel(lambda mel: mel.transpose(1, 2))
+def _stored(target: InjectionTarget, mel: Tensor) -> Project:
+    """Return a project that keeps the mel of its whole clip in a folder, `[n_mels, frames]`."""
+    folder = target.folder / "mels"
+    folder.mkdir()
+    torch.save(mel[0].clone(), folder / f"{target.clip.stem}.pt")
+    return dataclasses.replace(target.project, stored=folder)
 
 
-def nan_sample(target: InjectionTarget, position: float) -> LoopUnderTest:
+def swapped(target: InjectionTarget, _: None) -> Project:
+    """Store frames first, bands second."""
+    return _stored(target, log_mel(read(target.clip)).transpose(1, 2))
+
+
+def nan_sample(target: InjectionTarget, position: float) -> Project:
     """Let one NaN into the samples."""
 
     def extract(waveform: Tensor) -> Tensor:
@@ -52,7 +61,7 @@ def nan_sample(target: InjectionTarget, position: float) -> LoopUnderTest:
     return target.with_front_end(extract)
 
 
-def log_of_zero(target: InjectionTarget, _: None) -> LoopUnderTest:
+def log_of_zero(target: InjectionTarget, _: None) -> Project:
     """Take the logarithm without a floor."""
 
     def extract(waveform: Tensor) -> Tensor:
@@ -62,7 +71,7 @@ def log_of_zero(target: InjectionTarget, _: None) -> LoopUnderTest:
     return target.with_front_end(extract)
 
 
-def overflow(target: InjectionTarget, _: None) -> LoopUnderTest:
+def overflow(target: InjectionTarget, _: None) -> Project:
     """Let integer samples overflow float16 on the way to the logarithm."""
 
     def extract(waveform: Tensor) -> Tensor:
@@ -73,18 +82,18 @@ def overflow(target: InjectionTarget, _: None) -> LoopUnderTest:
     return target.with_front_end(extract)
 
 
-def stale(target: InjectionTarget, changes: dict[str, Any]) -> LoopUnderTest:
+def stale(target: InjectionTarget, changes: dict[str, Any]) -> Project:
     """Keep mels in a cache whose key is the name of the file, without the recipe."""
-    cached = target.folder / "clip.pt"
-    torch.save(log_mel(target.waveform, MelRecipe(**changes)), cached)
+    return _stored(target, log_mel(read(target.clip), MelRecipe(**changes)))
 
-    def extract(waveform: Tensor) -> Tensor:
-        if cached.exists():
-            mel: Tensor = torch.load(cached, weights_only=True)
-            return mel
-        return log_mel(waveform)
 
-    return target.with_front_end(extract)
+def library(target: InjectionTarget, changes: dict[str, Any]) -> Project:
+    """Extract differently in the reference, too, as a library would whose defaults change."""
+    recipe = dataclasses.replace(VOCOS, **changes)
+    vocoder = ChangedVocoder(
+        target.vocoder, lambda waveform: log_mel(waveform, recipe), target.vocoder.decode
+    )
+    return dataclasses.replace(target.project, library=vocoder)
 
 
 def _spectrum(waveform: Tensor, recipe: MelRecipe) -> Tensor:
@@ -96,7 +105,7 @@ def _spectrum(waveform: Tensor, recipe: MelRecipe) -> Tensor:
     return spectrum.abs().transpose(1, 2)
 
 
-def short_key(target: InjectionTarget, changes: dict[str, Any]) -> LoopUnderTest:
+def short_key(target: InjectionTarget, changes: dict[str, Any]) -> Project:
     """Keep filters under a key that lacks what they depend on, after another use of it."""
     cache: dict[str, Tensor] = {}
 
@@ -111,7 +120,7 @@ def short_key(target: InjectionTarget, changes: dict[str, Any]) -> LoopUnderTest
     return target.with_front_end(extract)
 
 
-def half_filters(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
+def half_filters(target: InjectionTarget, dtype: torch.dtype) -> Project:
     """Multiply with the filters in fewer bits, as autocast does."""
     filters = filterbank(VOCOS)
 
@@ -123,17 +132,17 @@ def half_filters(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
     return target.with_front_end(extract)
 
 
-def clamped(target: InjectionTarget, highest: float) -> LoopUnderTest:
+def clamped(target: InjectionTarget, highest: float) -> Project:
     """Cut the mel off at a largest value."""
     return target.with_mel(lambda mel: mel.clip(max=highest))
 
 
-def double_log(target: InjectionTarget, _: None) -> LoopUnderTest:
+def double_log(target: InjectionTarget, _: None) -> Project:
     """Take the logarithm of a log-mel."""
     return target.with_mel(lambda mel: mel.clip(min=VOCOS.floor).log())
 
 
-def blurred(target: InjectionTarget, frames: int) -> LoopUnderTest:
+def blurred(target: InjectionTarget, frames: int) -> Project:
     """Average over neighbouring frames, as the tensor before a postnet looks."""
 
     def blur(mel: Tensor) -> Tensor:
@@ -144,7 +153,7 @@ def blurred(target: InjectionTarget, frames: int) -> LoopUnderTest:
     return target.with_mel(blur)
 
 
-def noisy(target: InjectionTarget, deviation: float) -> LoopUnderTest:
+def noisy(target: InjectionTarget, deviation: float) -> Project:
     """Export the sample of a flow before its last steps."""
 
     def add(mel: Tensor) -> Tensor:
@@ -154,7 +163,7 @@ def noisy(target: InjectionTarget, deviation: float) -> LoopUnderTest:
     return target.with_mel(add)
 
 
-def conditioned(target: InjectionTarget, share: float) -> LoopUnderTest:
+def conditioned(target: InjectionTarget, share: float) -> Project:
     """Export the condition, whose part that is to be generated is still zeros."""
 
     def mask(mel: Tensor) -> Tensor:
@@ -165,7 +174,7 @@ def conditioned(target: InjectionTarget, share: float) -> LoopUnderTest:
     return target.with_mel(mask)
 
 
-def interpolated(target: InjectionTarget, rate: float) -> LoopUnderTest:
+def interpolated(target: InjectionTarget, rate: float) -> Project:
     """Go to another frame rate and back by interpolation."""
 
     def there_and_back(mel: Tensor) -> Tensor:
@@ -176,7 +185,7 @@ def interpolated(target: InjectionTarget, rate: float) -> LoopUnderTest:
     return target.with_mel(there_and_back)
 
 
-def stretched(target: InjectionTarget, rate: float) -> LoopUnderTest:
+def stretched(target: InjectionTarget, rate: float) -> Project:
     """Go to another frame rate by interpolation."""
 
     def resize(mel: Tensor) -> Tensor:
@@ -186,17 +195,18 @@ def stretched(target: InjectionTarget, rate: float) -> LoopUnderTest:
     return target.with_mel(resize)
 
 
-def without_warnings(target: InjectionTarget, changes: dict[str, Any]) -> LoopUnderTest:
+def without_warnings(target: InjectionTarget, changes: dict[str, Any]) -> Project:
     """Lay out filters of which some are empty."""
     # torchaudio warns about the empty bands that are the fault.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loop = recipe_change(target, changes)
-        loop.extract(target.waveform)  # computes the filters, which are kept
-    return loop
+        project = recipe_change(target, changes)
+        assert project.extract is not None
+        project.extract(target.waveform)  # computes the filters, which are kept
+    return project
 
 
-def dithered(target: InjectionTarget, amplitude: float) -> LoopUnderTest:
+def dithered(target: InjectionTarget, amplitude: float) -> Project:
     """Add new noise at each call."""
 
     def extract(waveform: Tensor) -> Tensor:
@@ -205,6 +215,6 @@ def dithered(target: InjectionTarget, amplitude: float) -> LoopUnderTest:
     return target.with_front_end(extract)
 
 
-def flipped(target: InjectionTarget, axis: int) -> LoopUnderTest:
+def flipped(target: InjectionTarget, axis: int) -> Project:
     """Reverse one axis of the mel."""
     return target.with_mel(lambda mel: mel.flip(axis))

@@ -12,14 +12,15 @@ from vocos import Vocos
 from vocos.spectral_ops import ISTFT
 
 from melcheck.recipes import VOCOS
-from tests.faults.model import InjectionTarget, LoopUnderTest
+from melcheck.vocoders.base import Vocoder, VocoderWrapper
+from tests.faults.model import InjectionTarget, Project
 
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def reset(target: InjectionTarget, prefix: str) -> LoopUnderTest:
+def reset(target: InjectionTarget, prefix: str) -> Project:
     """Load with strict=False a file that lacks these keys: they keep their first random values."""
     model = target.model
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith(prefix)}
@@ -33,7 +34,7 @@ def reset(target: InjectionTarget, prefix: str) -> LoopUnderTest:
     return target.with_model(model)
 
 
-def raw_weights(target: InjectionTarget, distance: float) -> LoopUnderTest:
+def raw_weights(target: InjectionTarget, distance: float) -> Project:
     """Take the weights of the last step where their moving average is expected, or the reverse."""
     model = target.model
     generator = _generator()
@@ -44,7 +45,7 @@ def raw_weights(target: InjectionTarget, distance: float) -> LoopUnderTest:
     return target.with_model(model)
 
 
-def rounded_weights(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
+def rounded_weights(target: InjectionTarget, dtype: torch.dtype) -> Project:
     """Store the weights in fewer bits and load them back."""
     model = target.model
     with torch.no_grad():
@@ -53,7 +54,7 @@ def rounded_weights(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTes
     return target.with_model(model)
 
 
-def half_backbone(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
+def half_backbone(target: InjectionTarget, dtype: torch.dtype) -> Project:
     """Compute the backbone in fewer bits; the inverse transform exists in float32 only."""
     model = target.model
     backbone = model.backbone.to(dtype)
@@ -66,7 +67,7 @@ def half_backbone(target: InjectionTarget, dtype: torch.dtype) -> LoopUnderTest:
     return target.with_decoder(decode)
 
 
-def tf32(target: InjectionTarget, mantissa_bits: int) -> LoopUnderTest:
+def tf32(target: InjectionTarget, mantissa_bits: int) -> Project:
     """Round what enters each product to the mantissa of TF32, as tensor cores do."""
     model = target.model
     dropped = 23 - mantissa_bits
@@ -86,7 +87,7 @@ def tf32(target: InjectionTarget, mantissa_bits: int) -> LoopUnderTest:
     return target.with_model(model)
 
 
-def reordered(target: InjectionTarget, _: None) -> LoopUnderTest:
+def reordered(target: InjectionTarget, _: None) -> Project:
     """Sum the products of each layer in a new order at each call, as atomic additions do."""
     model = target.model
 
@@ -102,7 +103,7 @@ def reordered(target: InjectionTarget, _: None) -> LoopUnderTest:
     return target.with_model(model)
 
 
-def lost_gain(target: InjectionTarget, name: str) -> LoopUnderTest:
+def lost_gain(target: InjectionTarget, name: str) -> Project:
     """Remove weight normalisation by keeping the direction v and losing the length g."""
     model = target.model
     weight = model.get_parameter(name)
@@ -111,24 +112,24 @@ def lost_gain(target: InjectionTarget, name: str) -> LoopUnderTest:
     return target.with_model(model)
 
 
-def padded_batch(target: InjectionTarget, value: float) -> LoopUnderTest:
+def padded_batch(target: InjectionTarget, value: float) -> Project:
     """Pad the shorter mels of a batch with one value."""
-    decode = target.expected.loop.decode
+    decode = target.vocoder.decode
 
     def decode_batch(mels: Sequence[Tensor]) -> list[Tensor]:
         longest = max(mel.shape[-1] for mel in mels)
         padded = [nn.functional.pad(mel, (0, longest - mel.shape[-1]), value=value) for mel in mels]
-        waveforms = decode(torch.cat(padded))
+        waveforms = decode(torch.stack(padded))
         lengths = [VOCOS.num_samples(mel.shape[-1]) for mel in mels]
-        return [waveforms[item : item + 1, :length] for item, length in enumerate(lengths)]
+        return [waveforms[item, :length] for item, length in enumerate(lengths)]
 
-    return dataclasses.replace(target.expected.loop, decode_batch=decode_batch)
+    return dataclasses.replace(target.project, decode=decode, decode_batch=decode_batch)
 
 
-def chunked(target: InjectionTarget, chunk: tuple[int, int]) -> LoopUnderTest:
+def chunked(target: InjectionTarget, chunk: tuple[int, int]) -> Project:
     """Decode in chunks of so many frames, with too little context on each side."""
     frames, context = chunk
-    decode = target.expected.loop.decode
+    decode = target.vocoder.decode
     hop = VOCOS.hop_length
 
     def decode_chunks(mel: Tensor) -> Tensor:
@@ -145,9 +146,9 @@ def chunked(target: InjectionTarget, chunk: tuple[int, int]) -> LoopUnderTest:
     return target.with_decoder(decode_chunks)
 
 
-def short_chunks(target: InjectionTarget, frames: int) -> LoopUnderTest:
+def short_chunks(target: InjectionTarget, frames: int) -> Project:
     """Join chunks as they come: each one is a hop shorter than its frames."""
-    decode = target.expected.loop.decode
+    decode = target.vocoder.decode
 
     def decode_chunks(mel: Tensor) -> Tensor:
         chunks = torch.split(mel, frames, dim=-1)
@@ -178,7 +179,7 @@ def own_istft(
     reverse: bool = False,
     conjugate: bool = False,
     late: int = 0,
-) -> Callable[[InjectionTarget], LoopUnderTest]:
+) -> Callable[[InjectionTarget], Project]:
     """Overlap and add by hand: frames times the window, summed, over an envelope.
 
     For x = sum_t w(n - tH) f_t(n) with f_t = w x, the sum is x sum_t w^2: that is what it must be
@@ -186,7 +187,7 @@ def own_istft(
     gives 1.5 x, and the division by sum w gives 0.75 x.
     """
 
-    def inject(target: InjectionTarget) -> LoopUnderTest:
+    def inject(target: InjectionTarget) -> Project:
         model = target.model
         window = torch.hann_window(VOCOS.win_length)
 
@@ -219,14 +220,12 @@ def own_istft(
     return inject
 
 
-def transform(
-    target: InjectionTarget, inject: Callable[[InjectionTarget], LoopUnderTest]
-) -> LoopUnderTest:
+def transform(target: InjectionTarget, inject: Callable[[InjectionTarget], Project]) -> Project:
     """Write the inverse transform by hand; the severity is made by `own_istft`."""
     return inject(target)
 
 
-def int8(target: InjectionTarget, name: str) -> LoopUnderTest:
+def int8(target: InjectionTarget, name: str) -> Project:
     """Export with weights in 8 bits, one scale a tensor."""
     model = target.model
     with torch.no_grad():
@@ -249,18 +248,35 @@ def _same_head(model: Vocos) -> Vocos:
     return model
 
 
-def head_padding(target: InjectionTarget, _: None) -> LoopUnderTest:
+def head_padding(target: InjectionTarget, _: None) -> Project:
     """Load the head with padding="same", which gives a hop more than is expected."""
     return target.with_model(_same_head(target.model))
 
 
-def head_padding_cut(target: InjectionTarget, _: None) -> LoopUnderTest:
+def head_padding_cut(target: InjectionTarget, _: None) -> Project:
     """Cut what the other head gives to the length that is expected."""
     model = _same_head(target.model)
     return target.with_decoder(lambda mel: model.decode(mel)[:, : VOCOS.num_samples(mel.shape[-1])])
 
 
-def head_gain(target: InjectionTarget, factor: float) -> LoopUnderTest:
+def head_gain(target: InjectionTarget, factor: float) -> Project:
     """Scale what the head gives."""
-    decode = target.expected.loop.decode
+    decode = target.vocoder.decode
     return target.with_decoder(lambda mel: factor * decode(mel))
+
+
+def half_everywhere(target: InjectionTarget, dtype: torch.dtype) -> Project:
+    """Compute the reference's backbone in fewer bits, too, as a library would that changes."""
+    changed = half_backbone(target, dtype)
+    assert changed.decode is not None
+    library = ChangedVocoder(target.vocoder, target.vocoder.encode, changed.decode)
+    return dataclasses.replace(target.project, library=library)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ChangedVocoder(VocoderWrapper):
+    """A vocoder whose halves are others."""
+
+    inner: Vocoder
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]

@@ -1,22 +1,22 @@
-"""Prepare a clip, inject a fault into the healthy loop, and run the gates on the damaged one."""
+"""The clips that faults are tried on, as each needs them, and the targets of injections."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Collection
+import tempfile
 from pathlib import Path
 
+import soundfile
 import torch
 from torch import Tensor
 
+from melcheck.audio import load_audio
 from melcheck.clips import Clip, load_manifest
 from melcheck.config import MelCheckConfig
-from melcheck.pipeline import MelPipeline
 from melcheck.recipes import VOCOS
-from melcheck.vocoders.weights import VocoderError
-from tests.faults.gates import inspect
-from tests.faults.model import Expectation, Fault, InjectionTarget, PreparedAudio, expect
+from melcheck.vocoders.load import load_vocoder
+from melcheck.vocoders.vocos import VocosVocoder
+from tests.faults.model import InjectionTarget, PreparedAudio
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLIPS = {clip.name: clip for clip in load_manifest(FIXTURES / "clips.yaml")}
@@ -26,34 +26,40 @@ _HISS = 0.01
 
 
 @functools.cache
-def embedded() -> MelPipeline:
-    """Return the healthy loop with the embedded vocoder, loaded once in a process."""
-    return MelPipeline(MelCheckConfig(Path("unused.wav")))
+def embedded() -> VocosVocoder:
+    """Return the healthy vocoder, loaded once in a process."""
+    loaded = load_vocoder("embedded")
+    assert isinstance(loaded, VocosVocoder)
+    return loaded
 
 
 @functools.cache
-def healthy(clip: str, audio: PreparedAudio = "recorded") -> Expectation:
-    """Return what that loop makes of a fixture clip, computed once in a process."""
-    goldens = FIXTURES / "goldens" if audio == "recorded" else None
-    return expect_prepared(CLIPS[clip], embedded(), audio, goldens=goldens)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
 
 
-def expect_prepared(
-    clip: Clip, pipeline: MelPipeline, audio: PreparedAudio, *, goldens: Path | None = None
-) -> Expectation:
-    """Return what the healthy loop does with a clip, prepared as a fault needs it.
+@functools.cache
+def prepared(name: str, audio: PreparedAudio = "recorded") -> tuple[Clip, Tensor]:
+    """Return a fixture clip as a file that is prepared, and what is checked of it.
 
-    Args:
-        clip: The clip.
-        pipeline: The healthy loop.
-        audio: See `tests.faults.model.PreparedAudio`.
-        goldens: Folder of the clip's goldens, which apply to the clip as recorded only.
+    The thresholds apply to a clip as recorded alone: noise and cuts are no fault of a loop.
     """
+    clip = CLIPS[name]
+    waveform = load_audio(MelCheckConfig(clip.path)).waveform
     if audio == "recorded":
-        return expect(clip, pipeline, goldens=goldens)
-    changed = dataclasses.replace(pipeline.config, audio_path=clip.path)
-    waveform = MelPipeline(changed, vocoder=pipeline.vocoder).load_audio()
-    return expect(clip, pipeline, waveform=_prepared(waveform, audio))
+        return clip, waveform
+    waveform = _prepared(waveform, audio)
+    path = Path(_folder().name) / f"{name}-{audio.replace(' ', '-')}.wav"
+    soundfile.write(path, waveform[0].numpy(), VOCOS.sample_rate, subtype="FLOAT")
+    return Clip(name, path, "sparse"), waveform
+
+
+def target(
+    name: str, folder: Path, audio: PreparedAudio = "recorded", vocoder: VocosVocoder | None = None
+) -> InjectionTarget:
+    """Return what an injection works with, on a fixture clip."""
+    clip, waveform = prepared(name, audio)
+    return InjectionTarget(clip.path, waveform, vocoder or embedded(), folder)
 
 
 def _prepared(waveform: Tensor, audio: PreparedAudio) -> Tensor:
@@ -76,37 +82,3 @@ def _prepared(waveform: Tensor, audio: PreparedAudio) -> Tensor:
         begin = min(max(0, loudest - length // 2), waveform.shape[-1] - length)
         waveform = waveform[..., begin : begin + length]
     return waveform
-
-
-def run_fault(
-    fault: Fault,
-    severity: str,
-    expected: Expectation,
-    folder: Path,
-    *,
-    gates: Collection[str] | None = None,
-) -> dict[str, str]:
-    """Inject a fault and return what each gate that fires has found, by the gate's name.
-
-    Args:
-        fault: The fault.
-        severity: The label of one of its severities.
-        expected: What the healthy loop does, as `expect_prepared` gives it for `fault.audio`.
-        folder: An empty folder that may be written to.
-        gates: Names of the gates to run; None for all.
-
-    Raises:
-        KeyError: The fault has no such severity.
-    """
-    parameter = fault.severities[severity]
-    try:
-        loop = fault.inject(InjectionTarget(expected, folder), parameter)
-    except (ValueError, VocoderError) as error:  # refused before there is a loop at all
-        return {"preflight": str(error)}
-    if fault.reaches_reference:
-        mel = loop.extract(expected.waveform)
-        decoded = loop.decode(mel)
-        expected = dataclasses.replace(
-            expected, loop=loop, mel=mel, decoded=decoded, decoded_mel=loop.extract(decoded)
-        )
-    return inspect(loop, expected, folder, gates=gates)

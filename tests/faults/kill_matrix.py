@@ -1,4 +1,4 @@
-"""Pytest plugin that prints which gate caught which fault at the end of a run.
+"""Pytest plugin that prints which test of the suite caught which fault at the end of a run.
 
 Cases come from the tests' reports, so that the process that prints need not be one that runs tests
 or has collected any: under pytest-xdist it is the controller.
@@ -17,28 +17,25 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class _KillMatrix:
     def __init__(self) -> None:
         self.cases: dict[str, list[frozenset[str]]] = defaultdict(list)
-        self.tried = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties if report.when == "call" else ():
             if name == "melcheck-fault":
                 case = json.loads(str(value))
-                self.tried += 1
-                if case["whole"]:
-                    self.cases[case["fault"]].append(frozenset(case["gates"]))
+                self.cases[case["fault"]].append(frozenset(case["gates"]))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the matrix, what one gate alone sees, and the gates that see nothing alone."""
         if not self.cases:
             return
         from tests.faults.catalogue import FAULTS
-        from tests.faults.gates import GATES
+        from tests.faults.suite_run import GATES
 
         write = terminalreporter.write_line
-        terminalreporter.section("melcheck: which gate catches which fault")
+        terminalreporter.section("melcheck: which test of the suite catches which fault")
         write("percent of the cases (severity x clip) of a fault; . is none, * is all of them")
-        for letter, gate in zip(_LETTERS, GATES, strict=False):
-            write(f"  {letter} {gate}")
+        for letter, (gate, test) in zip(_LETTERS, GATES.items(), strict=False):
+            write(f"  {letter} {gate:21}{'exit code 4' if test is None else test.__name__}")
         write(f"{'':32}cases  {'  '.join(_LETTERS[: len(GATES)])}")
         alone: dict[str, list[str]] = defaultdict(list)
         visible = survivors = 0
@@ -55,10 +52,8 @@ class _KillMatrix:
             for case in cases:
                 if len(case) == 1:
                     alone[next(iter(case))].append(fault.name)
-        write(
-            f"{visible} visible cases of {len(faults)} faults were tried on every gate, "
-            f"{survivors} survived; {self.tried} cases were tried in all"
-        )
+        seen = sum(not fault.invisible for fault in faults)
+        write(f"{visible} cases of {seen} visible faults were tried, {survivors} survived")
         for gate in GATES:
             if alone[gate]:
                 names = ", ".join(sorted(set(alone[gate])))
