@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shutil
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -72,13 +73,15 @@ class SuiteRun:
             project: What is checked.
             clip: Its clip: name, and whether the thresholds apply.
             reference: The healthy vocoder, which "embedded" stands for.
-            goldens: Folder of goldens of the clip; None leaves their tests out.
+            goldens: Folder of goldens of the clip, of which a copy is used: one that is absent
+                would be written. None leaves their tests out.
             gates: Names of those to run; None for all.
         """
         config = self._request.config
         try:
             with project.environment(), _modules(project):
-                config.stash[PLAN] = self._plan(project, clip, reference, goldens)
+                copied = goldens and shutil.copytree(goldens, self._folder / "goldens")
+                config.stash[PLAN] = self._plan(project, clip, reference, copied)
         except (ValueError, OSError, VocoderError) as error:  # exit code 4
             return {"start": str(error)}
         _forget(config, TRIPS)
