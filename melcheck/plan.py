@@ -37,6 +37,8 @@ from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 _SPEECH_CLIPS = 3
 _MOST_FORMATS = 8
+# So much of each is decoded by a vocoder and its reference.
+_DECODED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -188,7 +190,7 @@ class Plan:
             self._stages[key] = handshake_vocoder(
                 vocoder,
                 reference=self.vocoder(self.vocoder_reference, device),
-                waveforms=self._named_speech(vocoder.recipe),
+                waveforms=self._starts(vocoder.recipe),
             )
         return self._stages[key]
 
@@ -203,7 +205,7 @@ class Plan:
         key = ("saver", vocoder.info, vocoder.device)
         if key not in self._stages:
             decoded = {}
-            for name, waveform in self._named_speech(vocoder.recipe).items():
+            for name, waveform in self._starts(vocoder.recipe).items():
                 mel = log_mel(waveform[None], vocoder.recipe).to(vocoder.device)
                 decoded[name] = vocoder.decode(mel)[0]
             self._stages[key] = handshake_saver(
@@ -220,6 +222,10 @@ class Plan:
             config = start_of(self.config(clip, recipe))
             found[clip.name] = load_audio(config, min_samples=recipe.min_samples).waveform[0]
         return found
+
+    def _starts(self, recipe: MelRecipe) -> dict[str, Tensor]:
+        samples = round(_DECODED_SECONDS * recipe.sample_rate)
+        return {name: clip[:samples] for name, clip in self._named_speech(recipe).items()}
 
     def stage_fault(self, vocoder: Vocoder, device: str) -> Explanation | None:
         """Return the fault of the first stage that differs from its reference; None for none.

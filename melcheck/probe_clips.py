@@ -132,7 +132,7 @@ _SIDE_SAMPLES = 40
 
 
 def probe_files(folder: Path, *, sample_rate: int = _RATE) -> tuple[Path, ...]:
-    """Write a probe in each of `FILE_FORMATS`.
+    """Write a probe in each of `FILE_FORMATS` that soundfile can write.
 
     Args:
         folder: An existing folder.
@@ -145,6 +145,9 @@ def probe_files(folder: Path, *, sample_rate: int = _RATE) -> tuple[Path, ...]:
 
     paths = []
     for kind in FILE_FORMATS:
+        # An older libsndfile of the system's writes no MP3.
+        if not soundfile.check_format(kind.suffix[1:].upper(), kind.subtype):
+            continue
         rate = kind.rate or sample_rate
         waveform = probe(round(_FILE_SECONDS * rate), sample_rate=rate)
         if kind.peak is not None:

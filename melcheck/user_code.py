@@ -229,6 +229,11 @@ def float_tensor(value: object) -> tuple[Tensor | None, str]:
     return value.detach().cpu().float(), converted
 
 
+def name_of(code: object) -> str:
+    """Return the name of a function or a class, or of the class of anything else."""
+    return str(getattr(code, "__name__", type(code).__name__))
+
+
 def first_line(error: BaseException) -> str:
     """Return an exception as one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines() or ["no message"]

@@ -35,10 +35,10 @@ from melcheck.diagnosis.waveform_tests.direct import EXPLAINED, left
 from melcheck.file_stages import Loader, adapt_loader
 from melcheck.probe_clips import probe_files
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.user_code import CallableError
+from melcheck.user_code import CallableError, name_of
 
 # So much of a longer file is compared; its length is compared in any case.
-_COMPARED_SECONDS = 30.0
+_COMPARED_SECONDS = 10.0
 _LENGTH_SECONDS = 0.1
 _LOSSY = (".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm")
 
@@ -80,7 +80,7 @@ def handshake_loader(
         FileNotFoundError: A clip that does not exist.
         AudioError: A clip that cannot be read by melcheck.
     """
-    ready = loader if isinstance(loader, Loader) else adapt_loader(loader, name=_name(loader))
+    ready = loader if isinstance(loader, Loader) else adapt_loader(loader, name=name_of(loader))
     with tempfile.TemporaryDirectory() as folder:
         probes = probe_files(Path(folder), sample_rate=expected.sample_rate)
         results = [
@@ -89,10 +89,6 @@ def handshake_loader(
         ]
     results += [_compared(ready, Path(path), expected, may_refuse=False) for path in clips]
     return stage_verdict("loader", ready.name, "the files' samples", results)
-
-
-def _name(code: object) -> str:
-    return getattr(code, "__name__", type(code).__name__)
 
 
 def _compared(
@@ -131,7 +127,7 @@ def _compared(
     cause = file.recomputed(flat, wanted) or file.whole_length(flat, claimed)
     if cause is not None:
         return ClipResult(name, said("loader", cause))
-    expected, channels = file.at(wanted)
+    expected, channels = file.at(wanted), file.channels_at(wanted)
     return Pair(
         name,
         expected,
@@ -166,15 +162,18 @@ class _File:
     def is_part(self) -> bool:
         return self.decoded.source_seconds > _COMPARED_SECONDS
 
-    def at(self, rate: int) -> tuple[Tensor, Tensor]:
-        """Return the mean of the channels, `[samples]`, and the channels, at a rate."""
+    def at(self, rate: int) -> Tensor:
+        """Return the mean of the channels at a rate, `[samples]`."""
         config = MelCheckConfig(self.path, rate, _COMPARED_SECONDS)
-        channels = resample(self.decoded, config).samples
-        return resample(mix(self.decoded), config).samples[0], channels
+        return resample(mix(self.decoded), config).samples[0]
+
+    def channels_at(self, rate: int) -> Tensor:
+        """Return the channels at a rate, `[channels, samples]`."""
+        return resample(self.decoded, MelCheckConfig(self.path, rate, _COMPARED_SECONDS)).samples
 
     def alike(self, given: Tensor, rate: int) -> ClipResult | None:
         """Return the result of samples that are the file's at a rate, up to what is harmless."""
-        expected, _ = self.at(rate)
+        expected = self.at(rate)
         if self.is_part:
             if self.whole_length(given, rate) is not None:
                 return None
@@ -226,7 +225,7 @@ class _File:
                 f"the samples of {len(channels)} channels in turn",
                 title="several channels were read as one",
             )
-        expected, _ = self.at(rate)
+        expected = self.at(rate)
         right = left(expected, given)
         for other in RATES:
             if other >= min(self.rate, rate) or len(given) != len(expected):

@@ -27,7 +27,7 @@ from melcheck.diagnosis.stage_handshake import (
 from melcheck.file_stages import Saver, adapt_saver
 from melcheck.probe_clips import probe
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.user_code import CallableError
+from melcheck.user_code import CallableError, name_of
 
 _SECONDS = 1.2
 
@@ -59,8 +59,7 @@ def handshake_saver(
         CallableError: It cannot be called, or writes no file at all.
     """
     if not isinstance(saver, Saver):
-        name = getattr(saver, "__name__", type(saver).__name__)
-        saver = adapt_saver(saver, name=name)
+        saver = adapt_saver(saver, name=name_of(saver))
     rate = expected.sample_rate
     clip = probe(round(_SECONDS * rate), sample_rate=rate)
     given = {name: clip * (peak / clip.abs().max()) for name, peak in _PEAKS.items()}

@@ -246,11 +246,11 @@ def stage_verdict(
     results: list[ClipResult] = []
     seen: Counter[str] = Counter()
     for each in found:
-        result = each
         if isinstance(each, Pair):
             agreed = next((code for code, times in seen.items() if times >= _AGREEING), "")
             result = _like_the_others(each, agreed) if agreed else _explained(stage, each)
-        assert isinstance(result, ClipResult)
+        else:
+            result = each
         if result.cause is not None and not result.harmless and result.cause.code != _NO_CAUSE:
             seen[result.cause.code] += 1
         results.append(result)
@@ -307,8 +307,13 @@ def rounded_alike(
 
 
 def raised(clip: str, error: BaseException, *, harmless: bool = False) -> ClipResult:
-    """Return that the user's code raised, or returned nothing of use, on a clip."""
-    return ClipResult(clip, explanation("raises", str(error)), harmless=harmless)
+    """Return that the user's code raised, or returned nothing of use, on a clip.
+
+    That is harmless where it refuses a format that it need not know.
+    """
+    title, fix = ("it refuses this format", "Nothing to do.") if harmless else (None, None)
+    cause = explanation("raises", str(error), title=title, fix=fix)
+    return ClipResult(clip, cause, harmless=harmless)
 
 
 def changing(clip: str, stage: Stage, first: Tensor, again: Tensor) -> ClipResult | None:

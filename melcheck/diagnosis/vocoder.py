@@ -26,6 +26,7 @@ from melcheck.diagnosis.stage_handshake import (
 )
 from melcheck.probe_clips import probe
 from melcheck.recipes import log_mel
+from melcheck.user_code import name_of
 from melcheck.vocoders.agreement import disagreement
 from melcheck.vocoders.base import Vocoder, magnifies_rounding
 from melcheck.vocoders.from_code import CallableVocoder, adapt_vocoder
@@ -70,8 +71,7 @@ def handshake_vocoder(
     if isinstance(reference, str):
         reference = load_vocoder(reference)
     if not hasattr(vocoder, "info"):
-        name = getattr(vocoder, "__name__", type(vocoder).__name__)
-        vocoder = adapt_vocoder(vocoder, name=name)
+        vocoder = adapt_vocoder(vocoder, name=name_of(vocoder))
     tried: Any = vocoder
     recipe, name = reference.recipe, tried.info.name
     if tried.recipe != recipe:
