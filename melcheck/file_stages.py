@@ -15,13 +15,12 @@ import contextlib
 import dataclasses
 import numbers
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
@@ -161,32 +160,39 @@ class Saver:
             raise CallableError(f"{self.name} {told}") from error
 
 
-def load_loader(reference: str, *, folders: Iterable[Path] = ()) -> Loader:
+def load_loader(
+    reference: str, *, sample_rate: int = VOCOS.sample_rate, folders: Iterable[Path] = ()
+) -> Loader:
     """Import a loader and find out how it is called.
 
     Args:
         reference: "package.module:attribute": a function, a class, an object that can be called.
+        sample_rate: Hz of the recipe, which an argument for a rate is given.
         folders: Folders searched for the module before what is installed.
 
     Raises:
         CallableError: It cannot be imported or called, or returns no waveform.
     """
-    return adapt_loader(find_object(reference, folders=folders), name=reference)
+    target = find_object(reference, folders=folders)
+    return adapt_loader(target, name=reference, sample_rate=sample_rate)
 
 
-def load_saver(reference: str, *, folders: Iterable[Path] = ()) -> Saver:
+def load_saver(
+    reference: str, *, sample_rate: int = VOCOS.sample_rate, folders: Iterable[Path] = ()
+) -> Saver:
     """Import a saver and find out how it is called: see `load_loader`."""
-    return adapt_saver(find_object(reference, folders=folders), name=reference)
+    target = find_object(reference, folders=folders)
+    return adapt_saver(target, name=reference, sample_rate=sample_rate)
 
 
-def adapt_loader(target: object, *, name: str) -> Loader:
-    """Find out how a loader is called, by trying it on a WAV file at 24 kHz.
+def adapt_loader(target: object, *, name: str, sample_rate: int = VOCOS.sample_rate) -> Loader:
+    """Find out how a loader is called, by trying it on a WAV file of the recipe's rate.
 
     Raises:
         CallableError: No form of call gives a waveform; the message says what the first one gave.
     """
-    ready = as_target(target, name=name, sample_rate=VOCOS.sample_rate)
-    with _short_wav() as path:
+    ready = as_target(target, name=name, sample_rate=sample_rate)
+    with _short_wav(sample_rate) as path:
         form, (_, rate) = first_form(
             _PATH_FORMS,
             lambda form: _samples_and_rate(ready.call(form(path))),
@@ -198,15 +204,15 @@ def adapt_loader(target: object, *, name: str) -> Loader:
     return Loader(name, ready.place, tuple(notes), ready, _PATH_FORMS[form])
 
 
-def adapt_saver(target: object, *, name: str) -> Saver:
+def adapt_saver(target: object, *, name: str, sample_rate: int = VOCOS.sample_rate) -> Saver:
     """Find out how a saver is called, by trying to write a short waveform.
 
     Raises:
         CallableError: No form of call writes a file; the message says what the first one did.
     """
-    rate = VOCOS.sample_rate
+    rate = sample_rate
     ready = as_target(target, name=name, sample_rate=rate, inputs=_SAVE_INPUTS)
-    waveform = probe(rate // 2)[None]
+    waveform = probe(rate // 2, sample_rate=rate)[None]
     with tempfile.TemporaryDirectory() as folder:
         paths = (Path(folder) / f"{number}.wav" for number in range(len(_SAVE_FORMS)))
         form, _ = first_form(
@@ -221,10 +227,12 @@ def adapt_saver(target: object, *, name: str) -> Saver:
 
 
 @contextlib.contextmanager
-def _short_wav() -> Any:
+def _short_wav(rate: int) -> Iterator[Path]:
+    import soundfile
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.wav"
-        soundfile.write(path, probe(VOCOS.sample_rate // 2).numpy(), VOCOS.sample_rate)
+        soundfile.write(path, probe(rate // 2, sample_rate=rate).numpy(), rate)
         yield path
 
 

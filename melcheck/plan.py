@@ -111,6 +111,25 @@ class Plan:
         """Return a vocoder whose mels the user's front end extracts, where there is one."""
         return vocoder if self.frontend is None else VocoderWithFrontend(self.frontend, vocoder)
 
+    def has(self, option: str) -> bool:
+        """Return whether the plan has what a test needs: a stage of the user's, or stored mels.
+
+        Args:
+            option: "loader", "frontend", "vocoder-reference", "saver" or "cache", as the marker
+                `mel_needs` takes it.
+
+        Raises:
+            KeyError: Any other.
+        """
+        given = {
+            "loader": self.loader,
+            "frontend": self.frontend,
+            "vocoder-reference": self.vocoder_reference,
+            "saver": self.saver,
+            "cache": self.stored,
+        }
+        return given[option] is not None
+
     @property
     def load(self) -> Callable[..., LoadedAudio]:
         """What reads a clip for the round trip: the user's loader, where there is one."""
@@ -343,10 +362,10 @@ def load_plan(
     return dataclasses.replace(
         plan,
         recipe=recipe,
-        loader=None if loader is None else load_loader(loader),
+        loader=None if loader is None else load_loader(loader, sample_rate=recipe.sample_rate),
         # One front end cannot extract the mels of two recipes.
         frontend=None if frontend is None else load_frontend(frontend, expected=recipe),
-        saver=None if saver is None else load_saver(saver),
+        saver=None if saver is None else load_saver(saver, sample_rate=recipe.sample_rate),
     )
 
 

@@ -151,7 +151,7 @@ def _loader(name: str, expected: MelRecipe, clips: tuple[Clip, ...]) -> _Tried:
     from melcheck.diagnosis.loader import handshake_loader
     from melcheck.file_stages import load_loader
 
-    loader = load_loader(name)
+    loader = load_loader(name, sample_rate=expected.sample_rate)
     found = handshake_loader(loader, expected=expected, clips=[clip.path for clip in clips])
     return _Tried(loader, found, passed=found.passed)
 
@@ -181,7 +181,7 @@ def _saver(name: str, expected: MelRecipe, speech: Mapping[str, Tensor]) -> _Tri
     from melcheck.diagnosis.saver import handshake_saver
     from melcheck.file_stages import load_saver
 
-    saver = load_saver(name)
+    saver = load_saver(name, sample_rate=expected.sample_rate)
     found = handshake_saver(saver, expected=expected, waveforms=speech)
     return _Tried(saver, found, passed=found.passed)
 

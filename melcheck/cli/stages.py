@@ -59,7 +59,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             )
         config = MelCheckConfig(options.audio, recipe.sample_rate, options.duration)
         load_audio(config, min_samples=recipe.min_round_trip_samples)
-        own = load_loader(options.loader) if options.loader else None
+        own = (
+            load_loader(options.loader, sample_rate=recipe.sample_rate) if options.loader else None
+        )
         if options.frontend:
             frontend = load_frontend(options.frontend, expected=recipe)
             tried = VocoderWithFrontend(frontend, tried)

@@ -80,9 +80,14 @@ def handshake_loader(
         FileNotFoundError: A clip that does not exist.
         AudioError: A clip that cannot be read by melcheck.
     """
-    ready = loader if isinstance(loader, Loader) else adapt_loader(loader, name=name_of(loader))
+    rate = expected.sample_rate
+    ready = (
+        loader
+        if isinstance(loader, Loader)
+        else adapt_loader(loader, name=name_of(loader), sample_rate=rate)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        probes = probe_files(Path(folder), sample_rate=expected.sample_rate)
+        probes = probe_files(Path(folder), sample_rate=rate)
         results = [
             _compared(ready, path, expected, may_refuse=index > 0)
             for index, path in enumerate(probes)

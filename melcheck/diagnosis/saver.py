@@ -58,9 +58,9 @@ def handshake_saver(
     Raises:
         CallableError: It cannot be called, or writes no file at all.
     """
-    if not isinstance(saver, Saver):
-        saver = adapt_saver(saver, name=name_of(saver))
     rate = expected.sample_rate
+    if not isinstance(saver, Saver):
+        saver = adapt_saver(saver, name=name_of(saver), sample_rate=rate)
     clip = probe(round(_SECONDS * rate), sample_rate=rate)
     given = {name: clip * (peak / clip.abs().max()) for name, peak in _PEAKS.items()}
     given |= waveforms

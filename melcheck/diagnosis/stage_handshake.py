@@ -93,6 +93,10 @@ _WORDS: Mapping[tuple[Stage, str], tuple[str, str]] = MappingProxyType(
             "only some places are wrong",
             "Look for chunks that are decoded without the context that a frame depends on.",
         ),
+        ("vocoder", "unknown"): (
+            "no known cause explains the difference",
+            "`melcheck stages REFERENCE VOCODER --audio CLIP` names the first stage that differs.",
+        ),
         ("vocoder", "sample-rate"): (
             "the waveform has a different sampling rate than the reference's",
             "Return the samples at the rate of the recipe.",

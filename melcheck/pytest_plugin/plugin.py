@@ -194,15 +194,7 @@ def _applies(config: pytest.Config, item: pytest.Item) -> bool:
     needs = item.get_closest_marker("mel_needs")
     if needs is None or PLAN not in config.stash:
         return True
-    plan = plan_of(config)
-    given = {
-        "loader": plan.loader,
-        "frontend": plan.frontend,
-        "vocoder-reference": plan.vocoder_reference,
-        "saver": plan.saver,
-        "cache": plan.stored,
-    }
-    return all(given[name] is not None for name in needs.args)
+    return all(plan_of(config).has(name) for name in needs.args)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

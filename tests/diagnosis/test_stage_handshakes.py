@@ -21,8 +21,12 @@ import torchaudio
 from torch import Tensor
 
 from melcheck import MelRecipe, handshake_loader, handshake_saver, handshake_vocoder
+from melcheck.clips import Clip
 from melcheck.diagnosis.stage_handshake import StageHandshake
-from melcheck.probe_clips import probe, probe_files
+from melcheck.file_stages import adapt_loader
+from melcheck.plan import Plan
+from melcheck.probe_clips import FILE_FORMATS, probe, probe_files
+from melcheck.recipes import VOCOS
 from melcheck.user_code import CallableError
 from melcheck.vocoders.agreement import PLAIN, RETRIEVED, agreement, disagreement
 from melcheck.vocoders.load import load_vocoder
@@ -117,6 +121,10 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "integers": (lambda path: (32_768 * right(path)).short(), "int16-scale"),
     "slices": (by_slices, "aliasing"),
     "an end less": (lambda path: right(path)[..., :-3_000], "length"),
+    "the delay of MP3": (
+        lambda path: torch.nn.functional.pad(right(path), (1105 * ("mp3" in str(path)), 0)),
+        "shifted",
+    ),
     "normalised": (lambda path: 0.9 * right(path) / right(path).abs().max(), "gain"),
     "8 bits": (lambda path: (128 * right(path)).floor() / 128, "rounding"),
     "cropped at random": (
@@ -143,6 +151,15 @@ def test_a_loader_that_refuses_a_clip_of_the_run_fails() -> None:
     assert "raised ValueError: not a WAV file" in found.message()
 
 
+def test_a_clip_of_each_format_of_a_run_is_read() -> None:
+    names = ("kokoro-kumo-en.wav", "guitar-stereo.flac", "austen-0870.flac", "austen-0930.flac")
+    clips = tuple(Clip(name, AUDIO / name, "user") for name in names)
+    loader = adapt_loader(right, name="right")
+    plan = Plan(clips=clips, vocoders=("embedded",), devices=("cpu",), loader=loader)
+    found = plan.loader_handshake(VOCOS)
+    assert [each.clip for each in found.results[len(FILE_FORMATS) :]] == [*names[:3]]
+
+
 def test_the_probe_files_have_the_rates_and_channels_of_their_names(tmp_path: Path) -> None:
     found = [soundfile.info(path) for path in probe_files(tmp_path)]
     assert {(info.samplerate, info.channels) for info in found} == {
@@ -154,6 +171,19 @@ def test_the_probe_files_have_the_rates_and_channels_of_their_names(tmp_path: Pa
         (16_000, 1),
         (44_100, 1),
     }
+
+
+def test_a_rate_that_is_an_argument_is_the_recipes() -> None:
+    def load(path: Any, sr: int) -> Tensor:
+        channels, rate = read(path)
+        return torchaudio.functional.resample(channels.mean(dim=0), rate, sr)
+
+    def save(path: Any, waveform: Tensor, *, sampling_rate: int) -> None:
+        soundfile.write(path, waveform[0].numpy(), sampling_rate)
+
+    recipe = MelRecipe(sample_rate=22_050, f_max=8_000.0)
+    assert handshake_loader(load, expected=recipe).kind == "identical"
+    assert handshake_saver(save, expected=recipe).kind == "identical"
 
 
 @pytest.mark.parametrize(

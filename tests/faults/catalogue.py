@@ -294,7 +294,7 @@ FAULTS: tuple[Fault, ...] = (
     fault("environment", "other-device", 55, "ChatTTS #741", files.other_device,
           {"mel": "mel", "waveform": "waveform"}),
     fault("environment", "missing-device", 55, "pytorch #30865", files.missing_device,
-          {"cuda-99": "cuda:99"}, caught_by=("sanity",)),
+          {"cuda-99": "cuda:99"}, caught_by=("shapes",)),
     fault("environment", "newer-config", 56, "hifi-gan #176", files.configuration,
           {"unknown-argument": ("head", "clip_magnitude", 100)}),
     fault("environment", "unreadable-audio", 59, "vits2 #17", files.headerless,

@@ -126,19 +126,12 @@ class SuiteRun:
 
     def _applies(self, name: str, test: Any, clip: Clip) -> bool:
         plan = plan_of(self._request.config)
-        given = {
-            "loader": plan.loader,
-            "frontend": plan.frontend,
-            "vocoder-reference": plan.vocoder_reference,
-            "saver": plan.saver,
-            "cache": plan.stored,
-        }
         if name == "sanity" and not clip.gated:
             return False
         if name.startswith("golden") and plan.goldens is None:
             return False
         needs = [mark.args for mark in test.pytestmark if mark.name == "mel_needs"]
-        return all(given[option] is not None for args in needs for option in args)
+        return all(plan.has(option) for args in needs for option in args)
 
     def _outcome(self, test: Callable[..., None]) -> str | None:
         """Return how a test fails; None where it passes or is skipped."""
