@@ -16,6 +16,7 @@ from torch import Tensor
 
 from melcheck.audio import AudioError, decode_audio
 from melcheck.config import MelCheckConfig
+from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.stage_handshake import (
     ClipResult,
     Pair,
@@ -24,12 +25,16 @@ from melcheck.diagnosis.stage_handshake import (
     rounded_alike,
     stage_verdict,
 )
+from melcheck.diagnosis.waveform import SAME_SAMPLES
 from melcheck.file_stages import Saver, adapt_saver
 from melcheck.probe_clips import probe
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.user_code import CallableError, name_of
 
 _SECONDS = 1.2
+
+# Where what is scaled down to be within full scale ends at least.
+_LEAST_PEAK = 0.9
 
 # Their largest samples. A vocoder may exceed full scale by itself.
 _PEAKS: Mapping[str, float] = MappingProxyType(
@@ -87,4 +92,23 @@ def _compared(
         alike = rounded_alike(name, "saver", waveform.clamp(-1, 1), samples.clamp(-1, 1))
         if alike is not None:
             return alike
+        quieter = _below_full_scale(waveform, samples)
+        if quieter is not None:
+            return ClipResult(name, quieter, harmless=True)
     return Pair(name, waveform, samples, sample_rate=rate, estimate_rate=read.sample_rate)
+
+
+def _below_full_scale(waveform: Tensor, samples: Tensor) -> Explanation | None:
+    """Explain a waveform beyond full scale that was scaled down as a whole, to be within it."""
+    peak, reached = float(waveform.abs().max()), float(samples.abs().max())
+    if peak <= 1 or len(waveform) != len(samples) or not _LEAST_PEAK <= reached <= 1:
+        return None
+    gain = reached / peak
+    if float((samples - gain * waveform).abs().max()) > SAME_SAMPLES:
+        return None
+    return explanation(
+        "gain",
+        f"a factor of {gain:.3g}",
+        title="what is beyond full scale is scaled down as a whole",
+        fix="Nothing to do: it would be cut off otherwise.",
+    )

@@ -36,7 +36,9 @@ from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
 from melcheck.vocoders.weights import VocoderError
 
 _PROBE_SECONDS = (28_000 / 24_000, 48_000 / 24_000)
-_INT16_FULL_SCALE = 32_768.0
+INT16_FULL_SCALE = 32_768.0
+"""What code that returns int16 calls full scale."""
+
 _CPU = torch.device("cpu")
 
 _Form = Callable[[Tensor], Any]
@@ -256,7 +258,7 @@ def _waveforms(target: Target, form: _Form, mel: Tensor) -> Tensor:
 def _float_waveforms(returned: Any, *, items: int) -> Tensor:
     scale = 1.0
     if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":
-        scale = _INT16_FULL_SCALE
+        scale = INT16_FULL_SCALE
         returned = returned.astype("float32") if hasattr(returned, "astype") else returned.float()
     waveform, found = float_tensor(returned)
     if waveform is None:

@@ -224,6 +224,10 @@ SAVERS: dict[str, tuple[Callable[..., Any], str]] = {
     "without a rate": (lambda path, waveform: write(path, waveform, RATE), "identical"),
     "waveform first": (lambda waveform, path, sr: write(path, waveform, sr), "identical"),
     "int16": (as_int16, "benign"),
+    "below full scale": (
+        lambda path, waveform, rate: write(path, waveform / max(1, waveform.abs().max()), rate),
+        "benign",
+    ),
 }
 
 
@@ -298,6 +302,12 @@ def over_the_batch(mel: Tensor) -> Tensor:
     [
         (lambda mel: untrained.small().decode(mel), "identical", ""),
         (in_float64, "identical", ""),
+        (lambda mel: untrained.small().decode(mel).clamp(-1, 1), "benign", "clipping"),
+        (
+            lambda mel: (32_767 * untrained.small().decode(mel).clamp(-1, 1)).short(),
+            "benign",
+            "rounding",
+        ),
         (InBatches(-16.118), "benign", "tail"),
         (InBatches(0.0), "fault", "tail"),
         (over_the_batch, "fault", "batch"),
@@ -305,7 +315,18 @@ def over_the_batch(mel: Tensor) -> Tensor:
         (lambda mel: untrained.small().decode(mel) + 0.01, "fault", "dc-offset"),
         (lambda mel: torch.nan * untrained.small().decode(mel), "fault", "non-finite"),
     ],
-    ids=["same", "float64", "floor", "zeros", "batch", "weights", "offset", "nan"],
+    ids=[
+        "same",
+        "float64",
+        "clamped",
+        "int16",
+        "floor",
+        "zeros",
+        "batch",
+        "weights",
+        "offset",
+        "nan",
+    ],
 )
 def test_a_vocoder_is_compared_with_its_reference(vocoder: Any, kind: str, code: str) -> None:
     found = compared(vocoder)
