@@ -112,6 +112,7 @@ def variables(folder: Path, unfit: Unfit) -> dict[str, str]:
 def run(folder: Path, unfit: Unfit, *arguments: object) -> subprocess.CompletedProcess[str]:
     stand_ins = folder / "stand-ins"
     stand_ins.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\n")  # a project of its own, wherever it lies
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
