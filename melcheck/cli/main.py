@@ -23,9 +23,11 @@ from collections.abc import Sequence
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
+_WITHOUT_TORCH = ("info", "fetch")
 
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
@@ -130,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(options: argparse.Namespace, terminal: Terminal) -> Answer:
+    if options.command not in _WITHOUT_TORCH:
+        require_torch()
     command = importlib.import_module(f"melcheck.cli.{options.command}")
     answer: Answer = command.run(options, terminal)
     return answer
@@ -142,11 +146,10 @@ def _document(command: str, *, passed: bool, **more: object) -> dict[str, object
 def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the message of an error."""
     reason = str(error).strip() or type(error).__name__
-    if isinstance(error, MissingError):
+    if isinstance(error, (MissingError, UnfitEnvironmentError)):
         return _MISSING, reason
     if isinstance(error, ImportError):
-        name = f" {error.name}" if error.name else ""
-        return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
+        return _MISSING, missing_package(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _MISSING, "out of memory. Check less at once, as with --duration 3."
     if isinstance(error, VocoderUnavailable):

@@ -6,6 +6,7 @@ once for each clip, vocoder and device of the plan. The fixtures about speed nee
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,6 +280,12 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
     plan = plan_of(request.config)
     if plan.goldens is None:
         pytest.skip("clips of your own have no goldens yet: name a folder with --mel-goldens DIR")
+    if importlib.util.find_spec("pandas") is None:
+        pytest.fail(
+            "goldens need pandas, with which pytest-regressions reads and writes them. "
+            'Install it: pip install "melcheck[goldens]"',
+            pytrace=False,
+        )
     return Golden(
         plan.goldens,
         data_regression,

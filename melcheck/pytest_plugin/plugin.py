@@ -9,10 +9,19 @@ its first test, with pytest's usage error (exit code 4). Nothing heavy is import
 from __future__ import annotations
 
 import json
+import traceback
+from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck.environment import (
+    UnfitEnvironmentError,
+    missing_package,
+    require_torch,
+    torch_fault,
+)
 from melcheck.pytest_plugin import reports as report_plugin
 from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
 from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
@@ -79,13 +88,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
             f"for the other options, or add -c {overlooked}."
         )
-    from melcheck.pytest_plugin.plan import make_plan
-
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:
+        require_torch()
+        from melcheck.pytest_plugin.plan import make_plan
+
         config.stash[PLAN] = make_plan(
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
+    except UnfitEnvironmentError as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
+    except ImportError as error:
+        raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise pytest.UsageError(f"melcheck: {error}") from None
 
@@ -155,6 +169,35 @@ def _param(plan: Plan, value: Any) -> Any:
     kind = value.split(":")[0]
     marks = [getattr(pytest.mark, kind)] if kind in ("official", "cuda") else []
     return pytest.param(value, id=plan.label(value), marks=marks)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse a run without a plan whose tests import melcheck where torch does not fit.
+
+    A run with a plan was refused at its start.
+    """
+    report = yield
+    call = getattr(report, "call", None)
+    if report.failed and call is not None and _through_melcheck(call.excinfo.value):
+        fault = torch_fault()
+        if fault is not None:
+            collector.config.stash[REFUSED] = fault
+            report.outcome, report.longrepr, report.result = "passed", None, []
+    return report
+
+
+def _through_melcheck(error: BaseException) -> bool:
+    """Return whether an error, or what it was raised from, came through a module of melcheck."""
+    package = Path(__file__).parents[1]
+    return any(
+        Path(frame.f_code.co_filename).is_relative_to(package)
+        for each in (error, error.__cause__)
+        if each is not None
+        for frame, _ in traceback.walk_tb(each.__traceback__)
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version files config recipes metrics user_code probe_clips
+_version environment files config recipes metrics user_code probe_clips
 clips profiles sanity
 audio mel_files plots
 vocoders
