@@ -1,14 +1,18 @@
-"""Names and hashes of files, atomic writes, and what messages and JSON say of them."""
+"""Names and hashes of files, atomic writes, and what may be printed and kept of them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import hashlib
 import math
 import os
 import re
+import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,22 +30,52 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, follow: bool = True) -> Iterator[Path]:
     """Yield a temporary path that takes the place of `path` when the block ends well.
 
+    So a file is written whole or not at all, and no reader meets half of it. The permissions of a
+    file that was there before are kept.
+
+    Args:
+        path: The file.
+        follow: Whether a symbolic link stays, and the file that it leads to is replaced.
+
     Raises:
-        OSError: The folder of `path` cannot be written.
+        OSError: The folder of `path` cannot be written, or what is there is no file.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    target = _resolved(path) if follow and path.is_symlink() else path
+    mode = 0o644  # mkstemp makes files that only their owner may read
+    if target.exists() and not target.is_symlink():
+        if not target.is_file():
+            raise OSError(errno.EINVAL, "there is no regular file", str(path))
+        mode = stat.S_IMODE(target.stat().st_mode)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".melcheck-")
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files that only their owner may read.
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if not temporary.is_symlink():
+            temporary.chmod(mode)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _resolved(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # by the version of Python
+        raise OSError(errno.ELOOP, "the link leads in a circle", str(link)) from None
+
+
+def os_reason(error: OSError) -> str:
+    """Return why an operation on a file failed, in words, without its number and its path.
+
+    Example:
+        >>> os_reason(FileNotFoundError(2, "No such file or directory", "a.wav"))
+        'No such file or directory'
+    """
+    return error.strerror or str(error) or type(error).__name__
 
 
 def sha256_file(path: Path) -> str:
@@ -82,6 +116,41 @@ def one_line(path: Path) -> str:
     """
     text = str(path)
     return text if text.isprintable() else ascii(text)
+
+
+def plain_text(text: str, *, coloured: bool = False) -> str:
+    r"""Return text as it may be shown to people: the one way of all that melcheck prints.
+
+    Names, messages of other code and answers of servers may hold what moves the cursor of a
+    terminal, turns the direction of reading, or is a command to the program that keeps the log of
+    a CI. Such characters become escapes; line breaks stay.
+
+    Args:
+        text: Text of one or more lines.
+        coloured: Whether the escape sequences of colours stay, as in a table that is drawn already.
+
+    Example:
+        >>> plain_text("a\x1b[2J\u202eb"), plain_text("clip\n::error::c"), plain_text("été\n")
+        ('a\\x1b[2J\\u202eb', 'clip\n\\x3a:error::c', 'été\n')
+    """
+    if not text.isascii() or not text.isprintable():
+        text = _UNPRINTABLE.sub(functools.partial(_escape, coloured=coloured), text)
+    return _LOG_COMMAND.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}{found[3]}", text)
+
+
+# Colours as rich writes them, or any one character.
+_UNPRINTABLE = re.compile(r"\x1b\[[\d;]*m|[^\n ]")
+# GitHub (`::error`) and Azure, TeamCity (`##vso[`, `##teamcity[`) look at the start of a line.
+_LOG_COMMAND = re.compile(r"^(\s*(?:\x1b\[[\d;]*m)*\s*)([:#])([:#])", re.MULTILINE)
+
+
+def _escape(found: re.Match[str], *, coloured: bool) -> str:
+    text = found[0]
+    if len(text) > 1:
+        return text if coloured else text.replace("\x1b", "\\x1b")
+    if text.isprintable() or unicodedata.category(text) == "Zs":
+        return text
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def plain(value: object) -> Any:
@@ -141,6 +210,6 @@ def writable_folder(path: Path, option: str, *, otherwise: str = "Name another f
             pass
     except OSError as error:
         raise ValueError(
-            f"{option} {path}: {nearest} cannot be written ({error.strerror}). {otherwise}"
+            f"{option} {path}: {nearest} cannot be written ({os_reason(error)}). {otherwise}"
         ) from None
     return path
