@@ -7,9 +7,11 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import json
 import math
 import os
 import re
+import reprlib
 import stat
 import tempfile
 import unicodedata
@@ -21,6 +23,8 @@ from typing import Any
 # appends; a longer name is cut, and ends in this many digits of its hash to stay distinct.
 _MAX_NAME_BYTES = 120
 _HASH_DIGITS = 8
+
+_BLOCK_BYTES = 2**20
 
 MAX_LISTED = 16
 """How many items a message lists; of the others it gives the number."""
@@ -78,9 +82,40 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def read_bytes(path: Path, *, max_bytes: int) -> bytes:
+    """Read a file, which is no pipe and no device, up to a size.
+
+    Raises:
+        OSError: It cannot be read, is no file, or is larger; `os_reason` has it in words.
+    """
+    # A pipe that nobody writes to would be waited for.
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+        size = os.fstat(file.fileno()).st_size
+        # Memory for what is there, not for what may be read. A file may grow meanwhile, and those
+        # below /proc have no size.
+        data = file.read(size + 1) if size <= max_bytes else b""
+        while size < len(data) <= max_bytes and (more := file.read(_BLOCK_BYTES)):
+            data += more
+    size = max(size, len(data))
+    if size > max_bytes:
+        reason = f"it takes {size:,} bytes, and at most {max_bytes:,} are read"
+        raise OSError(errno.EFBIG, reason, str(path))
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def file_name(text: str) -> str:
@@ -176,6 +211,55 @@ def plain(value: object) -> Any:
     ):
         return value
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def load_yaml(data: bytes) -> Any:
+    """Return what plain YAML holds: numbers, texts, lists and mappings.
+
+    Merges (`<<`), which let a small file describe an endless mapping, are refused.
+
+    Raises:
+        ValueError: It is no plain YAML; the message is one line.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.constructor.ConstructorError(problem="`<<` merges mappings")
+
+    try:
+        # It builds no Python objects, whatever the tags say. Besides YAMLError there may be a
+        # ValueError (a date such as 2001-99-99, a number of 5,000 digits), TypeError, KeyError or
+        # RecursionError.
+        return yaml.load(data, Loader)
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(plain_text(reason[:200])) from None
+
+
+def load_json(data: bytes) -> Any:
+    """Return what JSON holds.
+
+    Raises:
+        ValueError: It is no JSON, or nested deeper than Python reads; the message is one line.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(plain_text(str(error)[:200])) from None
+
+
+def short(value: object) -> str:
+    """Return a value for a message: cut, and in words where Python does not write it."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"{type(value).__name__} that is too long to print"
 
 
 def refuse(problems: Iterable[str]) -> None:

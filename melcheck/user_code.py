@@ -38,6 +38,10 @@ THEIR_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
 
 
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that a mel, a waveform or weights may have."""
+
+
 class CallableError(ValueError):
     """The user's code cannot be imported or called; the message says why."""
 
@@ -213,18 +217,29 @@ def float_tensor(value: object) -> tuple[Tensor | None, str]:
     """
     converted = ""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiubc":
+        kind, size = value.dtype.kind, value.dtype.itemsize
+        if kind not in "fiubc" or size > 8 * (1 + (kind == "c")):
             return None, f"a NumPy array of {value.dtype}"
+        if kind != "f":
+            return None, f"{value.dtype} of shape {list(value.shape)}"
         native = value.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.ascontiguousarray(value, dtype=native))
+        # A copy: an array may be read-only, or its maker's buffer.
+        value = torch.from_numpy(np.array(value, dtype=native, order="C"))
         converted = "NumPy"
     if not isinstance(value, Tensor):
         return None, f"{type(value).__name__}, which is no array"
-    shape = f"{value.dtype} of shape {list(value.shape)}".removeprefix("torch.")
-    if not value.is_floating_point() or value.layout != torch.strided:
-        return None, shape
+    odd = (
+        "nested" if value.is_nested else
+        "without values, on the device meta" if value.is_meta else
+        "" if value.layout == torch.strided else str(value.layout).removeprefix("torch.")
+    )  # fmt: skip
+    if odd:
+        return None, f"a tensor that is {odd}"
+    name = str(value.dtype).removeprefix("torch.")
+    if value.dtype not in FLOAT_TYPES:
+        return None, f"{name} of shape {list(value.shape)}"
     if value.dtype != torch.float32:
-        converted = ", ".join(filter(None, (converted, str(value.dtype).removeprefix("torch."))))
+        converted = ", ".join(filter(None, (converted, name)))
     return value.detach().cpu().float(), converted
 
 

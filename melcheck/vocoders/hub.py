@@ -263,7 +263,7 @@ def _fetch(repo_id: str, commit: str, name: str, *, size: int | None, pinned: in
             if announced > allowed:
                 raise _TooLarge(f"{announced:,} bytes are announced")
             with tqdm(  # type: ignore[no-untyped-call]
-                total=announced or None, unit="B", unit_scale=True, desc=name
+                total=announced or None, unit="B", unit_scale=True, desc=name, disable=None
             ) as bar:
                 for block in blocks:
                     body.extend(block)

@@ -15,13 +15,13 @@ References:
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+from melcheck.files import os_reason, read_bytes
 
 CONFIG_FILE: Final = "config.yaml"
 WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
@@ -124,7 +124,7 @@ def local_files(directory: Path) -> VocoderFiles:
         try:
             found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) or "nothing"
         except OSError as error:
-            found = f"a folder that cannot be read ({error.strerror})"
+            found = f"a folder that cannot be read ({os_reason(error)})"
         raise VocoderError(
             f"{directory} must hold {CONFIG_FILE} and {' or '.join(WEIGHTS_FILES)}, "
             f"got {found}.\nPut both files there, or give the directory that holds them."
@@ -152,27 +152,11 @@ def read_file(
             or not the pinned one.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise VocoderError(f"{path} must be a file, got a pipe or a device.\n{remedy}")
-            # A file may grow, or have no size at all, as those below /proc.
-            data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else b""
+        data = read_bytes(path, max_bytes=MAX_BYTES)
     except OSError as error:
-        raise VocoderError(f"{path} cannot be read: {error.strerror}.\n{remedy}") from None
-    size = max(status.st_size, len(data))
-    if size > MAX_BYTES:
-        raise VocoderError(
-            f"{path} must be at most {MAX_BYTES:,} bytes, got {size:,}.\n"
-            "That is no Vocos: name the right model."
-        )
+        raise VocoderError(f"{path} cannot be read: {os_reason(error)}.\n{remedy}") from None
     sha256 = checked_bytes(data, str(path), remedy=remedy, pinned=pinned, num_bytes=num_bytes)
     return ReadFile(path, data, sha256, remedy)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # A pipe that nobody writes to would be waited for.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def checked_bytes(

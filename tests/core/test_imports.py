@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
 _version files config recipes metrics user_code probe_clips
-clips profiles sanity
+clips profiles sanity tensor_files
 audio mel_files plots
 vocoders
 frontends pipeline goldens
