@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Sequence
 
 from melcheck._version import __version__
-from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     terminal = Terminal()
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv), terminal)
+        code = _run(sys.argv[1:] if argv is None else list(argv), terminal)
+        if argv is None:  # this process ends
+            end_stdout()
+        return code
     except KeyboardInterrupt:
         return _INTERRUPTED
     except OSError as error:  # of writing the answer; a command's own were reported
@@ -130,8 +133,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(options: argparse.Namespace, terminal: Terminal) -> Answer:
-    command = importlib.import_module(f"melcheck.cli.{options.command}")
-    answer: Answer = command.run(options, terminal)
+    with stdout_to_stderr():  # what it calls, and what that starts, may print
+        command = importlib.import_module(f"melcheck.cli.{options.command}")
+        answer: Answer = command.run(options, terminal)
     return answer
 
 

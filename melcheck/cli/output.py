@@ -22,6 +22,7 @@ from melcheck.files import plain
 _Item = TypeVar("_Item")
 
 _WIDTH_WHEN_PIPED = 80
+_STDOUT, _STDERR = 1, 2
 _ESCAPE = "\x1b"
 # The lines that rich draws tables with.
 _ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
@@ -130,9 +131,51 @@ class Terminal:
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Redirect what the user's code prints to stderr: stdout holds only the answer."""
-    with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+    """Redirect what the user's code prints to stderr: stdout holds only the answer.
+
+    Its file descriptor is redirected too, to which other languages and child processes write.
+    """
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()), _descriptor_to_stderr():
         yield
+
+
+@contextlib.contextmanager
+def _descriptor_to_stderr() -> Iterator[None]:
+    stream = sys.__stdout__
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    try:
+        kept = os.dup(_STDOUT)
+    except OSError:  # closed by the caller, as with `1>&-`
+        yield
+        return
+    try:
+        _redirect()
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()  # what the code wrote past `redirect_stdout`
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def end_stdout() -> None:
+    """Let nothing that this process prints at its end follow the answer on stdout."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        _redirect()
+
+
+def _redirect() -> None:
+    try:
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:  # stderr is closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDOUT)
+        os.close(nowhere)
 
 
 def _write(stream: TextIO | None, text: str) -> None:
