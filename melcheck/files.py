@@ -14,6 +14,7 @@ import re
 import reprlib
 import stat
 import tempfile
+import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,6 +81,58 @@ def os_reason(error: OSError) -> str:
         'No such file or directory'
     """
     return error.strerror or str(error) or type(error).__name__
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error for people: of a file its name and why, in words, without a number.
+
+    Example:
+        >>> error_text(PermissionError(13, "Permission denied", "a.wav"))
+        'a.wav: Permission denied.'
+        >>> error_text(ValueError("no clip"))
+        'no clip'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename2 or error.filename
+        place = f"{one_line(Path(os.fsdecode(name)))}: " if isinstance(name, (str, bytes)) else ""
+        return f"{place}{error.strerror}."
+    return str(error).strip() or type(error).__name__
+
+
+_ALLOCATION = re.compile(
+    r"(?:tried to allocate|unable to allocate|failed to allocate|not enough memory)"
+    r"[^\d]*([\d.,]+ ?[KMGT]?i?(?:B\b|bytes)?)?",
+    re.IGNORECASE,
+)
+
+
+def failed_allocation(error: BaseException) -> str:
+    """Return what a failed request for memory was about, in a sentence; "" for another error.
+
+    Python and NumPy raise MemoryError, torch a RuntimeError that says how many bytes it wanted.
+
+    Example:
+        >>> failed_allocation(RuntimeError("DefaultCPUAllocator: you tried to allocate 80 bytes."))
+        'out of memory: 80 bytes were asked for'
+        >>> failed_allocation(ValueError("no clip"))
+        ''
+    """
+    found = _ALLOCATION.search(str(error))
+    kind = type(error).__name__
+    if not isinstance(error, MemoryError) and (
+        not isinstance(error, RuntimeError) or (found is None and kind != "OutOfMemoryError")
+    ):
+        return ""
+    amount = found[1].strip() if found and found[1] else "more than there is"
+    amount += " bytes" if amount[-1:].isdigit() else ""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in frame.filename
+    ]
+    by = f" by {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"out of memory: {amount} were asked for{by}"
+
+
+_PACKAGE = f"{os.sep}melcheck{os.sep}"
 
 
 def read_bytes(path: Path, *, max_bytes: int) -> bytes:
@@ -262,6 +315,26 @@ def short(value: object) -> str:
         return f"{type(value).__name__} that is too long to print"
 
 
+def check_writable(path: Path) -> None:
+    """Raise, before the work begins, where a file could not be written.
+
+    Raises:
+        OSError: A folder or a device is there, or the folder of the file cannot be written.
+    """
+    target = _resolved(path) if path.is_symlink() else path
+    if target.exists() and not target.is_file():
+        reason = "it is a folder" if target.is_dir() else "it is no regular file"
+        raise OSError(errno.EINVAL, reason, str(path))
+    with tempfile.TemporaryFile(dir=target.parent):
+        pass
+
+
+def unwritten(what: str, error: OSError) -> str:
+    """Return the sentence on a file that could not be written."""
+    reason = error_text(error).removesuffix(".")
+    return f"{what} could not be written: {reason}. Make room there, or name another place."
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise one error with the problems of all files; do nothing where there are none.
 
@@ -286,9 +359,17 @@ def writable_folder(path: Path, option: str, *, otherwise: str = "Name another f
     Raises:
         ValueError: It is a file, or cannot be written.
     """
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"{option} {path}: {nearest} is a file. Name a folder.")
+    try:
+        nearest = next(
+            folder
+            for folder in (path, *path.absolute().parents)
+            if folder.exists() or folder.is_symlink()
+        )
+        if not nearest.is_dir():
+            what = "a file" if nearest.exists() else "a link that leads nowhere"
+            raise ValueError(f"{option} {path}: {nearest} is {what}. Name a folder.")
+    except OSError as error:  # such as a name of 300 bytes
+        raise ValueError(f"{option} {path}: {os_reason(error)}. {otherwise}") from None
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".melcheck-"):
             pass

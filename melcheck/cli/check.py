@@ -176,11 +176,12 @@ def _check_quick(options: argparse.Namespace) -> None:
 
 
 def _check_report(path: Path) -> None:
+    from melcheck.files import os_reason
     from melcheck.report.files import check_report_path
 
     try:
         check_report_path(path)
     except OSError as error:
         raise UsageError(
-            f"--report {path}: its folder cannot be written ({error.strerror}). Name another."
+            f"--report {path}: its folder cannot be written ({os_reason(error)}). Name another."
         ) from None

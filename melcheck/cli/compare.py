@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from melcheck.cli.arguments import add_array, add_profile, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
-from melcheck.files import refuse, replacing
+from melcheck.files import check_writable, os_reason, refuse, replacing, unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,14 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.sanity import judge
 
     recipe = profile(options.profile)
+    if options.plot is not None:
+        _check_plot(options)
     reference, estimate, notes = _read(options, recipe)
     metrics = compare(reference[None], estimate[None], log_floor=recipe.log_floor)[0]
     verdict = judge(metrics)
+    problem = ""
     if options.plot is not None:
-        _plot(options.plot, reference, estimate, recipe)
+        problem = _plot(options.plot, reference, estimate, recipe)
     text = [
         f"A: {options.reference}, B: {options.estimate}, both {list(reference.shape)}",
         *notes,
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         "",
         _worst(metrics, recipe),
         str(verdict),
-        *([f"difference map: {options.plot}"] if options.plot else []),
+        *([f"difference map: {options.plot}"] if options.plot and not problem else []),
     ]
     return Answer(
         passed=verdict.passed,
@@ -77,6 +80,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "notes": notes,
             "plot": options.plot,
         },
+        unwritten=(problem,) if problem else (),
     )
 
 
@@ -130,7 +134,24 @@ def _worst(metrics: MelMetrics, recipe: MelRecipe) -> str:
     )
 
 
-def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> None:
+def _check_plot(options: argparse.Namespace) -> None:
+    """Refuse a place for the picture that cannot be written, or is one of the mels."""
+    path = options.plot
+    for name in ("reference", "estimate"):
+        mel = getattr(options, name)
+        if path.exists() and mel.exists() and path.samefile(mel):
+            raise UsageError(f"--plot {path} would overwrite the mel {mel}. Name another file.")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(
+            f"--plot {path}: the picture cannot be written ({os_reason(error)}). Name a file in a "
+            "folder that exists and can be written."
+        ) from None
+
+
+def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> str:
+    """Write the picture; return why that failed, "" where it did not."""
     from melcheck.plots import DifferencePicture
 
     picture = DifferencePicture(recipe, reference.shape[1])
@@ -139,7 +160,5 @@ def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) ->
         with replacing(path) as temporary:
             temporary.write_bytes(picture.png())
     except OSError as error:
-        raise UsageError(
-            f"--plot {path}: the picture cannot be written ({error.strerror}). Name a file in a "
-            "folder that exists and can be written."
-        ) from None
+        return unwritten(f"--plot {path}", error)
+    return ""

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
-from melcheck.files import plain
+from melcheck.files import plain, plain_text
 
 _Item = TypeVar("_Item")
 
@@ -44,11 +44,16 @@ class Answer:
         passed: Whether every gate of the command passed.
         text: Text for people, without a newline at its end.
         data: The same for programs; `melcheck.files.plain` converts it to JSON.
+        coloured: What stands above the text, and may have colours that were drawn already.
+        unwritten: What could not be written, in sentences; it does not change the verdict, which
+            is printed first.
     """
 
     passed: bool
     text: str
     data: Mapping[str, object]
+    coloured: str = ""
+    unwritten: tuple[str, ...] = ()
 
 
 class Terminal:
@@ -70,14 +75,20 @@ class Terminal:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
 
-    def print(self, text: str) -> None:
+    def print(self, text: str, *, coloured: bool = False) -> None:
         """Write text and a newline to stdout, wrapped at `width`, and flush.
+
+        Args:
+            text: The text.
+            coloured: Whether it may have colours.
 
         Raises:
             OSError: The text cannot be written, or (`BrokenPipeError`) the reader has gone.
         """
-        lines = (self._broken(line) for line in text.splitlines())
-        _write(sys.stdout, "\n".join(line for broken in lines for line in broken))
+        text = plain_text(text, coloured=coloured)
+        lines = (self._broken(line) for line in text.split("\n"))
+        text = "\n".join(line for broken in lines for line in broken)
+        _write(sys.stdout, text, coloured=coloured)
 
     def print_json(self, document: Mapping[str, object]) -> None:
         """Write a document to stdout as JSON in ASCII, and flush; raises as `print` does."""
@@ -97,9 +108,9 @@ class Terminal:
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for name in header:
-            table.add_column(Text(name), overflow="fold")
+            table.add_column(Text(plain_text(name)), overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain_text(cell)) for cell in row))
         output = io.StringIO()
         Console(file=output, width=self.width, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
@@ -178,14 +189,14 @@ def _redirect() -> None:
         os.close(nowhere)
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _write(stream: TextIO | None, text: str, *, coloured: bool = False) -> None:
     if stream is None:  # closed by the caller, as with `2>&-`
         return
     try:
         "─".encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = text.translate(_ASCII)
-    stream.write(text + "\n")
+    stream.write(plain_text(f"{text}\n", coloured=coloured))
     stream.flush()
 
 

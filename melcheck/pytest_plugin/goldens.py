@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from melcheck.files import load_yaml, os_reason, plain_text, read_bytes, replacing
+from melcheck.files import load_yaml, os_reason, plain_text, read_bytes, replacing, unwritten
 
 
 class Golden:
@@ -73,7 +73,7 @@ class Golden:
         for key, values in statistics.items():
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{name}: {key} must be finite, got NaN or infinity. No golden.")
-        with tempfile.TemporaryDirectory(prefix="melcheck-golden-") as folder:
+        with self._temporary() as folder:
             # pytest-regressions writes in place: it works on a copy, of which what it wrote goes
             # back whole. The provenance goes last, since without it the numbers are not compared.
             copy = Path(folder)
@@ -82,6 +82,12 @@ class Golden:
             self._publish(name, copy)
         if failures:
             self._fail("\n".join(failures))
+
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        try:
+            return tempfile.TemporaryDirectory(prefix="melcheck-golden-")
+        except OSError as error:
+            self._fail(unwritten("a copy of the golden", error))
 
     def _compare(
         self,

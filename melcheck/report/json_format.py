@@ -108,7 +108,8 @@ class _Damaged(Exception):  # noqa: N818 - never leaves this module
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    # In ASCII: text of other code may hold what acts on a terminal that shows the file.
+    return json.dumps(value, allow_nan=False)
 
 
 def _parse(kind: Any, value: object, where: str) -> object:

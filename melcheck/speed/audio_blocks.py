@@ -199,8 +199,7 @@ def _at_target_rate(config: MelCheckConfig, block_seconds: float) -> Iterator[Te
     try:
         with soundfile.SoundFile(path) as file:
             promised = file.frames
-            if file.samplerate != config.target_sr:
-                check_rates(path, file.samplerate, config.target_sr)
+            check_rates(path, file.samplerate, config.target_sr)
             blocks = _mono_blocks(file, config, max(1, round(block_seconds * file.samplerate)))
             yield from resample_blocks(blocks, file.samplerate, config.target_sr)
     except soundfile.LibsndfileError as error:

@@ -296,7 +296,7 @@ def test_it_needs_no_file_of_the_project_whatever_that_configures(
 ) -> None:
     (pytester.path / "test_mel.py").unlink()
     ini = """
-        addopts = "--import-mode=importlib --strict-markers --strict-config --doctest-modules"
+        addopts = "--import-mode=importlib --strict-markers --strict-config --doctest-modules -pno:hypothesispytest"
         python_files = ["*_spec.py"]
         python_functions = ["test_*"]
         filterwarnings = ["error"]
