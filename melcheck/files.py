@@ -101,7 +101,7 @@ def error_text(error: BaseException) -> str:
 
 _ALLOCATION = re.compile(
     r"(?:tried to allocate|unable to allocate|failed to allocate|not enough memory)"
-    r"[^\d]*([\d.,]+ ?[KMGT]?i?(?:B\b|bytes)?)?",
+    r"[^\d]*([\d.,]+ ?[KMGTPEZ]?i?(?:B\b|bytes)?)?",
     re.IGNORECASE,
 )
 

@@ -94,19 +94,19 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
         FileNotFoundError: There is no such file.
         MelFileError: It holds no mel, or several without a name.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.")
     suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise MelFileError(
-            f"{one_line(path)}: a mel must end in {_suffixes()}, got {path.suffix!r}."
-        )
     try:
         data = read_bytes(path, max_bytes=_MAX_BYTES)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.") from None
     except OSError as error:
         raise MelFileError(
             f"{one_line(path)}: it cannot be read: {os_reason(error)}. Name the file of one mel."
         ) from None
+    if suffix not in _READERS:
+        raise MelFileError(
+            f"{one_line(path)}: a mel must end in {_suffixes()}, got {path.suffix!r}."
+        )
     if not data:
         raise MelFileError(f"{one_line(path)}: the file is empty. Write it again.")
     try:

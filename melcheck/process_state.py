@@ -37,7 +37,7 @@ class Escaped(Exception):  # noqa: N818 - it stands for the exception that it ho
     """
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
+        super().__init__(type(error).__name__)
         self.error = error
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melcheck.cli.arguments import path_of
 from melcheck.cli.output import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 from melcheck.files import os_reason, unwritten
 
@@ -51,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=path_of,
         help="write pictures of throughput and of the fraction of the limit there",
     )
 

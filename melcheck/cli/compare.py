@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, add_profile, upright
+from melcheck.cli.arguments import add_array, add_profile, path_of, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
-from melcheck.files import check_writable, os_reason, refuse, replacing, unwritten
+from melcheck.files import check_writable, error_text, os_reason, refuse, replacing, unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +35,11 @@ _ROWS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the two files, the recipe and the picture."""
-    parser.add_argument("reference", metavar="A", type=Path, help="file of the reference mel")
-    parser.add_argument("estimate", metavar="B", type=Path, help="file of the mel to measure")
-    parser.add_argument("--plot", metavar="PNG", type=Path, help="write the difference map there")
+    parser.add_argument("reference", metavar="A", type=path_of, help="file of the reference mel")
+    parser.add_argument("estimate", metavar="B", type=path_of, help="file of the mel to measure")
+    parser.add_argument(
+        "--plot", metavar="PNG", type=path_of, help="write the difference map there"
+    )
     add_profile(parser)
     add_array(parser)
 
@@ -95,7 +97,7 @@ def _read(options: argparse.Namespace, recipe: MelRecipe) -> tuple[Tensor, Tenso
                 notes.append(f"{path} is [frames, n_mels]: its axes were swapped.")
                 mel = mel.T.contiguous()
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_text(error))
         else:
             mels.append(mel)
     refuse(problems)

@@ -111,7 +111,7 @@ def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Hands
 @pytest.fixture
 def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
     """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
-    from melcheck.files import one_line
+    from melcheck.files import error_text, one_line
     from melcheck.mel_files import read_mel
 
     plan = plan_of(request.config)
@@ -127,7 +127,7 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
         try:
             stored.append(read_mel(path, finite=False))
         except (ValueError, OSError) as error:
-            problem = str(error)
+            problem = error_text(error)
     if problem:
         pytest.fail(problem, pytrace=False)
     return tuple(stored)
@@ -139,6 +139,7 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     from melcheck.audio import load_audio
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.stored_mels import fresh_mel
+    from melcheck.files import error_text
 
     plan = plan_of(request.config)
     config = MelCheckConfig(mel_clip.path, plan.recipe.sample_rate, None)
@@ -147,7 +148,7 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
         audio = load_audio(config, min_samples=plan.recipe.min_samples)
         return fresh_mel(audio.waveform[0], extract, plan.recipe)
     except (ValueError, OSError) as error:
-        reason = str(error)
+        reason = error_text(error)
     pytest.fail(reason, pytrace=False)
 
 
