@@ -123,7 +123,7 @@ class Plan:
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
-                    problems.append(f"{error_text(error)}{hint if clip.path.suffix == '.py' else ''}")
+                    problems.append(error_text(error) + (hint if clip.path.suffix == ".py" else ""))
                     break
         refuse(problems)
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _COLLECTOR = pytest.StashKey["Collector"]()
 _REGRESSION = pytest.StashKey[str]()
+_UNWRITTEN = pytest.StashKey[str]()
 
 _JOB_SUMMARY = "GITHUB_STEP_SUMMARY"
 _WORKER_INPUT = "melcheck_report_folder"
@@ -89,12 +90,11 @@ def record_case(
         artifacts=artifacts,
     )
     collector = item.config.stash.get(_COLLECTOR, None)
-    problem = ""
     if collector is not None:
         try:
             record = collector.take(item, record, trip)
         except OSError as error:
-            problem = unwritten("the case", error)
+            item.stash[_UNWRITTEN] = unwritten(f"for the reports, {record.case.title}", error)
     case = record.case
     short = replace(case, band_mae=(), frame_mae=())
     properties = [(RECORD_PROPERTY, to_json(replace(record, case=short)))]
@@ -103,8 +103,6 @@ def record_case(
         properties += [(f"melcheck.{name}", str(getattr(case, name))) for name in names]
         properties += [(f"melcheck.{name}", f"{value:.6g}") for name, value in case.metrics.items()]
     item.user_properties.extend(properties)
-    if problem:
-        pytest.fail(plain_text(f"{case.title}, {case.outcome}: {problem}"), pytrace=False)
     return case
 
 
@@ -140,17 +138,17 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Fail a test whose case is worse than the baseline, whatever else it found."""
+        """Fail a test whose case is worse than the baseline, or could not be kept."""
         found: BaseException | None = None
         result = None
         try:
             result = yield
         except (pytest.fail.Exception, pytest.xfail.Exception) as outcome:
             found = outcome
-        regression = pyfuncitem.stash.get(_REGRESSION, "")
-        if regression:
-            first = f"{found}\n" if isinstance(found, pytest.fail.Exception) else ""
-            pytest.fail(f"{first}{regression}", pytrace=False)
+        said = [pyfuncitem.stash.get(key, "") for key in (_REGRESSION, _UNWRITTEN)]
+        if any(said):
+            first = [str(found)] if isinstance(found, pytest.fail.Exception) else []
+            pytest.fail("\n".join([*first, *filter(None, said)]), pytrace=False)
         if found is not None:
             raise found
         return result

@@ -42,7 +42,11 @@ def full(path: Path, **_: Any) -> Any:
     ("module", "options", "says"),
     [
         ("melcheck.artifacts", [], "pictures and audio could not be written: *No space left*"),
-        ("melcheck.report.store", ["--mel-report=r.md"], "*case could not be written: *No space*"),
+        (
+            "melcheck.report.store",
+            ["--mel-report=r.md"],
+            "for the reports, *could not be written: *No space*",
+        ),
         ("melcheck.report.files", ["--mel-report=r.md"], "a report could not be written: *No sp*"),
     ],
     ids=["artifacts", "case", "report"],
