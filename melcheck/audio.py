@@ -8,6 +8,7 @@ from libmad, and those two agree within 1.3e-6. Resampling is `torchaudio.functi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -25,6 +26,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.audio_notes import decoder_notes, file_notes, mended
 from melcheck.config import MelCheckConfig
 from melcheck.files import failed_allocation, one_line, os_reason
 
@@ -93,6 +95,7 @@ class LoadedAudio:
         source_channels: Channels of the file, of which `waveform` is the mean.
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
+        notes: What the file shows of damage that its decoder passes over, in sentences.
     """
 
     waveform: Tensor
@@ -102,6 +105,7 @@ class LoadedAudio:
     source_channels: int
     source_seconds: float
     decoder: str
+    notes: tuple[str, ...] = ()
 
     @property
     def is_part(self) -> bool:
@@ -119,12 +123,14 @@ class DecodedAudio:
         sample_rate: Hz of `samples`.
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
+        notes: As in `LoadedAudio`.
     """
 
     samples: Tensor
     sample_rate: int
     source_seconds: float
     decoder: str
+    notes: tuple[str, ...] = ()
 
 
 def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
@@ -147,7 +153,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         AudioError: A folder, a file that cannot be read or decoded, one with fewer than
             `min_samples` samples, one with NaN or infinite samples, or a truncated one: a WAV or
             AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
-            shows no sign of the cut and counts as a shorter clip.
+            that was cut counts as a shorter clip, with a note.
     """
     decoded = decode_audio(config)
     waveform = resample(mix(decoded), config).samples
@@ -164,6 +170,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         source_channels=decoded.samples.shape[0],
         source_seconds=decoded.source_seconds,
         decoder=decoded.decoder,
+        notes=decoded.notes,
     )
 
 
@@ -179,12 +186,16 @@ def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> Dec
         AudioError: It cannot be used: see `load_audio`.
     """
     path = config.audio_path
-    of_soundfile = _is_mp3(checked_head(path)) or with_soundfile
-    decoded = _decode(path, config, soundfile_name() if of_soundfile else decoder_name())
+    mp3 = _is_mp3(checked_head(path))
+    found: dict[str, None] = {}
+    with decoder_notes(found) if mp3 else contextlib.nullcontext():
+        name = soundfile_name() if mp3 or with_soundfile else decoder_name()
+        decoded = _decode(path, config, name)
     if decoded.samples.shape[-1] == 0:
         raise no_samples(path)
     check_finite(path, decoded.samples, decoded.sample_rate)
-    return decoded
+    notes = file_notes(path, rate=decoded.sample_rate, seconds=config.target_duration)
+    return dataclasses.replace(decoded, notes=(*mended(found), *notes))
 
 
 def mix(decoded: DecodedAudio) -> DecodedAudio:

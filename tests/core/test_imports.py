@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
 _version files config recipes metrics process_state probe_clips
-clips profiles sanity tensor_files user_code
+audio_notes clips profiles sanity tensor_files user_code
 audio mel_files plots
 vocoders
 frontends pipeline goldens
