@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melcheck import process_state
 from melcheck.files import plain_text
-from melcheck.process_state import Escaped, listed, their_turn
+from melcheck.process_state import Escaped, is_library, listed, their_turn
 
 _RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "fs")
 _LISTED_NAMES = 8
@@ -353,7 +352,7 @@ def located(error: BaseException) -> str:
     raised = error.error if isinstance(error, Escaped) and error.error.__traceback__ else error
     frames = traceback.extract_tb(raised.__traceback__)
     # What a library raises is owed to who called it.
-    theirs = [frame for frame in frames if not process_state.is_library(frame.filename)] or frames
+    theirs = [frame for frame in frames if not is_library(frame.filename)] or frames
     return f"{first_line(error)} ({theirs[-1].filename}:{theirs[-1].lineno})"
 
 
