@@ -304,7 +304,7 @@ def _opened(url: str, headers: Mapping[str, str]) -> Iterator[tuple[int, Iterato
     """Yield how many bytes are announced, 0 for unknown, and the blocks as they come."""
     session: Any = get_session()
     patience = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):  # httpx, or requests before huggingface_hub 1.0
+    if callable(session.stream):  # httpx; of requests, before huggingface_hub 1.0, it is a setting
         opened = session.stream("GET", url, headers=headers, timeout=patience)
     else:
         opened = session.get(url, headers=headers, timeout=patience, stream=True)
