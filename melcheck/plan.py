@@ -21,7 +21,7 @@ from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCh
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake, explain_front_end, handshake
 from melcheck.diagnosis.stored_mels import Matches, match_mels
-from melcheck.files import MAX_LISTED, one_line, refuse
+from melcheck.files import MAX_LISTED, error_text, one_line, refuse
 from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
 from melcheck.recipes import VOCOS, MelRecipe
@@ -123,7 +123,7 @@ class Plan:
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
-                    problems.append(f"{error}{hint if clip.path.suffix == '.py' else ''}")
+                    problems.append(error_text(error) + (hint if clip.path.suffix == ".py" else ""))
                     break
         refuse(problems)
 

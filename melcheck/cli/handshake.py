@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_profile
+from melcheck.cli.arguments import add_profile, path_of
 from melcheck.cli.output import Answer, Terminal, stdout_to_stderr
-from melcheck.files import refuse
+from melcheck.files import error_text, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio",
         metavar="PATH",
-        type=Path,
+        type=path_of,
         nargs="+",
         default=[],
         help=f"clips or folders of speech to compare on as well, {_SPEECH_SECONDS:g} s of each",
@@ -86,6 +86,6 @@ def _speech(paths: list[Path], expected: MelRecipe, terminal: Terminal) -> list[
             config = MelCheckConfig(clip.path, expected.sample_rate, _SPEECH_SECONDS)
             waveforms.append(load_audio(config, min_samples=expected.min_samples).waveform[0])
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_text(error))
     refuse(problems)
     return waveforms

@@ -22,6 +22,7 @@ from melcheck.environment import (
     require_torch,
     torch_fault,
 )
+from melcheck.files import error_text, failed_allocation, plain_text
 from melcheck.pytest_plugin import reports as report_plugin
 from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
 from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
@@ -55,6 +56,8 @@ _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
 _NO_PLAN = ("artifacts", "report", "baseline", "bench")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
+# The environment lacks something, as on the command line.
+_ENVIRONMENT = 3
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
 
@@ -83,11 +86,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     overlooked = overlooked_configuration(config)
     if overlooked is not None:
-        raise pytest.UsageError(
+        told = (
             f"melcheck: {overlooked} was not read, since pytest looks for its configuration beside "
             "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
             f"for the other options, or add -c {overlooked}."
         )
+        raise pytest.UsageError(plain_text(told))
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:
         require_torch()
@@ -101,7 +105,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     except ImportError as error:
         raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
     except (ValueError, TypeError, OSError) as error:
-        raise pytest.UsageError(f"melcheck: {error}") from None
+        raise pytest.UsageError(plain_text(f"melcheck: {error_text(error)}")) from None
+    except (MemoryError, RuntimeError) as error:
+        wanted = failed_allocation(error)
+        if not wanted:
+            raise
+        fix = "Check less at once, as with --mel-duration 3."
+        pytest.exit(plain_text(f"melcheck: {wanted}. {fix}"), returncode=_ENVIRONMENT)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -115,7 +125,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print what will be checked."""
     plan = config.stash.get(PLAN, None)
-    return [] if plan is None else [f"melcheck: {line}" for line in plan.described()]
+    return [] if plan is None else [plain_text(f"melcheck: {line}") for line in plan.described()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -211,7 +221,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
     if REFUSED in config.stash and not is_worker(config):
-        raise pytest.UsageError(f"melcheck: {config.stash[REFUSED]}")
+        raise pytest.UsageError(plain_text(f"melcheck: {config.stash[REFUSED]}"))
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         clip = params.get("mel_clip")
@@ -230,6 +240,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     refused = item.config.stash.get(REFUSED, "")
     if refused and set(_PARAMETRIZED) & set(getattr(item, "fixturenames", ())):
         pytest.fail(f"melcheck: {refused}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Let what our tests report, and the user's code printed meanwhile, be plain text."""
+    report = yield
+    if not any(name.startswith("mel_") for name in getattr(item, "fixturenames", ())):
+        return report
+    told = report.longrepr
+    if isinstance(told, tuple):  # of a skip: file, line, reason
+        report.longrepr = (*told[:-1], plain_text(str(told[-1])))
+    elif told is not None and plain_text(str(told)) != str(told):
+        report.longrepr = plain_text(str(told))
+    report.sections = [(name, plain_text(content)) for name, content in report.sections]
+    return report
 
 
 def _applies(config: pytest.Config, item: pytest.Item) -> bool:

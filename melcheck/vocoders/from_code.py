@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from melcheck.user_code import (
     CallableError,
     Target,
     as_target,
+    blaming,
+    called,
     find_object,
     first_form,
     first_line,
@@ -141,10 +144,12 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
             one gave.
     """
     made, notes = instance(target, name)
-    decode = getattr(made, "decode", None)
+    with blaming(name, "reading its attribute `decode`"):
+        decode = getattr(made, "decode", None)
     if callable(decode):
         notes.append(f"{name} has a method `decode`, which is what is called")
-    recipe = getattr(made, "recipe", None)
+    with blaming(name, "reading its attribute `recipe`"):
+        recipe = getattr(made, "recipe", None)
     if not isinstance(recipe, MelRecipe):
         recipe = VOCOS
         notes.append(
@@ -158,6 +163,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
     form, surplus = first_form(
         _FORMS,
         lambda form: _surplus(ready, form, recipe),
+        target=ready,
         must=f"{name} must make a waveform of a mel",
     )
     if form != _USUAL:
@@ -167,6 +173,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
             f"{name} returns {surplus} samples more than the recipe's frames span: the last "
             f"{surplus} are cut off"
         )
+    notes += ready.told_habits()
     module = isinstance(made, torch.nn.Module)
     info = VocoderInfo(
         name=name,
@@ -196,12 +203,12 @@ def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
 
 def _waveform(target: Target, form: _Form, mel: Tensor) -> Tensor:
     """Return what the code makes of one mel, `[samples]`."""
-    with torch.no_grad():
-        returned = target.call(form(mel.to(target.device, copy=True)))
+    returned = called(target, form(mel.to(target.device, copy=True)))
     scale = 1.0
-    if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":
-        scale = _INT16_FULL_SCALE
-        returned = returned.astype("float32") if hasattr(returned, "astype") else returned.float()
+    if isinstance(returned, np.ndarray) and returned.dtype == np.int16:
+        scale, returned = _INT16_FULL_SCALE, returned.astype("float32")
+    elif isinstance(returned, Tensor) and returned.dtype == torch.int16:
+        scale, returned = _INT16_FULL_SCALE, returned.float()
     waveform, found = float_tensor(returned)
     if waveform is None:
         raise CallableError(f"returned {found}")
