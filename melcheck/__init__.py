@@ -66,7 +66,16 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'melcheck' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"melcheck.{_HOMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"melcheck.{_HOMES[name]}")
+    except Exception:
+        from melcheck.environment import UnfitEnvironmentError, torch_fault
+
+        fault = torch_fault()
+        if fault is None:
+            raise
+        raise UnfitEnvironmentError(fault) from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from libmad, and those two agree within 1.3e-6. Resampling is `torchaudio.functi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -20,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.audio_notes import decoder_notes, file_notes, mended
 from melcheck.config import MelCheckConfig
-from melcheck.files import one_line
+from melcheck.files import failed_allocation, one_line, os_reason
 
 # Samples that a lossy format may hold less than its header promises: encoder delay and padding
 # amount to at most a few frames of 1152 samples. WAV and FLAC must be complete.
@@ -43,8 +46,13 @@ _EXACT_SUFFIXES = frozenset({".wav", ".flac"})
 LOWPASS_FILTER_WIDTH = 6
 ROLLOFF = 0.99
 # Elements of the polyphase kernel above which a rate is refused. The worst rate just below it,
-# 47,997 Hz to 24,000, was measured at 2.1 GB and 5 s.
-_MAX_KERNEL_ELEMENTS = 2**27
+# 767,976 Hz to 24,000, was measured at 0.8 GB and 2.6 s.
+_MAX_KERNEL_ELEMENTS = 2**25
+
+_PIECE_SAMPLES = 2**24
+
+# Sampling rates of audio, Hz. A header that says 1 Hz would ask for hours of samples.
+_RATES = (1_000, 768_000)
 
 _SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".opus"})
 _FORMATS_HINT = " With FFmpeg installed, TorchCodec reads more formats than soundfile."
@@ -87,6 +95,7 @@ class LoadedAudio:
         source_channels: Channels of the file, of which `waveform` is the mean.
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
+        notes: What the file shows of damage that its decoder passes over, in sentences.
     """
 
     waveform: Tensor
@@ -96,6 +105,7 @@ class LoadedAudio:
     source_channels: int
     source_seconds: float
     decoder: str
+    notes: tuple[str, ...] = ()
 
     @property
     def is_part(self) -> bool:
@@ -113,12 +123,14 @@ class DecodedAudio:
         sample_rate: Hz of `samples`.
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
+        notes: As in `LoadedAudio`.
     """
 
     samples: Tensor
     sample_rate: int
     source_seconds: float
     decoder: str
+    notes: tuple[str, ...] = ()
 
 
 def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
@@ -141,7 +153,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         AudioError: A folder, a file that cannot be read or decoded, one with fewer than
             `min_samples` samples, one with NaN or infinite samples, or a truncated one: a WAV or
             AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
-            shows no sign of the cut and counts as a shorter clip.
+            that was cut counts as a shorter clip, with a note.
     """
     decoded = decode_audio(config)
     waveform = resample(mix(decoded), config).samples
@@ -158,6 +170,7 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         source_channels=decoded.samples.shape[0],
         source_seconds=decoded.source_seconds,
         decoder=decoded.decoder,
+        notes=decoded.notes,
     )
 
 
@@ -173,12 +186,16 @@ def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> Dec
         AudioError: It cannot be used: see `load_audio`.
     """
     path = config.audio_path
-    of_soundfile = _is_mp3(checked_head(path)) or with_soundfile
-    decoded = _decode(path, config, soundfile_name() if of_soundfile else decoder_name())
+    mp3 = _is_mp3(checked_head(path))
+    found: dict[str, None] = {}
+    with decoder_notes(found) if mp3 else contextlib.nullcontext():
+        name = soundfile_name() if mp3 or with_soundfile else decoder_name()
+        decoded = _decode(path, config, name)
     if decoded.samples.shape[-1] == 0:
         raise no_samples(path)
     check_finite(path, decoded.samples, decoded.sample_rate)
-    return decoded
+    notes = file_notes(path, rate=decoded.sample_rate, seconds=config.target_duration)
+    return dataclasses.replace(decoded, notes=(*mended(found), *notes))
 
 
 def mix(decoded: DecodedAudio) -> DecodedAudio:
@@ -187,14 +204,9 @@ def mix(decoded: DecodedAudio) -> DecodedAudio:
 
 
 def resample(decoded: DecodedAudio, config: MelCheckConfig) -> DecodedAudio:
-    """Return samples at `config.target_sr`, `config.target_samples` at most: the third stage.
-
-    Raises:
-        AudioError: Rates whose common divisor is too small.
-    """
+    """Return samples at `config.target_sr`, `config.target_samples` at most: the third stage."""
     samples = decoded.samples
     if decoded.sample_rate != config.target_sr:
-        check_rates(config.audio_path, decoded.sample_rate, config.target_sr)
         samples = torchaudio.functional.resample(
             samples, decoded.sample_rate, config.target_sr, LOWPASS_FILTER_WIDTH, ROLLOFF
         )
@@ -214,12 +226,13 @@ def decoder_name() -> str:
 @functools.cache
 def _torchcodec_name() -> str | None:
     try:
-        # torchcodec raises RuntimeError, at import or at first use, when FFmpeg does not load.
+        # At import or at first use, one that is for another torch, or that finds no FFmpeg, ends
+        # with whatever it comes upon first.
         import torchcodec
         from torchcodec.decoders import AudioDecoder
 
         AudioDecoder(_probe_wav()).get_all_samples()
-    except (ImportError, OSError, RuntimeError):
+    except Exception:
         return None
     ffmpeg = getattr(torchcodec, "ffmpeg_major_version", None)
     return f"torchcodec {torchcodec.__version__}, FFmpeg {ffmpeg or 'of unknown version'}"
@@ -287,7 +300,8 @@ def checked_head(path: Path) -> bytes:
         raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.") from None
     except OSError as error:
         raise _error(
-            path, f"the file cannot be read ({error.strerror}). Check the path and its permissions."
+            path,
+            f"the file cannot be read ({os_reason(error)}). Check the path and its permissions.",
         ) from None
     if not head:
         raise _error(path, "the file is empty (0 bytes). Copy or download it again.")
@@ -333,7 +347,9 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
         return DecodedAudio(*decode(path, config), decoder)
     except AudioError:
         raise
-    except (RuntimeError, ValueError, OSError, MemoryError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
+        if failed_allocation(error):
+            raise
         other_format = path.suffix.lower() not in _SOUNDFILE_SUFFIXES
         hint = "" if with_torchcodec or not other_format else _FORMATS_HINT
         raise undecodable(path, decoder, error, hint) from None
@@ -360,6 +376,7 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
         rate = metadata.sample_rate
         if rate is None:
             raise _error(path, "the file does not give its sampling rate. Convert it to WAV.")
+        check_rates(path, rate, config.target_sr)
         wanted = source_samples(rate, config)
         if wanted is None:
             samples = decoder.get_all_samples().data
@@ -390,10 +407,11 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
     try:
         with soundfile.SoundFile(path) as file:
             promised = file.frames
+            check_rates(path, file.samplerate, config.target_sr)
             wanted = source_samples(file.samplerate, config)
             if wanted is None and promised == UNKNOWN_LENGTH:
                 raise unknown_length(path)
-            frames = file.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
+            frames = _read_samples(file, wanted)
             # soundfile gives [samples, channels].
             seconds = math.nan if promised == UNKNOWN_LENGTH else promised / file.samplerate
             decoded = torch.from_numpy(frames.T.copy()), file.samplerate, seconds
@@ -403,6 +421,20 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
         raise RuntimeError(soundfile_reason(error)) from None
     check_complete(path, len(frames), promised, wanted)
     return decoded
+
+
+def _read_samples(file: Any, wanted: int | None) -> np.ndarray[Any, Any]:
+    # A header may promise what no memory holds: what is there is asked for piece by piece.
+    piece = max(1, _PIECE_SAMPLES // file.channels)
+    pieces: list[np.ndarray[Any, Any]] = []
+    left = math.inf if wanted is None else wanted
+    while left > 0:
+        asked = int(min(piece, left))
+        pieces.append(file.read(asked, dtype="float32", always_2d=True))
+        left -= asked
+        if len(pieces[-1]) < asked:
+            break
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def soundfile_reason(error: Any) -> str:
@@ -470,12 +502,27 @@ def check_finite(path: Path, samples: Tensor, sample_rate: int, *, earlier: int 
 
 
 def check_rates(path: Path, source_rate: int, target_rate: int) -> None:
-    """Raise on two rates whose resampling kernel would not fit in memory."""
-    divisor = math.gcd(source_rate, target_rate)
+    """Raise on a rate of no audio, and on two whose resampling would take seconds and gigabytes."""
+    divisor = max(1, math.gcd(source_rate, target_rate))
     phases, stride = target_rate // divisor, source_rate // divisor
-    if phases * (stride + 2 * _kernel_reach(source_rate, target_rate)) > _MAX_KERNEL_ELEMENTS:
+    if source_rate < _RATES[0]:
+        raise _error(
+            path,
+            f"its header gives a sampling rate of {source_rate:,} Hz, and at least {_RATES[0]:,} "
+            "is read. If the header is wrong, convert the file with the right rate.",
+        )
+    if (
+        source_rate != target_rate
+        and phases * (stride + 2 * _kernel_reach(source_rate, target_rate)) > _MAX_KERNEL_ELEMENTS
+    ):
         raise _error(
             path,
             f"{source_rate} Hz shares too small a divisor with {target_rate} Hz to be "
             "resampled exactly. If the header is right, convert the file to a common rate first.",
+        )
+    if source_rate > _RATES[1]:
+        raise _error(
+            path,
+            f"its header gives a sampling rate of {source_rate:,} Hz, and at most {_RATES[1]:,} "
+            "is read. If the header is wrong, convert the file with the right rate.",
         )

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from melcheck.files import file_name, refuse, sha256_file
+from melcheck.files import file_name, load_yaml, os_reason, read_bytes, refuse, sha256_file, short
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
 )
 """Suffixes of audio files in a folder. A file that is named itself may have any other."""
+_MAX_MANIFEST_BYTES = 2**24
+_MAX_NUMBER_BITS = 256  # of a name that is a number, or a hash that was written without quotes
 _KINDS = ("speech", "music", "percussion", "sparse")
 
 
@@ -100,12 +102,13 @@ def load_manifest(path: Path) -> tuple[Clip, ...]:
             has a name that is no file name or is taken, is of an unknown kind, or names a file
             that is missing, outside the folder `audio` or has another hash.
     """
-    import yaml
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ClipError(f"{path}: the manifest cannot be read ({error}).") from None
+        document = load_yaml(read_bytes(path, max_bytes=_MAX_MANIFEST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        raise ClipError(
+            f"{path}: the manifest cannot be read ({reason}). Write it as plain YAML."
+        ) from None
     entries = document.get("clips") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ClipError(f"{path}: the manifest lists no clips. It must hold a list `clips`.")
@@ -123,14 +126,14 @@ def load_manifest(path: Path) -> tuple[Clip, ...]:
 def _clip_of_entry(manifest: Path, entry: object) -> Clip:
     if not isinstance(entry, Mapping):
         raise ClipError(
-            f"{manifest}: each clip must be a mapping with a name and a file, got {entry!r:.60}. "
+            f"{manifest}: each clip must be a mapping with a name and a file, got {short(entry)}. "
             "Begin the entry with '- name:'."
         )
     for key in ("name", "file", "kind", "sha256", "source", "licence"):
-        if not entry.get(key):
-            raise ClipError(
-                f"{manifest}: {entry.get('name', 'a clip')} lacks {key!r}. Add it to the entry."
-            )
+        value = entry.get(key)
+        if not value or (isinstance(value, int) and value.bit_length() > _MAX_NUMBER_BITS):
+            name = short(entry.get("name", "a clip")).strip("'")
+            raise ClipError(f"{manifest}: {name} lacks {key!r}. Add it to the entry.")
     name, kind = str(entry["name"]), str(entry["kind"])
     if kind not in _KINDS:
         raise ClipError(f"{manifest}: {name} must be of a kind in {_KINDS}, got {kind!r}.")

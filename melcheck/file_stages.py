@@ -34,6 +34,7 @@ from melcheck.user_code import (
     CallableError,
     Target,
     as_target,
+    called,
     find_object,
     first_form,
     first_line,
@@ -101,7 +102,7 @@ class Loader:
             CallableError: What it raised, or returned instead of a waveform, in one line.
         """
         try:
-            return _samples_and_rate(self._target.call(self._form(path)))
+            return _samples_and_rate(called(self._target, self._form(path)))
         except THEIR_ERRORS as error:
             told = str(error) if isinstance(error, CallableError) else f"raised {first_line(error)}"
             raise CallableError(f"{self.name} on {path.name} {told}") from error
@@ -195,12 +196,14 @@ def adapt_loader(target: object, *, name: str, sample_rate: int = VOCOS.sample_r
     with _short_wav(sample_rate) as path:
         form, (_, rate) = first_form(
             _PATH_FORMS,
-            lambda form: _samples_and_rate(ready.call(form(path))),
+            lambda form: _samples_and_rate(called(ready, form(path))),
+            target=ready,
             must=f"{name} must take a path and return a waveform, or (waveform, rate)",
         )
     notes = list(ready.notes)
     if rate is None:
         notes.append(f"{name} returns no rate: its waveform is taken to be at the recipe's")
+    notes += ready.told_habits()
     return Loader(name, ready.place, tuple(notes), ready, _PATH_FORMS[form])
 
 
@@ -218,11 +221,13 @@ def adapt_saver(target: object, *, name: str, sample_rate: int = VOCOS.sample_ra
         form, _ = first_form(
             _SAVE_FORMS,
             lambda form: _save(ready, form, next(paths), waveform, rate),
+            target=ready,
             must=f"{name} must take (path, waveform, rate) and write a file",
         )
     notes = list(ready.notes)
     if form != _USUAL_SAVE:
         notes.append(f"{name} is called with {form}")
+    notes += ready.told_habits()
     return Saver(name, ready.place, tuple(notes), ready, _SAVE_FORMS[form])
 
 
@@ -238,8 +243,7 @@ def _short_wav(rate: int) -> Iterator[Path]:
 
 def _save(target: Target, form: _SaveForm, path: Path, waveform: Tensor, rate: int) -> None:
     # A copy, so that what the saver writes into its input stays there.
-    with torch.no_grad():
-        target.call(*form(path, waveform.detach().cpu().clone(), rate))
+    called(target, *form(path, waveform.detach().cpu().clone(), rate))
     if not path.is_file() or not path.stat().st_size:
         raise CallableError("wrote no file at the path that it was given")
 

@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from melcheck.probe_clips import probe
+from melcheck.process_state import their_turn
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.user_code import (
     THEIR_ERRORS,
     CallableError,
     Target,
     as_target,
+    blaming,
+    called,
     find_object,
     first_form,
     first_line,
@@ -97,7 +100,10 @@ class Frontend:
 
     def _mels(self, waveform: Tensor) -> Tensor:
         returned = _call(self._target, self._form, waveform)
-        mel, found = float_tensor(returned if self._item is None else returned[self._item])
+        if self._item is not None:
+            with blaming(self.name, "taking the mel out of what it returned"):
+                returned = returned[self._item]
+        mel, found = float_tensor(returned)
         if mel is None:
             raise ValueError(f"it returned {found}")
         shape = list(mel.shape)
@@ -161,7 +167,10 @@ def adapt_frontend(target: object, *, name: str, expected: MelRecipe = VOCOS) ->
         return _tried(ready, form, expected)
 
     form, (frontend, adapted) = first_form(
-        _FORMS, use, must=f"{name} must take [batch, samples] and return [batch, n_mels, frames]"
+        _FORMS,
+        use,
+        target=ready,
+        must=f"{name} must take [batch, samples] and return [batch, n_mels, frames]",
     )
     if form != _BATCHED:
         notes.append(f"{name} is called with {form}, one clip at a time")
@@ -169,6 +178,7 @@ def adapt_frontend(target: object, *, name: str, expected: MelRecipe = VOCOS) ->
     batched = form == _BATCHED and _takes_batches(frontend)
     if form == _BATCHED and not batched:
         notes.append(f"{name} takes no batch of two: it is called with one clip at a time")
+    notes += ready.told_habits()
     return dataclasses.replace(frontend, notes=tuple(notes), _batched=batched)
 
 
@@ -179,8 +189,9 @@ def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, 
         clip = probe(round(seconds * expected.sample_rate), sample_rate=expected.sample_rate)
         returned = _call(target, form, clip[None])
         if isinstance(returned, (Mapping, tuple, list)):
-            item = _chosen(returned, expected.n_mels)
-            returned = returned[item]
+            with their_turn(target.habits):
+                item = _chosen(returned, expected.n_mels)
+                returned = returned[item]
         mel, converted = float_tensor(returned)
         if mel is None:
             raise CallableError(f"returned {converted}{_hint(converted)}")
@@ -200,8 +211,7 @@ def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, 
 
 def _call(target: Target, form: _Form, waveform: Tensor) -> Any:
     # A copy, so that what the front end writes into its input stays there.
-    with torch.no_grad():
-        return target.call(form(waveform.to(target.device, copy=True)))
+    return called(target, form(waveform.to(target.device, copy=True)))
 
 
 def _takes_batches(alone: Frontend) -> bool:

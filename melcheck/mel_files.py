@@ -6,10 +6,6 @@ arrays without a name, integers, NaN, nothing, half a file) raises a `MelFileErr
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from melcheck.files import one_line
+from melcheck.files import one_line, os_reason, read_bytes
+from melcheck.tensor_files import (
+    HoldsCode,
+    RefusedFile,
+    kind_of_file,
+    read_npy,
+    read_npz,
+    read_safetensors,
+    read_torch,
+)
 from melcheck.user_code import first_line, float_tensor
 
 _USUAL_NAME = "mel"
@@ -90,76 +94,54 @@ def read_mel(path: Path, *, array: str | None = None, finite: bool = True) -> St
         FileNotFoundError: There is no such file.
         MelFileError: It holds no mel, or several without a name.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    try:
+        data = read_bytes(path, max_bytes=_MAX_BYTES)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{one_line(path)}: no such file. Check the path.") from None
+    except OSError as error:
+        raise MelFileError(
+            f"{one_line(path)}: it cannot be read: {os_reason(error)}. Name the file of one mel."
+        ) from None
+    if suffix not in _READERS:
         raise MelFileError(
             f"{one_line(path)}: a mel must end in {_suffixes()}, got {path.suffix!r}."
         )
-    if not path.stat().st_size:
+    if not data:
         raise MelFileError(f"{one_line(path)}: the file is empty. Write it again.")
     try:
-        content = reader(path)
-    except pickle.UnpicklingError:
+        content = _READERS[suffix](data, max_bytes=_MAX_BYTES)
+    except HoldsCode as error:
         problem = (
-            "it holds Python objects, which could run code. Save the tensor alone: "
-            "torch.save(mel, path)."
+            f"it holds Python objects, which could run code ({error}). Save the array alone: "
+            "np.save(path, mel), or torch.save(mel, path)."
         )
-    except _DAMAGE as error:
-        reason = first_line(error)
-        problem = f"it cannot be read ({reason:.160}). It is truncated or damaged: write it again."
-        if "allow_pickle" in reason:
-            problem = "it holds Python objects, not numbers. Save a float array: np.save(path, mel)"
+    except RefusedFile as error:
+        problem = f"it is not read: {error}. Save one float array, [n_mels, frames]."
+    except MemoryError:
+        raise
+    # Damaged bytes raise anything inside a parser.
+    except Exception as error:
+        found = kind_of_file(data)
+        problem = f"it cannot be read ({first_line(error):.160})."
+        if found not in ("", suffix.replace("pth", "pt")):
+            problem += f" By its content it is a {found}: name it so."
+        else:
+            problem += " It is truncated or damaged: write it again."
     else:
         return _stored(path, content, array, finite)
     raise MelFileError(f"{one_line(path)}: {problem}")
 
 
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    SafetensorError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# A mel of an hour in float64 takes 270 MB.
+_MAX_BYTES = 2**29
 
-
-# NumPy leaves a file that it opened itself open, where the file is damaged.
-
-
-def _read_npy(path: Path) -> object:
-    with path.open("rb") as file:
-        return np.load(file, allow_pickle=False)
-
-
-def _read_npz(path: Path) -> object:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_pt(path: Path) -> object:
-    with warnings.catch_warnings():
-        # On pickles that torch did not write; they are refused all the same, in our words.
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-_READERS: Mapping[str, Callable[[Path], object]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".pt": _read_pt,
-    ".pth": _read_pt,
-    ".safetensors": _read_safetensors,
+_READERS: Mapping[str, Callable[..., object]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".pt": read_torch,
+    ".pth": read_torch,
+    ".safetensors": read_safetensors,
 }
 
 MEL_SUFFIXES = tuple(_READERS)

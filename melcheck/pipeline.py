@@ -101,10 +101,11 @@ class RoundTrip:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures should know, for `melcheck.sanity.judge`."""
+        notes = () if self.audio is None else self.audio.notes
         if self.whole is None:
-            return ()
+            return notes
         told = "figures of the whole file, computed in chunks; pictures, audio and likely cause "
-        return (f"{told}of its worst part, {self.part}",)
+        return (f"{told}of its worst part, {self.part}", *notes)
 
     @property
     def frame_mask(self) -> Tensor:

@@ -26,7 +26,7 @@ from melcheck.diagnosis.stage_handshake import StageHandshake
 from melcheck.diagnosis.stored_mels import Matches, match_mels
 from melcheck.diagnosis.vocoder import handshake_vocoder
 from melcheck.file_stages import Loader, Saver, load_loader, load_saver
-from melcheck.files import MAX_LISTED, one_line, refuse
+from melcheck.files import MAX_LISTED, error_text, one_line, refuse
 from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
@@ -163,7 +163,7 @@ class Plan:
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
-                    problems.append(f"{error}{hint if clip.path.suffix == '.py' else ''}")
+                    problems.append(error_text(error) + (hint if clip.path.suffix == ".py" else ""))
                     break
         refuse(problems)
 

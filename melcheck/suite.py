@@ -34,7 +34,7 @@ from melcheck.diagnosis.handshake import Handshake
 from melcheck.diagnosis.stage_handshake import StageHandshake
 from melcheck.diagnosis.stored_mels import FreshMel, compare_stored
 from melcheck.file_stages import Loader, Saver
-from melcheck.files import file_name, one_line
+from melcheck.files import file_name, one_line, plain_text, unwritten
 from melcheck.frontends import Frontend, VocoderWithFrontend
 from melcheck.goldens import (
     ENCODED_TOLERANCES,
@@ -102,7 +102,7 @@ def test_mel_survives_the_loop(
     metrics = mel_round_trip.metrics()[0]
     trip = mel_round_trip
     title = case_title(mel_clip.name, trip.vocoder.name, trip.device, metrics)
-    save_artifacts(trip, mel_artifacts, title=f"{title}\n{trip.part}".rstrip())
+    problem = _saved(trip, mel_artifacts, f"{title}\n{trip.part}".rstrip())
     baseline = mel_griffin_lim()
     verdict = judge(metrics, notes=mel_round_trip.notes)
     for note in mel_round_trip.notes:
@@ -119,6 +119,8 @@ def test_mel_survives_the_loop(
     record = functools.partial(mel_record, verdict=verdict, cause=cause, artifacts=mel_artifacts)
     if passed:
         record("known miss" if known else "passed")
+        if problem:
+            pytest.fail(plain_text(f"{verdict}, but {problem}"), pytrace=False)
         if known:
             pytest.xfail(f"known miss of {mel_round_trip.vocoder.name}: {verdict}")
         return
@@ -126,7 +128,20 @@ def test_mel_survives_the_loop(
     broken = "" if finite else " | the decoded waveform is not finite"
     likely = "" if cause is None else f"\nlikely cause: {cause}"
     noted = f"\non record: {known}; correct mel_known_misses" if known else ""
-    pytest.fail(f"{one_line(mel_clip.path)}: {verdict}{broken}{likely}{noted}", pytrace=False)
+    missing = f"\n{problem}" if problem else ""
+    pytest.fail(
+        plain_text(f"{one_line(mel_clip.path)}: {verdict}{broken}{likely}{noted}{missing}"),
+        pytrace=False,
+    )
+
+
+def _saved(trip: RoundTrip, folder: Path, title: str) -> str:
+    """Write pictures and audio; return why that failed, "" where it did not."""
+    try:
+        save_artifacts(trip, folder, title=title)
+    except OSError as error:
+        return unwritten("pictures and audio", error)
+    return ""
 
 
 def _as_recorded(missed: dict[str, float], known: dict[str, float]) -> bool:
@@ -383,9 +398,11 @@ def test_a_clip_outside_the_gate_is_measured_and_drawn(
     mel_record: Callable[..., CaseResult],
 ) -> None:
     """Music and percussion of a manifest get a row of the table and pictures, but no verdict."""
-    save_artifacts(mel_round_trip, mel_artifacts, title=mel_clip.name)
+    problem = _saved(mel_round_trip, mel_artifacts, mel_clip.name)
     case = mel_record("measured", artifacts=mel_artifacts)
     assert math.isfinite(case.metrics["mae"])
+    if problem:
+        pytest.fail(plain_text(problem), pytrace=False)
 
 
 @pytest.mark.benchmark

@@ -6,6 +6,7 @@ argument that is missing and what to write instead; its cause is the exception o
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -14,7 +15,7 @@ import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from melcheck.files import plain_text
+from melcheck.process_state import Escaped, is_library, listed, their_turn
 
 _RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "fs")
 _LISTED_NAMES = 8
@@ -39,6 +43,10 @@ THEIR_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, IndexError)
 
 
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that a mel, a waveform or weights may have."""
+
+
 class CallableError(ValueError):
     """The user's code cannot be imported or called; the message says why."""
 
@@ -53,6 +61,7 @@ class Target:
         device: Device of its parameters and buffers; the CPU where it has none.
         place: File and line that define it; None where that is not known.
         notes: What was done to make it ready, in sentences.
+        habits: What the code does beside its work, in words, as its calls show it.
     """
 
     name: str
@@ -60,6 +69,66 @@ class Target:
     device: torch.device
     place: tuple[Path, int] | None
     notes: tuple[str, ...]
+    habits: dict[str, None]
+
+    def told_habits(self) -> tuple[str, ...]:
+        """Return a sentence on what it does beside its work; none where it does nothing."""
+        if not self.habits:
+            return ()
+        place = "" if self.place is None else f" ({self.place[0]}:{self.place[1]})"
+        return (
+            f"{self.name}{place} changes more than its result: {listed(self.habits)}. melcheck "
+            "works without these changes; in training they stay",
+        )
+
+
+@contextlib.contextmanager
+def blaming(name: str, doing: str, habits: dict[str, None] | None = None) -> Iterator[None]:
+    """Run code of the user's that is called by the way, as by `getattr`.
+
+    Args:
+        name: What the code is called in messages.
+        doing: What is done with it, as in "reading its attribute `recipe`".
+        habits: Gets the names of what it changes in the process.
+
+    Raises:
+        CallableError: Whatever it raises.
+    """
+    try:
+        with their_turn({} if habits is None else habits):
+            yield
+    except CallableError:
+        raise
+    except THEIR_ERRORS as error:
+        text, _, place = located(error).rpartition(" (")
+        raise CallableError(f"{name}: {doing} raised {text}. See {place[:-1]}.") from error
+
+
+def called(target: Target, *arguments: Any) -> Any:
+    """Call code of the user's; what it changes in the process is undone and noted.
+
+    Raises:
+        Exception: Whatever it raises; `Escaped` for what is no `Exception`.
+    """
+    before = [_copied(argument) for argument in arguments]
+    with their_turn(target.habits), torch.no_grad():
+        returned = target.call(*arguments)
+        if not all(map(_same, before, arguments)):
+            target.habits["its input is changed in place"] = None
+        if isinstance(returned, Tensor):
+            with torch._C.DisableTorchFunctionSubclass():  # a class of its own may do anything
+                return returned.as_subclass(Tensor)
+        return returned
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else np.array(value)
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(before, Tensor):
+        return before.shape == now.shape and torch.equal(before, now)
+    return bool(np.array_equal(before, now))
 
 
 def is_reference(text: str) -> bool:
@@ -94,16 +163,23 @@ def find_object(reference: str, *, folders: Iterable[Path] = ()) -> object:
     module, _, attribute = reference.partition(":")
     outer, _, name = attribute.rpartition(".")
     try:
-        owner = pkgutil.resolve_name(f"{module}:{outer}")
-        found: object = pkgutil.resolve_name(reference)
+        with their_turn(_at_import.setdefault(module, {})):
+            owner = pkgutil.resolve_name(f"{module}:{outer}")
+            found: object = pkgutil.resolve_name(reference)
     # Whatever a module does when it is imported, the run has not begun.
     except THEIR_ERRORS as error:
-        _explain(reference, error)
-    if inspect.isclass(owner) and isinstance(
-        inspect.getattr_static(owner, name), types.FunctionType
-    ):
-        return getattr(instance(owner, reference)[0], name)
+        with blaming(reference, "reading its attributes"):
+            _explain(reference, error)
+    with blaming(reference, "reading its attributes"):
+        if inspect.isclass(owner) and isinstance(
+            inspect.getattr_static(owner, name), types.FunctionType
+        ):
+            return getattr(instance(owner, reference)[0], name)
     return found
+
+
+# What modules changed in the process when they were imported.
+_at_import: dict[str, dict[str, None]] = {}
 
 
 def search_first(folders: Iterable[Path]) -> None:
@@ -124,7 +200,23 @@ def as_target(target: object, *, name: str, sample_rate: int, inputs: int = 1) -
     Raises:
         CallableError: It cannot be called, or needs more arguments.
     """
+    habits = dict(_at_import.get(name.partition(":")[0], {}))
     target, notes = instance(target, name)
+    with blaming(name, "looking at it", habits):
+        return _as_target(
+            target, notes, name=name, sample_rate=sample_rate, inputs=inputs, habits=habits
+        )
+
+
+def _as_target(
+    target: Any,
+    notes: list[str],
+    *,
+    name: str,
+    sample_rate: int,
+    inputs: int,
+    habits: dict[str, None],
+) -> Target:
     if not callable(target):
         raise CallableError(
             f"{name} must be callable, got {type(target).__name__}. Name a function, or a method "
@@ -148,7 +240,7 @@ def as_target(target: object, *, name: str, sample_rate: int, inputs: int = 1) -
         given = " and ".join(f"{argument}={rate}" for argument, rate in rates.items())
         notes.append(f"{name} is called with {given}")
     call: Callable[..., Any] = functools.partial(target, **rates)
-    return Target(name, call, device, _place(target), tuple(notes))
+    return Target(name, call, device, _place(target), tuple(notes), habits)
 
 
 def instance(target: Any, name: str) -> tuple[Any, list[str]]:
@@ -159,16 +251,15 @@ def instance(target: Any, name: str) -> tuple[Any, list[str]]:
     """
     if not inspect.isclass(target):
         return target, []
-    missing = _required(target, inputs=0)
+    with blaming(name, "looking at its arguments"):
+        missing = _required(target, inputs=0)
     if missing:
         raise CallableError(
             f"{name}: {target.__name__} is a class that needs {' and '.join(missing)}. Make an "
             f"instance in your module, `made = {target.__name__}(...)`, and name that."
         )
-    try:
+    with blaming(name, "making an instance"):
         made = target()
-    except THEIR_ERRORS as error:
-        raise CallableError(f"{name}: making an instance raised {first_line(error)}.") from error
     return made, [f"{name} is a class; an instance was made without arguments"]
 
 
@@ -176,6 +267,7 @@ def first_form(
     forms: Mapping[str, _Form],
     use: Callable[[_Form], _Result],
     *,
+    target: Target,
     must: str,
 ) -> tuple[str, _Result]:
     """Return the first form of call that the user's code accepts, and what came of it.
@@ -186,6 +278,7 @@ def first_form(
     Args:
         forms: What the code is called with, by name: from what melcheck has.
         use: Calls the code in one form; raises `CallableError` where the result is of no use.
+        target: The user's code.
         must: What the code must do, which begins the message.
 
     Raises:
@@ -198,11 +291,13 @@ def first_form(
         except THEIR_ERRORS as error:
             failures.append((name, error))
             own = type(error).__module__ == "builtins" and not isinstance(error, _REFUSALS)
+            own = own or isinstance(error, Escaped)
             if own or isinstance(error, (NotImplementedError, torch.cuda.OutOfMemoryError)):
                 break
     name, first = failures[0]
     told = str(first) if isinstance(first, CallableError) else f"raised {located(first)}"
-    raise CallableError(f"{must}: with {name} it {told}.") from first
+    habits = " ".join(target.told_habits())
+    raise CallableError(f"{must}: with {name} it {told}. {habits}".rstrip()) from first
 
 
 def float_tensor(value: object) -> tuple[Tensor | None, str]:
@@ -212,21 +307,42 @@ def float_tensor(value: object) -> tuple[Tensor | None, str]:
         The tensor, detached, with what was converted, "" for nothing; or None with what the value
         is instead.
     """
+    try:
+        return _float_tensor(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of a subclass, or of an array that torch cannot hold
+        return None, f"{type(value).__name__}, which cannot be read ({first_line(error)})"
+
+
+def _float_tensor(value: object) -> tuple[Tensor | None, str]:
     converted = ""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiubc":
+        kind, size = value.dtype.kind, value.dtype.itemsize
+        if kind not in "fiubc" or size > 8 * (1 + (kind == "c")):
             return None, f"a NumPy array of {value.dtype}"
+        if kind != "f":
+            return None, f"{value.dtype} of shape {list(value.shape)}"
         native = value.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.ascontiguousarray(value, dtype=native))
+        # A copy: an array may be read-only, or its maker's buffer.
+        value = torch.from_numpy(np.array(value, dtype=native, order="C"))
         converted = "NumPy"
     if not isinstance(value, Tensor):
         return None, f"{type(value).__name__}, which is no array"
-    shape = f"{value.dtype} of shape {list(value.shape)}".removeprefix("torch.")
-    if not value.is_floating_point() or value.layout != torch.strided:
-        return None, shape
+    odd = (
+        "nested" if value.is_nested else
+        "without values, on the device meta" if value.is_meta else
+        "" if value.layout == torch.strided else str(value.layout).removeprefix("torch.")
+    )  # fmt: skip
+    if odd:
+        return None, f"a tensor that is {odd}"
+    name = str(value.dtype).removeprefix("torch.")
+    if value.dtype not in FLOAT_TYPES:
+        return None, f"{name} of shape {list(value.shape)}"
     if value.dtype != torch.float32:
-        converted = ", ".join(filter(None, (converted, str(value.dtype).removeprefix("torch."))))
-    return value.detach().cpu().float(), converted
+        converted = ", ".join(filter(None, (converted, name)))
+    # A copy: its maker may use the memory again.
+    return value.detach().to("cpu", torch.float32, copy=True), converted
 
 
 def name_of(code: object) -> str:
@@ -236,14 +352,22 @@ def name_of(code: object) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return an exception as one line: its type and the first line of its message."""
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"
+    if isinstance(error, Escaped):
+        error = error.error
+    try:
+        lines = str(error).strip().splitlines() or ["no message"]
+    except Exception:  # of the user's own class
+        lines = ["no message"]
+    return plain_text(f"{type(error).__name__}: {lines[0]}")
 
 
 def located(error: BaseException) -> str:
     """Return an exception as one line, with the file and the line that raised it."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{first_line(error)} ({last.filename}:{last.lineno})"
+    raised = error.error if isinstance(error, Escaped) and error.error.__traceback__ else error
+    frames = traceback.extract_tb(raised.__traceback__)
+    # What a library raises is owed to who called it.
+    theirs = [frame for frame in frames if not is_library(frame.filename)] or frames
+    return f"{first_line(error)} ({theirs[-1].filename}:{theirs[-1].lineno})"
 
 
 def _misspelt(reference: str) -> str:

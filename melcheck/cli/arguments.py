@@ -31,6 +31,17 @@ def add_array(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def path_of(text: str) -> Path:
+    """Return a path that is named; an empty one would mean this folder.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, or holds a NUL character.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must name a file or a folder, got {text!r}")
+    return Path(text)
+
+
 def duration(text: str) -> float | None:
     """Return seconds, or None for `all`.
 

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melcheck.cli.arguments import path_of
 from melcheck.cli.output import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
+from melcheck.files import os_reason, unwritten
 
 if TYPE_CHECKING:
     from melcheck.benchmark.measure import Measurement
@@ -50,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=path_of,
         help="write pictures of throughput and of the fraction of the limit there",
     )
 
@@ -80,7 +82,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
                 measurements.append(bench.measure(vocoder, case))
             else:
                 left_out[str(case)] = reason
-    files = _write(options.output, measurements) if options.output is not None else []
+    files: list[str] = []
+    problem = ""
+    if options.output is not None:
+        try:
+            _write(options.output, measurements, files)
+        except OSError as error:
+            problem = unwritten(f"--output {options.output}", error)
     return Answer(
         passed=True,
         text=measured_text(vocoder, measurements, left_out, files, terminal),
@@ -93,6 +101,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "left_out": left_out,
             "files": files,
         },
+        unwritten=(problem,) if problem else (),
     )
 
 
@@ -189,22 +198,17 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--output {folder}: the folder cannot be made ({error.strerror}). Name another."
+            f"--output {folder}: the folder cannot be made ({os_reason(error)}). Name another."
         ) from None
 
 
-def _write(folder: Path, measurements: Sequence[Measurement]) -> list[str]:
+def _write(folder: Path, measurements: Sequence[Measurement], files: list[str]) -> None:
+    """Write the pictures, and note each that is there."""
     from melcheck.benchmark.plots import draw_run, png
     from melcheck.files import replacing
 
     figures = draw_run(measurements) if measurements else {}
     for name, figure in figures.items():
-        try:
-            with replacing(folder / name) as temporary:
-                temporary.write_bytes(png(figure))
-        except OSError as error:
-            raise UsageError(
-                f"--output {folder}: {name} cannot be written ({error.strerror}). Name another "
-                "folder."
-            ) from None
-    return [str(folder / name) for name in figures]
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(png(figure))
+        files.append(str(folder / name))

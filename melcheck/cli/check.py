@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import duration
+from melcheck.cli.arguments import duration, path_of
 from melcheck.cli.output import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SKIPPED = "official: not in the Hugging Face cache, so not checked; `melcheck f
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what to check, with what, and where the results go."""
-    parser.add_argument("audio", metavar="AUDIO", type=Path, nargs="+", help="files or folders")
+    parser.add_argument("audio", metavar="AUDIO", type=path_of, nargs="+", help="files or folders")
     parser.add_argument(
         "--vocoder",
         metavar="NAME",
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--artifacts",
         metavar="DIR",
-        type=Path,
+        type=path_of,
         help=f"folder for pictures and audio (default: {_ARTIFACTS})",
     )
     parser.add_argument(
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         metavar="FILE",
-        type=Path,
+        type=path_of,
         action="append",
         default=[],
         help="write a report: .html (one page), .md or .json; repeatable",
@@ -176,11 +176,12 @@ def _check_quick(options: argparse.Namespace) -> None:
 
 
 def _check_report(path: Path) -> None:
+    from melcheck.files import os_reason
     from melcheck.report.files import check_report_path
 
     try:
         check_report_path(path)
     except OSError as error:
         raise UsageError(
-            f"--report {path}: its folder cannot be written ({error.strerror}). Name another."
+            f"--report {path}: its folder cannot be written ({os_reason(error)}). Name another."
         ) from None

@@ -16,6 +16,7 @@ from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.round_trip import explain_round_trip
+from melcheck.files import unwritten
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.sanity import Verdict, judge
 from melcheck.speed.many_clips import FileTrip, trips_of_files
@@ -39,6 +40,7 @@ class ClipCheck:
         cause: Likely cause of a failure; None where nothing failed.
         error: Why the round trip did not finish; "" where it did.
         artifacts: Folder with its pictures and audio; None without.
+        unwritten: Why they could not be written; "" where they were.
     """
 
     clip: Clip
@@ -50,6 +52,7 @@ class ClipCheck:
     cause: Explanation | None = None
     error: str = ""
     artifacts: Path | None = None
+    unwritten: str = ""
 
     @property
     def passed(self) -> bool:
@@ -84,7 +87,6 @@ def check_clips(
 
     Raises:
         ValueError: The configured rate is not that of a vocoder.
-        OSError: The artifacts cannot be written.
     """
     if not clips or not vocoders:
         return
@@ -127,9 +129,13 @@ def _check(
             pipeline.waveform2mel,
             baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
         )
-    folder = None
-    if artifacts is not None:
-        folder = case_folder(artifacts, clip.name, label, pipeline.device)
-        title = case_title(clip.name, label, pipeline.device, metrics)
+    check = dataclasses.replace(check, trip=trip, verdict=verdict, cause=cause)
+    if artifacts is None:
+        return check
+    folder = case_folder(artifacts, clip.name, label, pipeline.device)
+    title = case_title(clip.name, label, pipeline.device, metrics)
+    try:
         save_artifacts(trip, folder, title=f"{title}\n{trip.part}".rstrip())
-    return dataclasses.replace(check, trip=trip, verdict=verdict, cause=cause, artifacts=folder)
+    except OSError as error:
+        return dataclasses.replace(check, unwritten=unwritten("pictures and audio", error))
+    return dataclasses.replace(check, artifacts=folder)

@@ -13,6 +13,7 @@ from melcheck.cli.check_clips import ClipCheck
 from melcheck.cli.output import Answer, Terminal
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake, explain_front_end
+from melcheck.files import unwritten
 from melcheck.frontends import Frontend
 from melcheck.pipeline import RoundTrip
 from melcheck.report.build import case_record, environment
@@ -62,6 +63,8 @@ class CheckAnswer:
         self._notes: list[str] = []
         self._passed = 0
         self._checks = 0
+        self._written: list[Path] = []
+        self._unwritten: dict[str, None] = {}
         self._faults: dict[str, Explanation] = {}
         for label, shaken in handshakes.items():
             fault = None if frontend is None else explain_front_end(frontend.name, shaken)
@@ -71,6 +74,8 @@ class CheckAnswer:
     def add(self, check: ClipCheck) -> None:
         """Take in one check."""
         self._checks += 1
+        if check.unwritten:
+            self._unwritten.setdefault(check.unwritten)
         self._passed += check.passed
         cause = None
         if not check.passed:
@@ -144,32 +149,34 @@ class CheckAnswer:
         )
 
     def write_report(self, path: Path) -> None:
-        """Write the report in the format that the suffix names.
-
-        Raises:
-            OSError: The report cannot be written.
-        """
+        """Write the report in the format that the suffix names; what prevents it is noted."""
         from melcheck.report.files import write_report
 
-        write_report(self.report(), path, self._media)
+        try:
+            write_report(self.report(), path, self._media)
+        except OSError as error:
+            self._unwritten.setdefault(unwritten(f"the report {path}", error))
+        else:
+            self._written.append(path)
 
     def finish(
         self, terminal: Terminal, *, artifacts: Path | None, reports: Sequence[Path], skipped: str
     ) -> Answer:
         """Return the answer of the command."""
         report = self.report()
-        lines = table_lines(
+        table = table_lines(
             list(self._records.values()),
             report.thresholds,
             width=terminal.width,
             colour=terminal.colour,
             all_option="--duration all",
         )
+        lines = []
         lines += [skipped] if skipped else []
         lines += self._frontend_lines()
         lines += [*self._notes, *self._failures]
         lines += [f"pictures and audio: {artifacts}"] if artifacts is not None else []
-        lines += [f"report: {path}" for path in reports]
+        lines += [f"report: {path}" for path in reports if path in self._written]
         lines.append(f"{self._passed} of {self._checks} checks passed")
         frontend = None
         if self._frontend is not None:
@@ -187,7 +194,13 @@ class CheckAnswer:
             "report": json.loads(report_json(report)),
             "quick": None,
         }
-        return Answer(passed=self.passed, text="\n".join(lines), data=data)
+        return Answer(
+            passed=self.passed,
+            text="\n".join(lines),
+            data=data,
+            coloured="\n".join(table),
+            unwritten=tuple(self._unwritten),
+        )
 
     def _frontend_lines(self) -> list[str]:
         if self._frontend is None:

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, add_profile, upright
+from melcheck.cli.arguments import add_array, add_profile, path_of, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
-from melcheck.files import refuse, replacing
+from melcheck.files import check_writable, error_text, os_reason, refuse, replacing, unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +35,11 @@ _ROWS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the two files, the recipe and the picture."""
-    parser.add_argument("reference", metavar="A", type=Path, help="file of the reference mel")
-    parser.add_argument("estimate", metavar="B", type=Path, help="file of the mel to measure")
-    parser.add_argument("--plot", metavar="PNG", type=Path, help="write the difference map there")
+    parser.add_argument("reference", metavar="A", type=path_of, help="file of the reference mel")
+    parser.add_argument("estimate", metavar="B", type=path_of, help="file of the mel to measure")
+    parser.add_argument(
+        "--plot", metavar="PNG", type=path_of, help="write the difference map there"
+    )
     add_profile(parser)
     add_array(parser)
 
@@ -49,11 +51,14 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.sanity import judge
 
     recipe = profile(options.profile)
+    if options.plot is not None:
+        _check_plot(options)
     reference, estimate, notes = _read(options, recipe)
     metrics = compare(reference[None], estimate[None], log_floor=recipe.log_floor)[0]
     verdict = judge(metrics)
+    problem = ""
     if options.plot is not None:
-        _plot(options.plot, reference, estimate, recipe)
+        problem = _plot(options.plot, reference, estimate, recipe)
     text = [
         f"A: {options.reference}, B: {options.estimate}, both {list(reference.shape)}",
         *notes,
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         "",
         _worst(metrics, recipe),
         str(verdict),
-        *([f"difference map: {options.plot}"] if options.plot else []),
+        *([f"difference map: {options.plot}"] if options.plot and not problem else []),
     ]
     return Answer(
         passed=verdict.passed,
@@ -77,6 +82,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "notes": notes,
             "plot": options.plot,
         },
+        unwritten=(problem,) if problem else (),
     )
 
 
@@ -91,7 +97,7 @@ def _read(options: argparse.Namespace, recipe: MelRecipe) -> tuple[Tensor, Tenso
                 notes.append(f"{path} is [frames, n_mels]: its axes were swapped.")
                 mel = mel.T.contiguous()
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_text(error))
         else:
             mels.append(mel)
     refuse(problems)
@@ -130,7 +136,24 @@ def _worst(metrics: MelMetrics, recipe: MelRecipe) -> str:
     )
 
 
-def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> None:
+def _check_plot(options: argparse.Namespace) -> None:
+    """Refuse a place for the picture that cannot be written, or is one of the mels."""
+    path = options.plot
+    for name in ("reference", "estimate"):
+        mel = getattr(options, name)
+        if path.exists() and mel.exists() and path.samefile(mel):
+            raise UsageError(f"--plot {path} would overwrite the mel {mel}. Name another file.")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(
+            f"--plot {path}: the picture cannot be written ({os_reason(error)}). Name a file in a "
+            "folder that exists and can be written."
+        ) from None
+
+
+def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) -> str:
+    """Write the picture; return why that failed, "" where it did not."""
     from melcheck.plots import DifferencePicture
 
     picture = DifferencePicture(recipe, reference.shape[1])
@@ -139,7 +162,5 @@ def _plot(path: Path, reference: Tensor, estimate: Tensor, recipe: MelRecipe) ->
         with replacing(path) as temporary:
             temporary.write_bytes(picture.png())
     except OSError as error:
-        raise UsageError(
-            f"--plot {path}: the picture cannot be written ({error.strerror}). Name a file in a "
-            "folder that exists and can be written."
-        ) from None
+        return unwritten(f"--plot {path}", error)
+    return ""

@@ -10,12 +10,11 @@ nothing; --profile then adds whether it could be a mel of that recipe.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, duration
+from melcheck.cli.arguments import add_array, duration, path_of
 from melcheck.cli.output import Answer, Terminal, UsageError
-from melcheck.files import refuse
+from melcheck.files import error_text, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +28,11 @@ _PROFILE = "vocos"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the mel, its audio, and the expected recipe."""
-    parser.add_argument("--mel", metavar="FILE", type=Path, required=True, help="file of the mel")
     parser.add_argument(
-        "--audio", metavar="CLIP", type=Path, help="audio that the mel was extracted from"
+        "--mel", metavar="FILE", type=path_of, required=True, help="file of the mel"
+    )
+    parser.add_argument(
+        "--audio", metavar="CLIP", type=path_of, help="audio that the mel was extracted from"
     )
     parser.add_argument(
         "--duration",
@@ -127,7 +128,7 @@ def _read(
         # A mel with NaN is read: that is a finding.
         found.append(read_mel(options.mel, array=options.array, finite=False))
     except (ValueError, OSError) as error:
-        problems.append(str(error))
+        problems.append(error_text(error))
     if options.audio is not None:
         try:
             config = MelCheckConfig(options.audio, expected.sample_rate, options.duration)
@@ -136,7 +137,7 @@ def _read(
             if loaded.source_channels > 1:
                 channels = resample(decode_audio(config), config).samples
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_text(error))
     refuse(problems)
     return found[0], waveform, channels
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from melcheck.cli.arguments import add_profile
+from melcheck.cli.arguments import add_profile, path_of
 from melcheck.cli.output import Answer, Terminal, UsageError, stdout_to_stderr
-from melcheck.files import refuse
+from melcheck.files import error_text, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio",
         metavar="PATH",
-        type=Path,
+        type=path_of,
         nargs="+",
         default=[],
         help=f"clips or folders of speech to compare on as well, {_SPEECH_SECONDS:g} s of each",
@@ -209,6 +209,6 @@ def _speech(clips: tuple[Clip, ...], expected: MelRecipe, terminal: Terminal) ->
             audio = load_audio(config, min_samples=expected.min_samples)
             waveforms[clip.name] = audio.waveform[0]
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_text(error))
     refuse(problems)
     return waveforms

@@ -20,12 +20,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from melcheck._version import __version__
-from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
+from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
+from melcheck.files import error_text, failed_allocation, os_reason, plain_text
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 COMMANDS = ("check", "compare", "diagnose", "handshake", "stages", "bench", "info", "fetch")
+_WITHOUT_TORCH = ("info", "fetch")
 
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
@@ -69,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     terminal = Terminal()
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv), terminal)
+        code = _run(sys.argv[1:] if argv is None else list(argv), terminal)
+        if argv is None:  # this process ends
+            end_stdout()
+        return code
     except KeyboardInterrupt:
         return _INTERRUPTED
     except OSError as error:  # of writing the answer; a command's own were reported
@@ -77,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_stdout()
         if isinstance(error, BrokenPipeError):
             return _CLOSED_PIPE
-        terminal.note(f"melcheck: the output cannot be written: {error.strerror}.")
+        terminal.note(f"melcheck: the output cannot be written: {os_reason(error)}.")
         return _MISSING
 
 
@@ -104,16 +111,32 @@ def _run(argv: list[str], terminal: Terminal) -> int:
             failure = {"exit_code": code, "message": message}
             terminal.print_json(_document(options.command, passed=False, error=failure))
         return code
+    more: dict[str, object] = {}
+    if answer.unwritten:
+        more["error"] = {"exit_code": _MISSING, "message": "\n".join(answer.unwritten)}
     if options.json:
-        document = _document(options.command, passed=answer.passed, **answer.data)
+        document = _document(options.command, passed=answer.passed, **answer.data, **more)
         terminal.print_json(document)
     else:
+        if answer.coloured:
+            terminal.print(answer.coloured, coloured=terminal.colour)
         terminal.print(answer.text)
+    for line in answer.unwritten:
+        terminal.note(f"melcheck {options.command}: {line}")
+    if answer.unwritten:
+        return _MISSING
     return 0 if answer.passed else _FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, which repeats the words of the command line as they are."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(plain_text(message), file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("melcheck", usage="melcheck COMMAND ...", allow_abbrev=False)
+    parser = _Parser("melcheck", usage="melcheck COMMAND ...", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"melcheck {__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, prog="melcheck"
@@ -132,8 +155,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(options: argparse.Namespace, terminal: Terminal) -> Answer:
-    command = importlib.import_module(f"melcheck.cli.{options.command}")
-    answer: Answer = command.run(options, terminal)
+    if options.command not in _WITHOUT_TORCH:
+        require_torch()
+    with stdout_to_stderr():  # what it calls, and what that starts, may print
+        command = importlib.import_module(f"melcheck.cli.{options.command}")
+        answer: Answer = command.run(options, terminal)
     return answer
 
 
@@ -143,20 +169,20 @@ def _document(command: str, *, passed: bool, **more: object) -> dict[str, object
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the message of an error."""
-    reason = str(error).strip() or type(error).__name__
-    if isinstance(error, MissingError):
+    reason = error_text(error)
+    if isinstance(error, (MissingError, UnfitEnvironmentError)):
         return _MISSING, reason
     if isinstance(error, ImportError):
-        name = f" {error.name}" if error.name else ""
-        return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _MISSING, "out of memory. Check less at once, as with --duration 3."
+        return _MISSING, missing_package(error)
+    if wanted := failed_allocation(error):
+        return _MISSING, f"{wanted}. Check less at once, as with --duration 3."
     if isinstance(error, VocoderUnavailable):
         return _MISSING, reason
     if isinstance(error, (ValueError, OSError, VocoderError)):
         return _USAGE, reason
     if os.environ.get(_TRACEBACK):
-        traceback.print_exception(error)
+        text = "".join(traceback.format_exception(error))
+        print(plain_text(text), file=sys.stderr)  # noqa: T201 - asked for
     return _FAULT, (
         f"{type(error).__name__}: {reason}\n"
         f"That is a fault in melcheck, not in your input: {_TRACEBACK}=1 shows where."

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
-from melcheck.files import plain
+from melcheck.files import plain, plain_text
 
 _Item = TypeVar("_Item")
 
 _WIDTH_WHEN_PIPED = 80
+_STDOUT, _STDERR = 1, 2
 _ESCAPE = "\x1b"
+_COMMAND = "pip install "
 # The lines that rich draws tables with.
 _ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
 
@@ -43,11 +45,16 @@ class Answer:
         passed: Whether every gate of the command passed.
         text: Text for people, without a newline at its end.
         data: The same for programs; `melcheck.files.plain` converts it to JSON.
+        coloured: What stands above the text, and may have colours that were drawn already.
+        unwritten: What could not be written, in sentences; it does not change the verdict, which
+            is printed first.
     """
 
     passed: bool
     text: str
     data: Mapping[str, object]
+    coloured: str = ""
+    unwritten: tuple[str, ...] = ()
 
 
 class Terminal:
@@ -69,14 +76,20 @@ class Terminal:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
 
-    def print(self, text: str) -> None:
+    def print(self, text: str, *, coloured: bool = False) -> None:
         """Write text and a newline to stdout, wrapped at `width`, and flush.
+
+        Args:
+            text: The text.
+            coloured: Whether it may have colours.
 
         Raises:
             OSError: The text cannot be written, or (`BrokenPipeError`) the reader has gone.
         """
-        lines = (self._broken(line) for line in text.splitlines())
-        _write(sys.stdout, "\n".join(line for broken in lines for line in broken))
+        text = plain_text(text, coloured=coloured)
+        lines = (self._broken(line) for line in text.split("\n"))
+        text = "\n".join(line for broken in lines for line in broken)
+        _write(sys.stdout, text, coloured=coloured)
 
     def print_json(self, document: Mapping[str, object]) -> None:
         """Write a document to stdout as JSON in ASCII, and flush; raises as `print` does."""
@@ -96,15 +109,16 @@ class Terminal:
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for name in header:
-            table.add_column(Text(name), overflow="fold")
+            table.add_column(Text(plain_text(name)), overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain_text(cell)) for cell in row))
         output = io.StringIO()
         Console(file=output, width=self.width, color_system=None).print(table)
         return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
 
     def _broken(self, line: str) -> list[str]:
-        if len(line) <= self.width or _ESCAPE in line:  # colour takes no columns
+        # Colour takes no columns, and a command that is to be copied stays whole.
+        if len(line) <= self.width or _ESCAPE in line or _COMMAND in line:
             return [line]
         indent = " " * (len(line) - len(line.lstrip()) + 2)
         return textwrap.wrap(
@@ -130,19 +144,61 @@ class Terminal:
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Redirect what the user's code prints to stderr: stdout holds only the answer."""
-    with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+    """Redirect what the user's code prints to stderr: stdout holds only the answer.
+
+    Its file descriptor is redirected too, to which other languages and child processes write.
+    """
+    with contextlib.redirect_stdout(sys.stderr or io.StringIO()), _descriptor_to_stderr():
         yield
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+@contextlib.contextmanager
+def _descriptor_to_stderr() -> Iterator[None]:
+    stream = sys.__stdout__
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    try:
+        kept = os.dup(_STDOUT)
+    except OSError:  # closed by the caller, as with `1>&-`
+        yield
+        return
+    try:
+        _redirect()
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()  # what the code wrote past `redirect_stdout`
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+def end_stdout() -> None:
+    """Let nothing that this process prints at its end follow the answer on stdout."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        _redirect()
+
+
+def _redirect() -> None:
+    try:
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:  # stderr is closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDOUT)
+        os.close(nowhere)
+
+
+def _write(stream: TextIO | None, text: str, *, coloured: bool = False) -> None:
     if stream is None:  # closed by the caller, as with `2>&-`
         return
     try:
         "─".encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = text.translate(_ASCII)
-    stream.write(text + "\n")
+    stream.write(plain_text(f"{text}\n", coloured=coloured))
     stream.flush()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from melcheck.cli.arguments import duration
+from melcheck.cli.arguments import duration, path_of
 from melcheck.cli.output import Answer, Terminal, UsageError, stdout_to_stderr
 
 
@@ -20,7 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the two loops, and the clip."""
     parser.add_argument("reference", metavar="A", help="vocoder of the reference")
     parser.add_argument("candidate", metavar="B", help="vocoder of what is measured")
-    parser.add_argument("--audio", metavar="CLIP", type=Path, required=True, help="an audio file")
+    parser.add_argument(
+        "--audio", metavar="CLIP", type=path_of, required=True, help="an audio file"
+    )
     parser.add_argument("--loader", metavar="MODULE:NAME", help="B's loader")
     parser.add_argument("--frontend", metavar="MODULE:NAME", help="B's front end")
     parser.add_argument(

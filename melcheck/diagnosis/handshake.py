@@ -30,8 +30,9 @@ from melcheck.diagnosis.recipe_search.mel_values import (
 )
 from melcheck.diagnosis.result import Diagnosis
 from melcheck.probe_clips import Probe, probes
+from melcheck.process_state import their_turn
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
-from melcheck.user_code import THEIR_ERRORS
+from melcheck.user_code import THEIR_ERRORS, first_line, float_tensor
 
 # Beyond the rounding of a different library and of the type that is returned: float16 and bfloat16
 # resolve 0.004 and 0.03 nats at -16, which does not affect decoding.
@@ -98,20 +99,35 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _extract_once(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendResult:
     waveform = clip.waveform[None].clone()
     try:
-        returned = frontend(waveform)
+        with their_turn({}):
+            returned = frontend(waveform)
     # Whatever the user's own code raises is the finding.
     except THEIR_ERRORS as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        text = f"the front end raised {type(error).__name__} on input {list(waveform.shape)}"
-        return FrontendResult(None, 0, f"{text}: {reason}", "Call it with that input and see.")
+        kind, _, reason = first_line(error).partition(": ")
+        text = f"the front end raised {kind} on input {list(waveform.shape)}: {reason}"
+        return FrontendResult(None, 0, text, "Call it with that input and see.")
+    try:
+        return _checked_mel(returned)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of what is no array, or of no values
+        text = f"the front end returned {type(returned).__name__}, no mel: {first_line(error)}"
+        return FrontendResult(None, 0, text, _RETURN_A_MEL)
+
+
+def _checked_mel(returned: Any) -> FrontendResult:
     told = f"the front end returned {kind_of(returned)}, no mel"
     if not hasattr(returned, "__array__"):
         return FrontendResult(None, 0, told, "Return the mel alone, a tensor or a NumPy array.")
     shape = list(returned.shape) if hasattr(returned, "shape") else []
     try:
-        mel = as_mel(returned, name="it")
+        # A copy: it may be a buffer that the next call fills again.
+        mel = as_mel(returned, name="it").clone()
     except (TypeError, ValueError) as error:
         return FrontendResult(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
+    plain, found = float_tensor(returned) if isinstance(returned, Tensor) else (mel, "")
+    if plain is None:  # which torch would convert, but has no operations for
+        return FrontendResult(None, 0, f"the front end returned no mel: {found}", _RETURN_A_MEL)
     if 1 in mel.shape:
         return FrontendResult(
             None, 0, f"the front end returned {shape}, no mel: one band", _RETURN_A_MEL

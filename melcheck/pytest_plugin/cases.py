@@ -56,6 +56,7 @@ def _stage_fault(plan: Plan, pipeline: MelPipeline) -> Explanation | None:
 
 def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
     """Return the round trip of a pipeline's clip, made once; fail the test where it fails."""
+    from melcheck.files import error_text
     from melcheck.speed.long_audio import round_trip_of_file
 
     trips = config.stash.setdefault(TRIPS, OrderedDict())
@@ -66,7 +67,7 @@ def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
             trips[key].metrics()  # mels that do not line up cannot be measured
         except (ValueError, OSError) as error:
             trips.pop(key, None)
-            reason = str(error)
+            reason = error_text(error)
         else:
             reason = ""
         if reason:

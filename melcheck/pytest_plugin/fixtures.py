@@ -6,6 +6,8 @@ once for each clip, vocoder and device of the plan. The fixtures about speed nee
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +158,7 @@ def mel_saver_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) ->
 @pytest.fixture
 def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
     """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
-    from melcheck.files import one_line
+    from melcheck.files import error_text, one_line
     from melcheck.mel_files import read_mel
 
     plan = plan_of(request.config)
@@ -172,7 +174,7 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
         try:
             stored.append(read_mel(path, finite=False))
         except (ValueError, OSError) as error:
-            problem = str(error)
+            problem = error_text(error)
     if problem:
         pytest.fail(problem, pytrace=False)
     return tuple(stored)
@@ -183,6 +185,7 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     """The mel of the whole clip, extracted now by the front end or by the vocoder's recipe."""
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.stored_mels import fresh_mel
+    from melcheck.files import error_text
 
     plan = plan_of(request.config)
     config = MelCheckConfig(mel_clip.path, plan.recipe.sample_rate, None)
@@ -191,7 +194,7 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
         audio = plan.load(config, min_samples=plan.recipe.min_samples)
         return fresh_mel(audio.waveform[0], extract, plan.recipe)
     except (ValueError, OSError) as error:
-        reason = str(error)
+        reason = error_text(error)
     pytest.fail(reason, pytrace=False)
 
 
@@ -199,14 +202,15 @@ def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
 def mel_artifacts(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
 ) -> Path:
-    """The folder of this case's pictures and audio, which exists."""
+    """The folder of this case's pictures and audio, which exists where it can be written."""
     from melcheck.artifacts import case_folder
 
     plan = plan_of(request.config)
     assert plan.artifacts is not None  # a plan of pytest has a folder
     label = plan.label(mel_round_trip.vocoder.name)
     folder = case_folder(plan.artifacts, mel_clip.name, label, mel_round_trip.device)
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # told by what is written there, after the verdict
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -325,6 +329,12 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
     plan = plan_of(request.config)
     if plan.goldens is None:
         pytest.skip("clips of your own have no goldens yet: name a folder with --mel-goldens DIR")
+    if importlib.util.find_spec("pandas") is None:
+        pytest.fail(
+            "goldens need pandas, with which pytest-regressions reads and writes them. "
+            'Install it: pip install "melcheck[goldens]"',
+            pytrace=False,
+        )
     return Golden(
         plan.goldens,
         data_regression,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+
+from melcheck.files import load_yaml, os_reason, plain_text, read_bytes, replacing, unwritten
 
 
 class Golden:
     """Compares statistics of a mel with those on record.
 
     `pytest --force-regen` rewrites what differs and fails, as always with pytest-regressions; a
-    golden that is absent is written and fails.
+    golden that is absent, empty or torn is written and fails. Each file is written whole or not at
+    all, also where the run is killed or another one writes the same golden.
 
     Args:
         folder: Folder of the goldens.
@@ -68,21 +73,44 @@ class Golden:
         for key, values in statistics.items():
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{name}: {key} must be finite, got NaN or infinity. No golden.")
-        recorded = self.folder / f"{name}.csv"
+        with self._temporary() as folder:
+            # pytest-regressions writes in place: it works on a copy, of which what it wrote goes
+            # back whole. The provenance goes last, since without it the numbers are not compared.
+            copy = Path(folder)
+            failures = self._copy(name, copy)
+            failures += self._compare(name, copy, provenance, statistics, tolerances)
+            self._publish(name, copy)
+        if failures:
+            self._fail("\n".join(failures))
+
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        try:
+            return tempfile.TemporaryDirectory(prefix="melcheck-golden-")
+        except OSError as error:
+            self._fail(unwritten("a copy of the golden", error))
+
+    def _compare(
+        self,
+        name: str,
+        copy: Path,
+        provenance: dict[str, Any],
+        statistics: dict[str, list[float]],
+        tolerances: Mapping[str, float],
+    ) -> list[str]:
+        recorded = copy / f"{name}.csv"
         if recorded.is_file() and not self.regenerating:
             self._check_names(recorded, statistics)
         failures = []
         try:
-            self._data_regression.check(dict(provenance), fullpath=self.folder / f"{name}.yml")
+            self._data_regression.check(dict(provenance), fullpath=copy / f"{name}.yml")
         except AssertionError as error:
-            pytest.fail(
+            self._fail(
                 f"golden {name} was recorded under other conditions; its numbers were not "
                 "compared. If the change is meant, run with --force-regen and commit why.\n"
-                f"{error}",
-                pytrace=False,
+                f"{self._in_place(error, copy)}"
             )
         except pytest.fail.Exception as written:
-            failures.append(str(written))
+            failures.append(self._in_place(written, copy))
         try:
             # The columns have different lengths: pytest-regressions pads them with NaN.
             self._num_regression.check(
@@ -91,9 +119,50 @@ class Golden:
                 tolerances={key: {"atol": atol, "rtol": 0.0} for key, atol in tolerances.items()},
             )
         except pytest.fail.Exception as written:
-            failures.append(str(written))
-        if failures:
-            pytest.fail("\n".join(failures), pytrace=False)
+            failures.append(self._in_place(written, copy))
+        return failures
+
+    def _copy(self, name: str, copy: Path) -> list[str]:
+        """Copy a golden, and return what is said of a part that was not written whole."""
+        said = []
+        for suffix, is_whole in _PARTS.items():
+            path = self.folder / f"{name}{suffix}"
+            try:
+                data = read_bytes(path, max_bytes=_MAX_BYTES)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._fail(f"golden {path} cannot be read: {os_reason(error)}. Remove it.")
+            if is_whole(data):
+                (copy / path.name).write_bytes(data)
+            else:
+                said.append(f"golden {path} was empty or torn, and counts as absent.")
+        return said
+
+    def _publish(self, name: str, copy: Path) -> None:
+        for suffix in _PARTS:
+            path, written = self.folder / f"{name}{suffix}", copy / f"{name}{suffix}"
+            if not written.is_file():
+                continue
+            data = written.read_bytes()
+            try:
+                if path.is_file() and path.read_bytes() == data:
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as temporary:
+                    temporary.write_bytes(data)
+            except OSError as error:
+                self._fail(
+                    f"golden {path} cannot be written: {os_reason(error)}. Make room there, or "
+                    "name another folder with --mel-goldens."
+                )
+
+    def _in_place(self, error: BaseException, copy: Path) -> str:
+        return str(error).replace(str(copy), str(self.folder))
+
+    @staticmethod
+    def _fail(message: str) -> NoReturn:
+        pytest.fail(plain_text(message), pytrace=False)
 
     def _check_names(self, recorded: Path, statistics: Mapping[str, list[float]]) -> None:
         # pytest-regressions compares the columns that it is given, and would not miss one that is
@@ -101,8 +170,32 @@ class Golden:
         with recorded.open(encoding="utf-8") as file:
             names = set(file.readline().strip().split(",")[1:])
         if names != set(statistics):
-            pytest.fail(
-                f"{recorded} must hold {sorted(statistics)}, got {sorted(names)}. If the change "
-                "is meant, run with --force-regen and commit why.",
-                pytrace=False,
+            self._fail(
+                f"golden {recorded.stem} must hold {sorted(statistics)}, got {sorted(names)}. If "
+                "the change is meant, run with --force-regen and commit why."
             )
+
+
+def _whole_provenance(data: bytes) -> bool:
+    try:
+        recorded = load_yaml(data)
+    except ValueError:
+        return False
+    return data.endswith(b"\n") and isinstance(recorded, dict) and bool(recorded)
+
+
+def _whole_statistics(data: bytes) -> bool:
+    # Lines of an index and one number, or nothing, for each column.
+    try:
+        head, *rows = csv.reader(data.decode("utf-8").splitlines())
+        numbers = [float(cell) for row in rows for cell in row if cell]
+    except (ValueError, csv.Error):
+        return False
+    whole = all(len(row) == len(head) for row in rows)
+    return data.endswith(b"\n") and whole and bool(numbers)
+
+
+_MAX_BYTES = 2**26
+
+# The parts of a golden, in the order in which they are written.
+_PARTS = {".csv": _whole_statistics, ".yml": _whole_provenance}

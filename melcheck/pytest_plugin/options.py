@@ -145,9 +145,20 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def texts(config: pytest.Config, name: str) -> list[str]:
-    """Return the values of an option, or else those of its ini key; empty for nothing."""
-    given = config.getoption(_key(name)) or config.getini(_key(name)) or []
-    return [given] if isinstance(given, str) else [str(value) for value in given]
+    """Return the values of an option, or else those of its ini key; empty for nothing.
+
+    Raises:
+        pytest.UsageError: An empty value on the command line, which for a path would mean the
+            whole folder that pytest was started in.
+    """
+    given = config.getoption(_key(name))
+    values = [given] if isinstance(given, str) else list(given or ())
+    if not all(map(str.strip, values)):
+        raise pytest.UsageError(f"melcheck: --mel-{name} must not be empty. Leave it out instead.")
+    if not values:
+        found = config.getini(_key(name)) or []
+        values = [found] if isinstance(found, str) else [str(value) for value in found]
+    return values
 
 
 def from_command_line(config: pytest.Config, name: str) -> bool:

@@ -9,10 +9,20 @@ its first test, with pytest's usage error (exit code 4). Nothing heavy is import
 from __future__ import annotations
 
 import json
+import traceback
+from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck.environment import (
+    UnfitEnvironmentError,
+    missing_package,
+    require_torch,
+    torch_fault,
+)
+from melcheck.files import error_text, failed_allocation, plain_text
 from melcheck.pytest_plugin import reports as report_plugin
 from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
 from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
@@ -47,6 +57,8 @@ _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
 _NO_PLAN = ("artifacts", "report", "baseline", "bench")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
+# The environment lacks something, as on the command line.
+_ENVIRONMENT = 3
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
 
@@ -75,20 +87,32 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     overlooked = overlooked_configuration(config)
     if overlooked is not None:
-        raise pytest.UsageError(
+        told = (
             f"melcheck: {overlooked} was not read, since pytest looks for its configuration beside "
             "every path on the command line. Write --mel-audio=PATH with an equals sign, and so "
             f"for the other options, or add -c {overlooked}."
         )
-    from melcheck.pytest_plugin.plan import make_plan
-
+        raise pytest.UsageError(plain_text(told))
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:
+        require_torch()
+        from melcheck.pytest_plugin.plan import make_plan
+
         config.stash[PLAN] = make_plan(
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
-    except (ValueError, TypeError, OSError) as error:
+    except UnfitEnvironmentError as error:
         raise pytest.UsageError(f"melcheck: {error}") from None
+    except ImportError as error:
+        raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise pytest.UsageError(plain_text(f"melcheck: {error_text(error)}")) from None
+    except (MemoryError, RuntimeError) as error:
+        wanted = failed_allocation(error)
+        if not wanted:
+            raise
+        fix = "Check less at once, as with --mel-duration 3."
+        pytest.exit(plain_text(f"melcheck: {wanted}. {fix}"), returncode=_ENVIRONMENT)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -102,7 +126,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print what will be checked."""
     plan = config.stash.get(PLAN, None)
-    return [] if plan is None else [f"melcheck: {line}" for line in plan.described()]
+    return [] if plan is None else [plain_text(f"melcheck: {line}") for line in plan.described()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -158,6 +182,35 @@ def _param(plan: Plan, value: Any) -> Any:
     return pytest.param(value, id=plan.label(value), marks=marks)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse a run without a plan whose tests import melcheck where torch does not fit.
+
+    A run with a plan was refused at its start.
+    """
+    report = yield
+    call = getattr(report, "call", None)
+    if report.failed and call is not None and _through_melcheck(call.excinfo.value):
+        fault = torch_fault()
+        if fault is not None:
+            collector.config.stash[REFUSED] = fault
+            report.outcome, report.longrepr, report.result = "passed", None, []
+    return report
+
+
+def _through_melcheck(error: BaseException) -> bool:
+    """Return whether an error, or what it was raised from, came through a module of melcheck."""
+    package = Path(__file__).parents[1]
+    return any(
+        Path(frame.f_code.co_filename).is_relative_to(package)
+        for each in (error, error.__cause__)
+        if each is not None
+        for frame, _ in traceback.walk_tb(each.__traceback__)
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests of options that were not given, and note the case of each test.
@@ -169,7 +222,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
     if REFUSED in config.stash and not is_worker(config):
-        raise pytest.UsageError(f"melcheck: {config.stash[REFUSED]}")
+        raise pytest.UsageError(plain_text(f"melcheck: {config.stash[REFUSED]}"))
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         clip = params.get("mel_clip")
@@ -188,6 +241,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     refused = item.config.stash.get(REFUSED, "")
     if refused and set(_PARAMETRIZED) & set(getattr(item, "fixturenames", ())):
         pytest.fail(f"melcheck: {refused}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Let what our tests report, and the user's code printed meanwhile, be plain text."""
+    report = yield
+    if not any(name.startswith("mel_") for name in getattr(item, "fixturenames", ())):
+        return report
+    told = report.longrepr
+    if isinstance(told, tuple):  # of a skip: file, line, reason
+        report.longrepr = (*told[:-1], plain_text(str(told[-1])))
+    elif told is not None and plain_text(str(told)) != str(told):
+        report.longrepr = plain_text(str(told))
+    report.sections = [(name, plain_text(content)) for name, content in report.sections]
+    return report
 
 
 def _applies(config: pytest.Config, item: pytest.Item) -> bool:

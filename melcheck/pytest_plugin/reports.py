@@ -7,6 +7,7 @@ when the run ends, also when it was interrupted.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck.files import error_text, plain_text, unwritten
 from melcheck.pytest_plugin.cases import is_worker
 from melcheck.pytest_plugin.options import paths
 from melcheck.pytest_plugin.terminal import CASE_PROPERTY, RECORD_PROPERTY, Summary
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _COLLECTOR = pytest.StashKey["Collector"]()
 _REGRESSION = pytest.StashKey[str]()
+_UNWRITTEN = pytest.StashKey[str]()
 
 _JOB_SUMMARY = "GITHUB_STEP_SUMMARY"
 _WORKER_INPUT = "melcheck_report_folder"
@@ -88,7 +91,10 @@ def record_case(
     )
     collector = item.config.stash.get(_COLLECTOR, None)
     if collector is not None:
-        record = collector.take(item, record, trip)
+        try:
+            record = collector.take(item, record, trip)
+        except OSError as error:
+            item.stash[_UNWRITTEN] = unwritten(f"for the reports, {record.case.title}", error)
     case = record.case
     short = replace(case, band_mae=(), frame_mae=())
     properties = [(RECORD_PROPERTY, to_json(replace(record, case=short)))]
@@ -132,17 +138,17 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """Fail a test whose case is worse than the baseline, whatever else it found."""
+        """Fail a test whose case is worse than the baseline, or could not be kept."""
         found: BaseException | None = None
         result = None
         try:
             result = yield
         except (pytest.fail.Exception, pytest.xfail.Exception) as outcome:
             found = outcome
-        regression = pyfuncitem.stash.get(_REGRESSION, "")
-        if regression:
-            first = f"{found}\n" if isinstance(found, pytest.fail.Exception) else ""
-            pytest.fail(f"{first}{regression}", pytrace=False)
+        said = [pyfuncitem.stash.get(key, "") for key in (_REGRESSION, _UNWRITTEN)]
+        if any(said):
+            first = [str(found)] if isinstance(found, pytest.fail.Exception) else []
+            pytest.fail("\n".join([*first, *filter(None, said)]), pytrace=False)
         if found is not None:
             raise found
         return result
@@ -178,13 +184,13 @@ def register(
         if not is_worker(config):
             _check_paths(reports)
         baseline = _baseline(config)
+        if summary is None:
+            folder = config.workerinput.get(_WORKER_INPUT)  # type: ignore[attr-defined]
+        else:
+            wanted = reports or baseline or os.environ.get(_JOB_SUMMARY)
+            folder = tempfile.mkdtemp(prefix="melcheck-report-") if wanted else None
     except (ValueError, OSError) as error:
-        raise pytest.UsageError(f"melcheck: {error}") from None
-    if summary is None:
-        folder = config.workerinput.get(_WORKER_INPUT)  # type: ignore[attr-defined]
-    else:
-        wanted = reports or baseline or os.environ.get(_JOB_SUMMARY)
-        folder = tempfile.mkdtemp(prefix="melcheck-report-") if wanted else None
+        raise pytest.UsageError(plain_text(f"melcheck: {error_text(error)}")) from None
     if folder is None:
         return
     draws = any(path.suffix == ".html" for path in reports)
@@ -259,15 +265,14 @@ class Reporter:
             self.lines.append(f"--mel-baseline: {_NOTHING_IN_COMMON}")
             failed = True
         report = self._report(records, cases)
-        try:
-            for path in self.reports:
-                files.write_report(report, path, store)
-                self.lines.append(f"report: {path}")
-            if job_summary:
-                files.append_job_summary(report, Path(job_summary))
-        except OSError as error:
-            self.lines.append(f"a report could not be written: {error}")
-            failed = True
+        for path in self.reports:
+            written = self._written(functools.partial(files.write_report, report, path, store))
+            self.lines += [f"report: {path}"] if written else []
+            failed |= not written
+        if job_summary:
+            summary = Path(job_summary)
+            append = functools.partial(files.append_job_summary, report, summary)
+            failed |= not self._written(append)
         if failed and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         text, lists = comparison_text(report)
@@ -277,11 +282,21 @@ class Reporter:
             if len(lines) > _LISTED_LINES:
                 self.lines.append(f"  ... and {len(lines) - _LISTED_LINES} more")
 
+    def _written(self, write: Callable[[], None]) -> bool:
+        """Write a report, and return whether that worked; note why it did not."""
+        try:
+            write()
+        except OSError as error:
+            reason = error_text(error).removesuffix(".")
+            self.lines.append(f"a report could not be written: {reason}")
+            return False
+        return True
+
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print where the reports are, and what changed against the baseline."""
         for line in self.lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(plain_text(line))
 
     def pytest_unconfigure(self) -> None:
         """Remove the folder of the run."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from melcheck.files import plain_text
 from melcheck.pytest_plugin.cases import PLAN
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Notes:
         if notes:
             terminalreporter.section("melcheck: notes")
         for note in dict.fromkeys(notes):
-            terminalreporter.write_line(note)
+            terminalreporter.write_line(plain_text(note))
 
 
 def annotation(message: str, *, title: str, file: str = "", line: int | None = None) -> str:
@@ -76,6 +77,10 @@ def annotation(message: str, *, title: str, file: str = "", line: int | None = N
         >>> annotation("it broke\nhere", title="a: b", file="x,y.wav", line=3)
         '::error file=x%2Cy.wav,line=3,title=a%3A b::it broke%0Ahere'
     """
+    # Of control characters, those that end a line have codes of their own below.
+    message, title, file = (
+        "\r".join(map(plain_text, text.split("\r"))) for text in (message, title, file)
+    )
     properties = {"file": file, "line": "" if line is None else str(line), "title": title}
     listed = ",".join(
         f"{name}={_escaped(value, _ESCAPED_PROPERTY)}"
@@ -96,7 +101,7 @@ class Annotations:
 
     def __init__(self, config: pytest.Config) -> None:
         self._root = Path(os.environ.get("GITHUB_WORKSPACE") or config.rootpath)
-        self._lines: list[str] = []
+        self._failures: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect a failure that is about a file."""
@@ -106,21 +111,21 @@ class Annotations:
         file, _, line = places[-1].rpartition(":")
         if not line.isdecimal():
             file, line = places[-1], ""
-        self._lines.append(
-            annotation(
+        self._failures.append(
+            {
                 # Not `longreprtext`, which xdist begins with the name of a worker.
-                str(report.longrepr).strip()[:_LONGEST_MESSAGE],
-                title=f"melcheck: {report.nodeid.rpartition('::')[2]}",
-                file=self._relative(file),
-                line=int(line) if line else None,
-            )
+                "message": str(report.longrepr).strip()[:_LONGEST_MESSAGE],
+                "title": f"melcheck: {report.nodeid.rpartition('::')[2]}",
+                "file": self._relative(file),
+                "line": int(line) if line else None,
+            }
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the annotations in GitHub Actions."""
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            for line in self._lines:
-                terminalreporter.write_line(line)
+            for failure in self._failures:
+                terminalreporter.write_line(annotation(**failure))
 
     def _relative(self, file: str) -> str:
         path = Path(file)
@@ -170,7 +175,11 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the speeds, the table, the skips with their reasons, and where the pictures are."""
-        write = terminalreporter.write_line
+        coloured = terminalreporter.hasmarkup
+
+        def write(line: str, *, coloured: bool = False) -> None:
+            terminalreporter.write_line(plain_text(line, coloured=coloured))
+
         if self.speeds:
             terminalreporter.section("melcheck: speed, from the median of each benchmark")
             for line in self.speeds:
@@ -179,7 +188,7 @@ class Summary:
             return
         terminalreporter.section("melcheck: audio -> mel -> audio -> mel")
         for line in self._table(terminalreporter):
-            write(line)
+            write(line, coloured=coloured)
         for reason, cases in self.skipped.items():
             write(f"skipped, {len(cases)} of {len(self.planned)} cases: {reason}")
         records = self.records.values()

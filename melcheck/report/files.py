@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.files import replacing
+from melcheck.files import check_writable, replacing
 from melcheck.report.json_format import report_json
 from melcheck.report.model import RunReport
 
@@ -35,8 +34,7 @@ def check_report_path(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"a report must be a file, but {path} is a folder. Name a file in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    check_writable(path)
 
 
 def write_report(

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from melcheck.files import plain_text
 from melcheck.plots import DIFFERENCE_COLOURS, MEL_COLOURS
 from melcheck.report.media import (
     DIFFERENCE_LIMIT,
@@ -314,9 +315,18 @@ def _asset(name: str) -> str:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     return environment.from_string(_asset("report.html.j2"))
+
+
+def _shown(value: object) -> object:
+    # What is marked up is ours.
+    return plain_text(value) if type(value) is str else value
 
 
 def _policy_hash(text: str) -> str:

@@ -17,10 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from melcheck.files import plain
+from melcheck.files import load_json, os_reason, plain, read_bytes
 from melcheck.report.model import SCHEMA_VERSION, RunReport
 
 FORMAT = "melcheck report"
+
+# A case takes about 5 kB.
+_MAX_BYTES = 2**28
 
 _Data = TypeVar("_Data")
 
@@ -52,9 +55,9 @@ def read_report(path: Path) -> RunReport:
             this melcheck does not know.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(read_bytes(path, max_bytes=_MAX_BYTES))
     except OSError as error:
-        raise ReportError(f"{path}: the report cannot be read ({error.strerror}).") from None
+        raise ReportError(f"{path}: the report cannot be read ({os_reason(error)}).") from None
     except ValueError as error:
         raise ReportError(
             f"{path}: not a JSON file ({error}). Give a file that `--mel-report NAME.json` wrote."
@@ -105,7 +108,8 @@ class _Damaged(Exception):  # noqa: N818 - never leaves this module
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    # In ASCII: text of other code may hold what acts on a terminal that shows the file.
+    return json.dumps(value, allow_nan=False)
 
 
 def _parse(kind: Any, value: object, where: str) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 
+from melcheck.files import plain_text
 from melcheck.report.model import METRICS, CaseResult, RunReport, shown, shown_delta
 from melcheck.report.text import (
     STATES,
@@ -45,7 +46,8 @@ def report_markdown(report: RunReport) -> str:
 
 def _text(text: str) -> str:
     # Escaped, so that no name is read as HTML or Markdown.
-    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    shown = plain_text(" ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", html.escape(shown, quote=False))
 
 
 def _problems(report: RunReport) -> list[str]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 from melcheck.audio import SAME_LENGTH_SECONDS
+from melcheck.files import plain_text
 from melcheck.report.model import METRICS, CaseRecord, by_clip, shown
 from melcheck.report.text import gates_text
 from melcheck.sanity import Gate
@@ -53,8 +54,7 @@ def table_lines(
     ]
     listed = ", ".join(parts[:_LISTED_CLIPS]) + (", ..." if len(parts) > _LISTED_CLIPS else "")
     vocoders = {f"{each.case.vocoder}: {vocoder_text(each.vocoder)}" for each in records}
-    return [
-        *_table(records, width=width, colour=colour),
+    lines = [
         f"gates on the log-mel: {gates_text(judged)}",
         "cSNR: SNR without the mel's mean; floor: share of the mel's bins at its floor;",
         "STFT: distance of the waveforms at other windows; baseline: untrained, not gated",
@@ -66,6 +66,7 @@ def table_lines(
             else []
         ),
     ]
+    return [*_table(records, width=width, colour=colour), *map(plain_text, lines)]
 
 
 def vocoder_text(info: VocoderInfo) -> str:
@@ -89,11 +90,11 @@ def _table(records: Sequence[CaseRecord], *, width: int, colour: bool) -> list[s
         table.add_column(METRICS[name].label, justify="right", no_wrap=True)
     table.add_column(" verdict", no_wrap=True)
     for clip, cases in by_clip(record.case for record in records).items():
-        table.add_row(Text(clip))
+        table.add_row(Text(plain_text(clip)))
         for case in sorted(cases, key=lambda case: case.outcome == "baseline"):
             place = f"  {case.vocoder}" + (f" {case.device}" if devices else "")
             table.add_row(
-                Text(place),
+                Text(plain_text(place)),
                 *(Text(shown(name, case.metrics[name])) for name in _COLUMNS),
                 Text(f" {case.outcome}", style=_STYLES.get(case.outcome, "")),
                 style="dim" if case.outcome == "baseline" else "",

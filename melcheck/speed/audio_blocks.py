@@ -8,6 +8,7 @@ that is cut off again. TorchCodec is not used: only soundfile reads on without l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
@@ -34,12 +35,14 @@ from melcheck.audio import (
     undecodable,
     unknown_length,
 )
+from melcheck.audio_notes import decoder_notes
 from melcheck.config import MelCheckConfig
 
 LONG_SECONDS = 600.0
 """A file of which more than this is checked is computed in chunks."""
 
 _BLOCK_SECONDS = 5.0
+_MP3 = ("MP3", "MPEG")
 
 
 def is_long(config: MelCheckConfig) -> bool:
@@ -80,7 +83,11 @@ def check_readable(config: MelCheckConfig, *, min_samples: int) -> None:
 
 
 def audio_blocks(
-    config: MelCheckConfig, *, min_samples: int = 1, block_seconds: float = _BLOCK_SECONDS
+    config: MelCheckConfig,
+    *,
+    min_samples: int = 1,
+    block_seconds: float = _BLOCK_SECONDS,
+    found: dict[str, None] | None = None,
 ) -> Iterator[Tensor]:
     """Read an audio file block by block, as a mono waveform at the wanted rate.
 
@@ -88,6 +95,7 @@ def audio_blocks(
         config: The file, the rate in Hz, and the duration in seconds; nothing is padded.
         min_samples: The fewest samples that can be used, at `config.target_sr`.
         block_seconds: How much is read at a time.
+        found: Gets what `melcheck.audio_notes.decoder_notes` finds.
 
     Yields:
         `[1, samples]`, float32, full scale +-1, of any number of samples from 1 up.
@@ -98,7 +106,7 @@ def audio_blocks(
     """
     left = config.target_samples
     given = 0
-    for block in _at_target_rate(config, block_seconds):
+    for block in _at_target_rate(config, block_seconds, {} if found is None else found):
         kept = block if left is None else block[:, : left - given]
         given += kept.shape[-1]
         if kept.shape[-1]:
@@ -190,7 +198,9 @@ class Stretch:
         self._begin = begin
 
 
-def _at_target_rate(config: MelCheckConfig, block_seconds: float) -> Iterator[Tensor]:
+def _at_target_rate(
+    config: MelCheckConfig, block_seconds: float, found: dict[str, None]
+) -> Iterator[Tensor]:
     import soundfile
 
     path = config.audio_path
@@ -199,9 +209,9 @@ def _at_target_rate(config: MelCheckConfig, block_seconds: float) -> Iterator[Te
     try:
         with soundfile.SoundFile(path) as file:
             promised = file.frames
-            if file.samplerate != config.target_sr:
-                check_rates(path, file.samplerate, config.target_sr)
-            blocks = _mono_blocks(file, config, max(1, round(block_seconds * file.samplerate)))
+            check_rates(path, file.samplerate, config.target_sr)
+            block_samples = max(1, round(block_seconds * file.samplerate))
+            blocks = _mono_blocks(file, config, block_samples, found)
             yield from resample_blocks(blocks, file.samplerate, config.target_sr)
     except soundfile.LibsndfileError as error:
         if promised == UNKNOWN_LENGTH:
@@ -210,7 +220,9 @@ def _at_target_rate(config: MelCheckConfig, block_seconds: float) -> Iterator[Te
         raise undecodable(path, soundfile_name(), reason) from None
 
 
-def _mono_blocks(file: Any, config: MelCheckConfig, block_samples: int) -> Iterator[Tensor]:
+def _mono_blocks(
+    file: Any, config: MelCheckConfig, block_samples: int, found: dict[str, None]
+) -> Iterator[Tensor]:
     """Yield the mean of the channels, `[1, samples]`, of as much as the duration needs."""
     path, rate = config.audio_path, file.samplerate
     wanted = source_samples(rate, config)
@@ -220,7 +232,9 @@ def _mono_blocks(file: Any, config: MelCheckConfig, block_samples: int) -> Itera
     while wanted is None or got < wanted:
         asked = block_samples if wanted is None else min(block_samples, wanted - got)
         # soundfile gives [samples, channels].
-        samples = torch.from_numpy(file.read(asked, dtype="float32", always_2d=True).T.copy())
+        with decoder_notes(found) if file.format in _MP3 else contextlib.nullcontext():
+            read = file.read(asked, dtype="float32", always_2d=True)
+        samples = torch.from_numpy(read.T.copy())
         if samples.shape[-1] == 0:
             break
         check_finite(path, samples, rate, earlier=got)

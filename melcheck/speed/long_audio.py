@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import LoadedAudio, load_audio, soundfile_name
+from melcheck.audio_notes import file_notes, mended
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
     MelMetrics,
@@ -96,7 +97,10 @@ def long_round_trip(
     distance = RunningDistance()
     samples, largest, worst = 0, -1.0, torch.zeros(1, 0)
     begin = 0
-    for chunk in round_trip_chunks(pipeline, context=context, chunk_seconds=chunk_seconds):
+    found: dict[str, None] = {}
+    for chunk in round_trip_chunks(
+        pipeline, context=context, chunk_seconds=chunk_seconds, found=found
+    ):
         running.update(chunk.mel[0], chunk.reconstructed_mel[0])
         distance.update(chunk.waveform[0], chunk.reconstructed_waveform[0])
         error = (chunk.mel - chunk.reconstructed_mel).abs().mean().item()
@@ -107,11 +111,15 @@ def long_round_trip(
     part = pipeline.round_trip(worst)
     metrics = running.result(frame_mae=part.metrics()[0].frame_mae)
     whole = WholeFile(metrics, distance.result(), samples, begin / pipeline.recipe.sample_rate)
-    return dataclasses.replace(part, whole=whole, audio=_source(pipeline, worst))
+    return dataclasses.replace(part, whole=whole, audio=_source(pipeline, worst, found))
 
 
 def round_trip_chunks(
-    pipeline: MelPipeline, *, context: int, chunk_seconds: float
+    pipeline: MelPipeline,
+    *,
+    context: int,
+    chunk_seconds: float,
+    found: dict[str, None] | None = None,
 ) -> Iterator[RoundTrip]:
     """Compute the configured file chunk by chunk; arguments and errors of `long_round_trip`.
 
@@ -127,7 +135,8 @@ def round_trip_chunks(
     margin = recipe.pad_samples // hop + 1
     reach = context + margin
     decode = chunk_decoder(pipeline.vocoder)
-    waveform = Stretch(audio_blocks(pipeline.config, min_samples=recipe.min_round_trip_samples))
+    shortest = recipe.min_round_trip_samples
+    waveform = Stretch(audio_blocks(pipeline.config, min_samples=shortest, found=found))
     seam = _Seam(pipeline)
     first, total = 0, None
     while total is None or first < total:
@@ -315,10 +324,12 @@ class _Seam:
         return (mels[0] - mels[1]).abs().mean().item(), _DECODED_MEL_SEAM
 
 
-def _source(pipeline: MelPipeline, waveform: Tensor) -> LoadedAudio:
+def _source(pipeline: MelPipeline, waveform: Tensor, found: dict[str, None]) -> LoadedAudio:
     import soundfile
 
-    info = soundfile.info(pipeline.config.audio_path)
+    config = pipeline.config
+    info = soundfile.info(config.audio_path)
+    notes = file_notes(config.audio_path, rate=info.samplerate, seconds=config.target_duration)
     return LoadedAudio(
         waveform=waveform,
         sample_rate=pipeline.recipe.sample_rate,
@@ -327,6 +338,7 @@ def _source(pipeline: MelPipeline, waveform: Tensor) -> LoadedAudio:
         source_channels=info.channels,
         source_seconds=info.duration,
         decoder=soundfile_name(),
+        notes=(*mended(found), *notes),
     )
 
 

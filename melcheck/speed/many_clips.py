@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from melcheck.audio import LoadedAudio, load_audio
+from melcheck.files import error_text
 from melcheck.metrics import MelMetrics
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.speed.audio_blocks import is_long
@@ -136,7 +137,7 @@ def trips_of_files(
         try:
             return None if is_long(own) else load_audio(own, min_samples=shortest)
         except (ValueError, OSError) as error:
-            return str(error)
+            return error_text(error)
 
     def compute(batch: _Batch) -> list[tuple[FileTrip, ...]]:
         return list(zip(*(_trips(batch, pipeline) for pipeline in pipelines), strict=True))
@@ -242,7 +243,7 @@ def _trips(batch: _Batch, pipeline: MelPipeline) -> list[FileTrip]:
         metrics = trip.metrics()
     except (ValueError, OSError) as error:
         if len(batch) == 1:
-            return [FileTrip(path=paths[0], error=str(error))]
+            return [FileTrip(path=paths[0], error=error_text(error))]
         return [each for item in batch for each in _trips([item], pipeline)]
     return [
         _checked(path, _item(trip, index, audio), metrics[index])

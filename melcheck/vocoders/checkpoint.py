@@ -10,17 +10,13 @@ References:
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from vocos import Vocos
 from vocos.feature_extractors import MelSpectrogramFeatures
@@ -28,9 +24,11 @@ from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
 from melcheck.recipes import MelRecipe
+from melcheck.tensor_files import HoldsCode, RefusedFile, read_safetensors, read_torch
+from melcheck.user_code import FLOAT_TYPES, first_line
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos_config import parse_config, vocos_recipe
-from melcheck.vocoders.weights import ReadFile, VocoderError, VocoderFiles
+from melcheck.vocoders.weights import MAX_BYTES, ReadFile, VocoderError, VocoderFiles
 
 # Windows and filterbank are stored beside the weights. Computed by another version of torchaudio
 # they may differ by rounding (values up to 1); another mel scale differs by tenths.
@@ -88,8 +86,10 @@ def _read_state(file: ReadFile) -> dict[str, Tensor]:
 
 def _read_safetensors(file: ReadFile) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file.data)
-    except SafetensorError as error:
+        return read_safetensors(file.data, max_bytes=MAX_BYTES)
+    except MemoryError:
+        raise
+    except Exception as error:  # an unknown type of numbers is a KeyError
         expected = _announced_bytes(file.data)
         size = f"{len(file.data):,} bytes" + (f" of {expected:,}" if expected else "")
         raise VocoderError(
@@ -105,27 +105,30 @@ def _announced_bytes(data: bytes) -> int | None:
         header = json.loads(data[8:start])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:1] != "_"]
         return start + int(max(ends))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except Exception:  # whatever the header is instead
         return None
 
 
 def _read_pickle(file: ReadFile) -> object:
     try:
-        loaded: object = torch.load(io.BytesIO(file.data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].split("WeightsUnpickler error:")[-1]
+        return read_torch(file.data, max_bytes=MAX_BYTES)
+    except HoldsCode as error:
         raise VocoderError(
-            f"{file.path} is not a plain dictionary of tensors, and was not executed: "
-            f"{' '.join(reason.split())[:200]}\n"
+            f"{file.path} is not a plain dictionary of tensors, and was not executed: {error}.\n"
             "Save the tensors alone, as safetensors or with torch.save(model.state_dict(), ...)."
         ) from None
-    except Exception as error:  # damaged bytes can raise anything inside the parser
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except RefusedFile as error:
         raise VocoderError(
-            f"{file.path} is cut short or damaged: {len(file.data):,} bytes ({reason:.200}).\n"
-            f"{file.remedy}"
+            f"{file.path} is not read: {error}.\n"
+            "Save the weights as plain tensors, each with its own storage, unpacked."
         ) from None
-    return loaded
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes can raise anything inside the parser
+        raise VocoderError(
+            f"{file.path} is cut short or damaged: {len(file.data):,} bytes "
+            f"({first_line(error):.200}).\n{file.remedy}"
+        ) from None
 
 
 def _build(config: Mapping[str, Mapping[str, Any]], state: dict[str, Tensor], path: Path) -> Vocos:
@@ -200,13 +203,14 @@ def _check_tensors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], 
             f"{path} has {len(shapes)} tensors of a different shape {_listed(shapes)}.\n"
             "The configuration is of a different model size: use the config.yaml of these weights."
         )
-    integral = [key for key in expected if not state[key].is_floating_point()]
+    integral = [key for key in expected if state[key].dtype not in FLOAT_TYPES]
     if integral:
         raise VocoderError(
             f"{path} must hold floating-point tensors, got others {_listed(integral)}.\n"
-            "Save the weights unquantized: float16, bfloat16 or float32."
+            "Save the weights unquantized: float16, bfloat16, float32 or float64."
         )
-    broken = [key for key in expected if not bool(torch.isfinite(state[key]).all())]
+    # As float32, in which the model computes: 1e300 of float64 is none.
+    broken = [key for key in expected if not bool(torch.isfinite(state[key].float()).all())]
     if broken:
         raise VocoderError(
             f"{path} has NaN or infinity in {len(broken)} tensors {_listed(broken)}.\n"

@@ -16,16 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from melcheck.probe_clips import probe
+from melcheck.process_state import their_turn
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from melcheck.user_code import (
     THEIR_ERRORS,
     CallableError,
     Target,
     as_target,
+    blaming,
+    called,
     find_object,
     first_form,
     first_line,
@@ -123,7 +127,7 @@ class CallableVocoder:
         if self._decode_list is None:
             raise ValueError(f"{self.info.name} must have a method decode_batch, it has none.")
         try:
-            with torch.no_grad():
+            with their_turn(self._target.habits), torch.no_grad():
                 returned = list(self._decode_list([mel.clone() for mel in mels]))
             if len(returned) != len(mels):
                 raise CallableError(f"returned {len(returned)} waveforms")
@@ -173,10 +177,12 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
             one gave.
     """
     made, notes = instance(target, name)
-    decode, decode_list = getattr(made, "decode", None), getattr(made, "decode_batch", None)
+    with blaming(name, "reading its attributes `decode` and `decode_batch`"):
+        decode, decode_list = getattr(made, "decode", None), getattr(made, "decode_batch", None)
     if callable(decode):
         notes.append(f"{name} has a method `decode`, which is what is called")
-    recipe = getattr(made, "recipe", None)
+    with blaming(name, "reading its attribute `recipe`"):
+        recipe = getattr(made, "recipe", None)
     if not isinstance(recipe, MelRecipe):
         recipe = VOCOS
         notes.append(
@@ -190,6 +196,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
     form, surplus = first_form(
         _FORMS,
         lambda form: _surplus(ready, form, recipe),
+        target=ready,
         must=f"{name} must make a waveform of a mel",
     )
     if form != _USUAL:
@@ -199,6 +206,7 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
             f"{name} returns {surplus} samples more than the recipe's frames span: the last "
             f"{surplus} are cut off"
         )
+    notes += ready.told_habits()
     module = isinstance(made, torch.nn.Module)
     info = VocoderInfo(
         name=name,
@@ -243,23 +251,23 @@ def _probe_mel(seconds: float, recipe: MelRecipe) -> Tensor:
 def _takes_batches(target: Target, form: _Form, recipe: MelRecipe) -> bool:
     mel = _probe_mel(_PROBE_SECONDS[0], recipe)
     try:
-        return len(_waveforms(target, form, mel.expand(2, -1, -1))) == 2
+        return len(_waveforms(target, form, mel.repeat(2, 1, 1))) == 2
     except THEIR_ERRORS:
         return False
 
 
 def _waveforms(target: Target, form: _Form, mel: Tensor) -> Tensor:
     """Return what the code makes of mels, `[batch, samples]`."""
-    with torch.no_grad():
-        returned = target.call(form(mel.to(target.device, copy=True)))
+    returned = called(target, form(mel.to(target.device, copy=True)))
     return _float_waveforms(returned, items=len(mel))
 
 
 def _float_waveforms(returned: Any, *, items: int) -> Tensor:
     scale = 1.0
-    if str(getattr(returned, "dtype", "")).removeprefix("torch.") == "int16":
-        scale = INT16_FULL_SCALE
-        returned = returned.astype("float32") if hasattr(returned, "astype") else returned.float()
+    if isinstance(returned, np.ndarray) and returned.dtype == np.int16:
+        scale, returned = INT16_FULL_SCALE, returned.astype("float32")
+    elif isinstance(returned, Tensor) and returned.dtype == torch.int16:
+        scale, returned = INT16_FULL_SCALE, returned.float()
     waveform, found = float_tensor(returned)
     if waveform is None:
         raise CallableError(f"returned {found}")

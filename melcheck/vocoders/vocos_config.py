@@ -12,16 +12,15 @@ References:
 from __future__ import annotations
 
 import inspect
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
+from melcheck.files import load_yaml, short
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.weights import ReadFile, VocoderError
@@ -42,6 +41,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "num_projections": (0, 64),
     "num_quarter_projections": (0, 64),
     "num_eighth_projections": (0, 64),
+    "num_descent_steps": (0, 64),
 }
 CLASSES: Final[Mapping[str, Mapping[str, type]]] = {
     "feature_extractor": {
@@ -50,8 +50,7 @@ CLASSES: Final[Mapping[str, Mapping[str, type]]] = {
     "backbone": {"vocos.models.VocosBackbone": VocosBackbone},
     "head": {
         "vocos.heads.ISTFTHead": ISTFTHead,
-        # The name under which the embedded vocoder's pinned configuration knows it.
-        "melcheck.consistent_head.ConsistentISTFTHead": ConsistentISTFTHead,
+        "melcheck.vocoders.phase_head.ConsistentISTFTHead": ConsistentISTFTHead,
     },
 }
 """The classes that a configuration may name, by section."""
@@ -68,6 +67,9 @@ _AGREEMENTS: Final = (
     ("head", "n_mels", "feature_extractor", "n_mels"),
 )
 
+# Twenty times what published models use.
+_MAX_FRAMES_PER_SECOND: Final = 2_000
+
 _MAX_CONFIG_BYTES: Final = 65_536
 _FLOOR: Final = 1e-7  # vocos.modules.safe_log
 
@@ -82,7 +84,7 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
     Raises:
         VocoderError: The file is not YAML, or asks for what is no mel Vocos or contradicts itself.
     """
-    # Messages quote values through reprlib: aliases let a small file describe an endless value.
+    # Messages quote values through `short`: aliases let a small file describe an endless value.
     sections = _load_yaml(file)
     config = {
         section: _parse_section(file.path, section, sections.get(section)) for section in CLASSES
@@ -92,7 +94,7 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
         if name in config[section] and value != other:
             raise VocoderError(
                 f"{file.path}: {section}.{name} must equal {other_section}.{other_name}, "
-                f"got {value!r} and {other!r}.\n"
+                f"got {short(value)} and {short(other)}.\n"
                 "Use the config.yaml that these weights were trained with."
             )
     extractor = config["feature_extractor"]
@@ -101,6 +103,12 @@ def parse_config(file: ReadFile) -> dict[str, dict[str, Any]]:
             f"{file.path}: hop_length must be at most half of n_fft, got "
             f"{extractor['hop_length']} and {extractor['n_fft']}.\n"
             "Windows further apart do not overlap enough to be inverted: correct the two numbers."
+        )
+    if extractor["sample_rate"] > _MAX_FRAMES_PER_SECOND * extractor["hop_length"]:
+        raise VocoderError(
+            f"{file.path}: hop_length must make at most {_MAX_FRAMES_PER_SECOND:,} frames per "
+            f"second, got {extractor['hop_length']} at {extractor['sample_rate']} Hz.\n"
+            "So many frames would fill the memory: correct the two numbers."
         )
     return config
 
@@ -129,17 +137,14 @@ def _load_yaml(file: ReadFile) -> dict[str, Any]:
             "Give the config.yaml of the vocoder."
         )
     try:
-        # Besides YAMLError, safe_load lets through ValueError (a date such as 2001-99-99) and
-        # RecursionError (deep nesting). It builds no Python objects, whatever the tags say.
-        sections = yaml.safe_load(file.data)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        sections = load_yaml(file.data)
+    except ValueError as error:
         raise VocoderError(
-            f"{file.path} is not plain YAML: {reason}.\n"
+            f"{file.path} is not plain YAML: {error}.\n"
             f"It must hold the sections {', '.join(CLASSES)} with numbers and strings only."
         ) from None
     if not isinstance(sections, dict) or set(sections) != set(CLASSES):
-        found = reprlib.repr(list(sections) if isinstance(sections, dict) else sections)
+        found = short(list(sections) if isinstance(sections, dict) else sections)
         raise VocoderError(
             f"{file.path} must hold the sections {', '.join(CLASSES)}, got {found}.\n"
             "Of a training configuration, copy these three out of `model.init_args`."
@@ -151,14 +156,14 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
     classes = CLASSES[section]
     if not isinstance(content, dict) or not set(content) <= {"class_path", "init_args"}:
         raise VocoderError(
-            f"{path}: {section} must hold class_path and init_args, got {reprlib.repr(content)}.\n"
+            f"{path}: {section} must hold class_path and init_args, got {short(content)}.\n"
             "Write it as the official config.yaml does."
         )
     class_path = content.get("class_path")
     if not isinstance(class_path, str) or class_path not in classes:
         raise VocoderError(
             f"{path}: {section}.class_path must be {' or '.join(classes)}, "
-            f"got {reprlib.repr(class_path)}.\n"
+            f"got {short(class_path)}.\n"
             "melcheck builds mel Vocos models only, and imports nothing that a file names."
         )
     settings = inspect.signature(classes[class_path]).parameters
@@ -166,10 +171,10 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise VocoderError(
             f"{path}: {section}.init_args must hold numbers by name, "
-            f"got {reprlib.repr(arguments)}.\nWrite it as the official config.yaml does."
+            f"got {short(arguments)}.\nWrite it as the official config.yaml does."
         )
     if not set(arguments) <= set(settings):
-        unknown = reprlib.repr(sorted(str(name) for name in set(arguments) - set(settings)))
+        unknown = short(sorted(str(name) for name in set(arguments) - set(settings)))
         raise VocoderError(
             f"{path}: {section}.init_args must be among {', '.join(settings)}, got {unknown}.\n"
             "Remove what that class does not know, or correct its spelling."
@@ -192,7 +197,9 @@ def _check_setting(where: str, name: str, value: object) -> None:
         low, high = _BOUNDS[name]
         good = number and isinstance(value, int) and low <= value <= high
         expected = f"a whole number from {low:,} to {high:,}"
+        if name == "n_fft":  # the head makes n_fft / 2 + 1 magnitudes
+            good, expected = good and value % 2 == 0, f"an even {expected[2:]}"  # type: ignore[operator]
     if not good:
         absent = value is inspect.Parameter.empty
-        got = "nothing" if absent else f"{reprlib.repr(value)} ({type(value).__name__})"
+        got = "nothing" if absent else f"{short(value)} ({type(value).__name__})"
         raise VocoderError(f"{where} must be {expected}, got {got}.\nCorrect it in that file.")

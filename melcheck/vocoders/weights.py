@@ -21,6 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from melcheck.files import os_reason, read_bytes
+
 CONFIG_FILE: Final = "config.yaml"
 WEIGHTS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """Accepted names of the weights; where both exist the first is taken, as it cannot hold code."""
@@ -37,8 +39,8 @@ OFFICIAL_SHA256: Mapping[str, str] = MappingProxyType(
 
 EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
     {
-        "config.yaml": "e1159ef1dba9b368db2645088c165e894daba76cd360a8549dfa1e70389da225",
-        "model.safetensors": "b4fb2f421721816b7a4eb8154f8a4a06c186043e34970c0bf2c3c12300d605f7",
+        "config.yaml": "e1b281d2a5e349950fc88c0cb34da5df74d55123b7cb87ba9525bd2f9a892e5d",
+        "model.safetensors": "5065e80ae7e68335ed13c65cc739ea277b4e67716f319e64002ddaf12677aa71",
     }
 )
 """The files of the small Vocos inside the package, by name."""
@@ -49,7 +51,8 @@ OFFICIAL_BYTES: Mapping[str, int] = MappingProxyType(
 _EMBEDDED_DIR = Path(__file__).parents[1] / "data" / "embedded"
 
 # The official weights take 54 MB. Larger than this is not a Vocos, and would fill the memory.
-_MAX_BYTES = 2**30
+MAX_BYTES = 2**30
+"""Most bytes that a file of a vocoder may have, packed or unpacked."""
 _LFS_POINTER = b"version https://git-lfs"
 _HTML_PAGE = (b"<!doctype html", b"<html")
 
@@ -118,7 +121,10 @@ def local_files(directory: Path) -> VocoderFiles:
     """
     present = [name for name in WEIGHTS_FILES if (directory / name).is_file()]
     if not (directory / CONFIG_FILE).is_file() or not present:
-        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) or "nothing"
+        try:
+            found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) or "nothing"
+        except OSError as error:
+            found = f"a folder that cannot be read ({os_reason(error)})"
         raise VocoderError(
             f"{directory} must hold {CONFIG_FILE} and {' or '.join(WEIGHTS_FILES)}, "
             f"got {found}.\nPut both files there, or give the directory that holds them."
@@ -146,19 +152,33 @@ def read_file(
             or not the pinned one.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise VocoderError(
-                f"{path} must be at most {_MAX_BYTES:,} bytes, got {path.stat().st_size:,}.\n"
-                "That is no Vocos: name the right model."
-            )
-        data = path.read_bytes()
+        data = read_bytes(path, max_bytes=MAX_BYTES)
     except OSError as error:
-        raise VocoderError(f"{path} cannot be read: {error.strerror}.\n{remedy}") from None
+        raise VocoderError(f"{path} cannot be read: {os_reason(error)}.\n{remedy}") from None
+    sha256 = checked_bytes(data, str(path), remedy=remedy, pinned=pinned, num_bytes=num_bytes)
+    return ReadFile(path, data, sha256, remedy)
+
+
+def checked_bytes(
+    data: bytes, what: str, *, remedy: str, pinned: str | None, num_bytes: int | None
+) -> str:
+    """Return the sha256 of a file's bytes.
+
+    Args:
+        data: All of them.
+        what: What the file is called in messages.
+        remedy: As for `read_file`.
+        pinned: As for `read_file`.
+        num_bytes: As for `read_file`.
+
+    Raises:
+        VocoderError: They are empty, an LFS pointer, an HTML page, or not the pinned ones.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     problem = _problem(data, sha256, pinned, num_bytes)
     if problem is not None:
-        raise VocoderError(f"{path} {problem}.\n{remedy}")
-    return ReadFile(path, data, sha256, remedy)
+        raise VocoderError(f"{what} {problem}.\n{remedy}")
+    return sha256
 
 
 def _problem(data: bytes, sha256: str, pinned: str | None, num_bytes: int | None) -> str | None:

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version files config recipes metrics user_code probe_clips
-clips profiles sanity
+_version environment files config recipes metrics process_state probe_clips
+audio_notes clips profiles sanity tensor_files user_code
 audio mel_files plots
 vocoders
 frontends file_stages pipeline goldens

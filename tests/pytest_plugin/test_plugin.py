@@ -406,6 +406,16 @@ def golden_run(run: Run, pytester: pytest.Pytester) -> Run:
     return call
 
 
+def test_goldens_without_pandas_name_the_command(
+    golden_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    result = golden_run("--mel-goldens=goldens")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(['*pip install "melcheck?goldens?"*'])
+    assert "Traceback" not in result.stdout.str()
+
+
 def test_without_a_folder_a_golden_is_skipped_with_a_reason(golden_run: Run) -> None:
     result = golden_run("-rs")
     result.assert_outcomes(skipped=2)

@@ -88,7 +88,9 @@ def faulty(folder: Path, fault: Fault) -> Path:
 
 
 def environment(site: Path, **more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    # On Windows Python does not start without SYSTEMROOT.
+    names = ("PATH", "HOME", "TMPDIR", "SYSTEMROOT", "USERPROFILE", "TEMP")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", **more}
 
 

@@ -7,15 +7,21 @@ be told to misbehave. Every request is recorded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+
+import huggingface_hub
+import pytest
 
 OFFICIAL_CONFIG = b"""\
 feature_extractor:
@@ -45,7 +51,16 @@ head:
 """
 """The official config.yaml; a test holds it to its pinned hash."""
 
+# An endless body ends here if the client takes it all.
+_ENDLESS_BYTES = 2**26
+
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+
+
+def need_constants() -> None:
+    """Skip where huggingface_hub cannot be sent to this server within the process."""
+    if not hasattr(huggingface_hub, "close_session"):
+        pytest.skip("huggingface_hub before 1.0 copies its constants when it is imported")
 
 
 @dataclass
@@ -58,10 +73,15 @@ class HubServer:
         commit: The hash of its one commit, on the branch `main`.
         files: Contents by name.
         status: If set, the HTTP status of every answer.
-        transfer: "whole"; "short" sends half as if that were all; "broken" hangs up halfway.
+        transfer: "whole"; "short" sends half as if that were all; "broken" hangs up halfway;
+            "slow" sends a byte at a time, "slow headers" those too; "endless" does not stop;
+            "gzip" sends what unpacks to a thousand times as much.
         claimed_commit: If set, the commit that answers name instead of the true one.
+        etag: If set, the ETag of every answer, without its quotes.
+        retry_after: If set, how many seconds a refusal asks to wait.
         is_hub: False leaves out the headers that make a web server a hub.
         requests: "METHOD path" of each request for a file, in order.
+        sent: Bytes of an endless body that were sent.
     """
 
     url: str
@@ -69,10 +89,15 @@ class HubServer:
     commit: str
     files: dict[str, bytes] = field(default_factory=dict)
     status: int | None = None
-    transfer: Literal["whole", "short", "broken"] = "whole"
+    transfer: Literal["whole", "short", "broken", "slow", "slow headers", "endless", "gzip"] = (
+        "whole"
+    )
     claimed_commit: str | None = None
+    etag: str | None = None
+    retry_after: int | None = None
     is_hub: bool = True
     requests: list[str] = field(default_factory=list)
+    sent: int = 0
 
 
 @contextmanager
@@ -131,6 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if error_code is not None:
             self.send_header("X-Error-Code", error_code)
+        hub: HubServer = self.server.hub  # type: ignore[attr-defined]
+        if hub.retry_after is not None:
+            self.send_header("Retry-After", str(hub.retry_after))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -139,11 +167,36 @@ class _Handler(BaseHTTPRequestHandler):
         if body and hub.transfer == "broken" and "Range" in self.headers:
             return  # hang up on each attempt to resume
         announced = half if body and hub.transfer == "short" else data
+        if hub.transfer == "slow headers":
+            self._trickle(b"HTTP/1.0 200 OK\r\nX-Wait: " + b"x" * 1000)
+            return
+        if body and hub.transfer == "gzip":
+            announced = data = gzip.compress(bytes(1000 * len(data)))
         self.send_response(200)
         if hub.is_hub:
-            self.send_header("X-Repo-Commit", hub.claimed_commit or hub.commit)
-            self.send_header("ETag", f'"{_sha256(data)}"')
-        self.send_header("Content-Length", str(len(announced)))
+            self.send_header(
+                "X-Repo-Commit", hub.commit if hub.claimed_commit is None else hub.claimed_commit
+            )
+            self.send_header("ETag", f'"{_sha256(data) if hub.etag is None else hub.etag}"')
+        if body and hub.transfer == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if not body or hub.transfer != "endless":
+            self.send_header("Content-Length", str(len(announced)))
         self.end_headers()
-        if body:
-            self.wfile.write(data if hub.transfer == "whole" else half)
+        if not body:
+            return
+        if hub.transfer == "slow":
+            self._trickle(data)
+        elif hub.transfer == "endless":
+            with contextlib.suppress(OSError):  # until the client has had enough
+                while hub.sent < _ENDLESS_BYTES:
+                    self.wfile.write(data)
+                    hub.sent += len(data)
+        else:
+            self.wfile.write(data if hub.transfer in ("whole", "gzip") else half)
+
+    def _trickle(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.02)

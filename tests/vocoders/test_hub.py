@@ -81,9 +81,12 @@ def client(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[pytest.Monk
 
     It reads its environment once, when imported: in this process its constants are set instead.
     """
+    hub_server.need_constants()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache.parent / "agents.json"))
+    # Of huggingface_hub 2; an earlier one has no such file.
+    agents = str(cache.parent / "agents.json")
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", agents, raising=False)
     no_wait = types.SimpleNamespace(sleep=id)
     monkeypatch.setattr("huggingface_hub.utils._http.time", no_wait)
     monkeypatch.setattr("huggingface_hub.file_download.time", no_wait)
@@ -155,6 +158,7 @@ def test_a_cold_download_is_the_official_vocoder(
     weights = _random_weights(hub_server.OFFICIAL_CONFIG, tmp_path)
     official.files[_WEIGHTS] = weights
     client.setattr(melcheck_hub, "OFFICIAL_SHA256", _pins(weights))
+    client.setattr(melcheck_hub, "OFFICIAL_BYTES", _sizes(weights))
     vocoder = load_vocoder("official")
     assert vocoder.info == VocoderInfo(
         name="official",
@@ -262,7 +266,7 @@ def test_a_process_downloads_through_its_environment_and_the_next_makes_no_reque
     official: hub_server.HubServer, cache: Path, offline: str
 ) -> None:
     first = _run(official, cache.parent, _READ)
-    assert (first, len(official.requests)) == ("charactr/vocos-mel-24khz@0feb3fdd929b\n", 6)
+    assert (first, len(official.requests)) == ("charactr/vocos-mel-24khz@0feb3fdd929b\n", 4)
     official.requests.clear()
     second = _run(official, cache.parent, _READ, HF_HUB_OFFLINE=offline)
     assert (second, official.requests) == (first, [])
@@ -413,6 +417,152 @@ def test_another_commit_than_the_one_asked_for_is_refused(other: hub_server.HubS
     other.claimed_commit = "f" * 40
     with pytest.raises(VocoderError, match=f"must serve someone/vocos at {_OTHER_COMMIT}"):
         hub_files(_OTHER_REPO, revision=_OTHER_COMMIT)
+
+
+# What a server says becomes no path, and what it sends has an end.
+
+_PATHS = [
+    "../" * 8 + "OUTSIDE",
+    "/OUTSIDE",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "x" * 300,
+    "a\tb",
+    "~",
+    "a.b/../c",
+]
+
+
+@pytest.mark.parametrize("named", ["etag", "claimed_commit"])
+@pytest.mark.parametrize("path", _PATHS, ids=lambda path: ascii(path[:12]))
+def test_a_path_in_place_of_a_hash_is_refused_and_nothing_is_written(
+    other: hub_server.HubServer, tmp_path: Path, named: str, path: str
+) -> None:
+    setattr(other, named, path.replace("/OUTSIDE", f"{tmp_path}/OUTSIDE"))
+    with pytest.raises(VocoderError):
+        hub_files(_OTHER_REPO)
+    served = other.files["config.yaml"]
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in found if path.read_bytes() == served] == []
+
+
+@pytest.mark.parametrize("folder", ["blobs", f"snapshots/{_OTHER_COMMIT}"])
+def test_a_folder_of_the_cache_that_leads_out_of_it_is_not_written_to(
+    other: hub_server.HubServer, cache: Path, tmp_path: Path, folder: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = cache / "models--someone--vocos" / folder
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(VocoderUnavailable, match=r"cannot be written(?s:.*)Set HF_HOME"):
+        hub_files(_OTHER_REPO)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("revision", ["../main", "/main", "a/../b", "a b", "a\nb", "-x"])
+@pytest.mark.usefixtures("other")
+def test_a_revision_that_is_no_name_of_a_branch_is_refused(revision: str) -> None:
+    with pytest.raises(ValueError, match="revision must be a branch"):
+        hub_files(_OTHER_REPO, revision=revision)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        ("slow", r"bytes came in \d+ s; at most 65,536 bytes may come, in at most \d+ s"),
+        ("endless", "more than 65,536 bytes came; at most 65,536 bytes"),
+        ("gzip", "it came compressed, as gzip(?s:.*)at most 65,536 bytes"),
+        ("slow headers", "no answer within 0.5 s"),
+    ],
+)
+def test_a_body_has_an_end_in_bytes_and_in_time(
+    other: hub_server.HubServer,
+    client: pytest.MonkeyPatch,
+    cache: Path,
+    transfer: Literal["slow", "slow headers", "endless", "gzip"],
+    message: str,
+) -> None:
+    client.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    client.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    other.transfer = transfer
+    with pytest.raises(VocoderError, match=message):
+        hub_files(_OTHER_REPO)
+    assert _contents(cache) == set()
+    assert other.sent < hub_server._ENDLESS_BYTES
+
+
+def test_more_than_the_pinned_size_is_not_read(pinned: hub_server.HubServer) -> None:
+    pinned.files["config.yaml"] += bytes(2**20)
+    with pytest.raises(VocoderError, match=r"1,049,037 bytes are announced; at most 461 bytes"):
+        _read()
+
+
+def test_a_hub_that_asks_to_wait_is_not_waited_for(pinned: hub_server.HubServer) -> None:
+    pinned.status, pinned.retry_after = 429, 3600
+    with pytest.raises(VocoderUnavailable, match=r"HTTP 429(?s:.*)wait 3600 seconds"):
+        _read()
+    assert len(pinned.requests) == 1
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1\x1b[2J", "http://a b", "file:///etc"])
+def test_an_endpoint_that_is_no_address_is_refused(
+    client: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    _connect(client, endpoint)
+    with pytest.raises(ValueError, match="HF_ENDPOINT must be the address") as caught:
+        _read()
+    assert str(caught.value).isprintable()
+
+
+# What lies in the cache may be anything.
+
+
+def _entry(cache: Path) -> Path:
+    folder = cache / "models--someone--vocos" / "snapshots" / _OTHER_COMMIT
+    folder.mkdir(parents=True)
+    return folder / "config.yaml"
+
+
+@pytest.mark.parametrize("kind", ["circle", "pipe", "device", "folder"])
+def test_what_is_no_file_in_the_cache_is_no_vocoder(
+    client: pytest.MonkeyPatch, cache: Path, kind: str
+) -> None:
+    client.setattr(constants, "HF_HUB_OFFLINE", True)
+    entry = _entry(cache)
+    if kind == "circle":
+        entry.symlink_to(entry.name)
+    elif kind == "pipe":
+        os.mkfifo(entry)
+    elif kind == "device":
+        entry.symlink_to("/dev/zero")
+    else:
+        entry.mkdir()
+    with pytest.raises(VocoderError, match="not in the cache"):
+        hub_files(_OTHER_REPO, revision=_OTHER_COMMIT)
+
+
+@pytest.mark.parametrize("folder", ["snapshots", "refs", "blobs", ""])
+def test_a_file_where_the_cache_needs_a_folder_is_named(
+    other: hub_server.HubServer, cache: Path, folder: str
+) -> None:
+    place = cache / "models--someone--vocos" / folder
+    place.parent.mkdir(parents=True)
+    place.write_text("")
+    assert not official_in_cache()
+    with pytest.raises(VocoderUnavailable, match=r"cannot be written(?s:.*)Set HF_HOME"):
+        hub_files(_OTHER_REPO)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_downloaded(
+    other: hub_server.HubServer, client: pytest.MonkeyPatch
+) -> None:
+    client.setattr(constants, "HF_HUB_CACHE", "/proc/melcheck")
+    with pytest.raises(VocoderUnavailable, match=r"cannot be written(?s:.*)Set HF_HOME"):
+        hub_files(_OTHER_REPO)
+    assert [request for request in other.requests if request.startswith("GET")] == []
 
 
 def _corrupt(path: Path) -> None:
