@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melcheck.files import file_name, refuse, sha256_file
+from melcheck.manifests import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from melcheck.manifests import ManifestItem, read_manifest
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
-)
-"""Suffixes of audio files in a folder. A file that is named itself may have any other."""
 _KINDS = ("speech", "music", "percussion", "sparse")
 
 
@@ -34,12 +32,16 @@ class Clip:
         kind: "speech", "music", "percussion" or "sparse" in a manifest; "user" for a file that the
             user named.
         sha256: Hash of the file that the manifest promises; None for a user's file.
+        item: Row of a list that names it; None for a file that was named itself.
+        problem: Why there is no file to read; "" where there is one.
     """
 
     name: str
     path: Path
     kind: str
     sha256: str | None = None
+    item: ManifestItem | None = None
+    problem: str = ""
 
     @property
     def gated(self) -> bool:
@@ -79,13 +81,7 @@ def _audio_files(path: Path) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
         return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in AUDIO_SUFFIXES
-        and not file.is_dir()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    found = [item.path for item in read_manifest(path)]
     if not found:
         known = ", ".join(sorted(AUDIO_SUFFIXES))
         raise ClipError(f"{path}: no audio in this folder. Looked for {known}.")

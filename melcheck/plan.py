@@ -7,8 +7,11 @@ first check, in the spelling of the option.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from melcheck.audio import load_audio
+from melcheck.clip_lists import with_files
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
@@ -120,6 +124,8 @@ class Plan:
         for clip in clips:
             for recipe in recipes if clip.kind == "user" else ():
                 try:
+                    if clip.problem:
+                        raise ValueError(clip.problem)
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
@@ -196,7 +202,7 @@ class Plan:
 def load_plan(
     plan: Plan, *, frontend: str | None = None, cache: Path | None = None, prefix: str = "--"
 ) -> Plan:
-    """Return a plan with its vocoders, front end and stored mels loaded.
+    """Return a plan with its vocoders, front end and stored mels loaded, and its clips as files.
 
     Args:
         plan: The plan.
@@ -208,6 +214,7 @@ def load_plan(
         ValueError: A vocoder, rate, front end or cache that cannot be used.
         OSError: A cache that does not exist.
     """
+    plan = dataclasses.replace(plan, clips=_files_of(plan.clips))
     if cache is not None:
         plan = dataclasses.replace(plan, stored=_stored(cache, plan.clips, prefix))
     for name in plan.vocoders:
@@ -226,6 +233,15 @@ def load_plan(
     # One front end cannot extract the mels of two recipes.
     loaded = None if frontend is None else load_frontend(frontend, expected=recipe)
     return dataclasses.replace(plan, recipe=recipe, frontend=loaded)
+
+
+def _files_of(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    """Return clips that are files; parts of other files are written to a folder of the run."""
+    if all(clip.item is None or clip.item.is_file for clip in clips):
+        return clips
+    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return with_files(clips, folder)
 
 
 def _stored(folder: Path, clips: tuple[Clip, ...], prefix: str) -> Matches:

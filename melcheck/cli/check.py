@@ -28,7 +28,16 @@ _SKIPPED = "official: not in the Hugging Face cache, so not checked; `melcheck f
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what to check, with what, and where the results go."""
-    parser.add_argument("audio", metavar="AUDIO", type=Path, nargs="+", help="files or folders")
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        type=Path,
+        nargs="+",
+        help="files, folders, or lists of clips: .csv, .tsv, .txt, .jsonl, .parquet, .arrow, .tar",
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="column or key of a list that names the audio"
+    )
     parser.add_argument(
         "--vocoder",
         metavar="NAME",
@@ -123,13 +132,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from melcheck.clips import find_clips
+    from melcheck.clip_lists import list_clips
     from melcheck.files import writable_folder
     from melcheck.plan import Plan, load_plan
     from melcheck.vocoders.hub import official_in_cache
     from melcheck.vocoders.weights import VocoderError
 
-    clips = find_clips(options.audio)
+    clips = list_clips(options.audio, column=options.column)
     artifacts = None
     if not (options.no_artifacts or options.quick):
         otherwise = "Name another folder, or give --no-artifacts."

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.columnar import PackageNeededError
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
@@ -145,6 +146,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MissingError):
         return _MISSING, reason
     if isinstance(error, ImportError):
+        if isinstance(error, PackageNeededError):
+            return _MISSING, reason
         name = f" {error.name}" if error.name else ""
         return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -44,7 +44,7 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench")
+_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
@@ -86,7 +86,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         config.stash[PLAN] = make_plan(
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise pytest.UsageError(f"melcheck: {error}") from None
 
 

@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version files config recipes metrics user_code probe_clips
+_version files config recipes metrics user_code probe_clips columnar
+manifests
 clips profiles sanity
 audio mel_files plots
 vocoders
-frontends pipeline goldens
+frontends pipeline goldens clip_lists
 artifacts
 diagnosis.causes
 diagnosis.result

@@ -422,3 +422,22 @@ def test_a_message_cannot_end_its_annotation(text: str, escaped: str) -> None:
 )
 def test_a_file_name_cannot_end_its_property(file: str, escaped: str) -> None:
     assert annotation("m", title="t", file=file) == f"::error file={escaped},title=t::m"
+
+
+# Lists of clips.
+
+
+@pytest.mark.parametrize("key", ["mel_audio = ['{}']", "mel_manifest = '{}'"], ids=["audio", "one"])
+def test_a_list_of_clips_is_gated(run: Run, pytester: pytest.Pytester, key: str) -> None:
+    (pytester.path / "train.tsv").write_text("take\ttext\nclips/kumo.wav\tKumo.\n")
+    result = run(*GATE, ini=f"{key.format('train.tsv')}\nmel_column = 'take'\n")
+    result.assert_outcomes(passed=1, deselected=21)
+
+
+def test_a_bad_row_of_a_list_ends_the_run_before_its_first_test(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "train.jsonl").write_text('{"audio": "clips/kumo.wav"}\n{"audio": "x|"}\n')
+    result = run(*GATE, ini="mel_audio = ['train.jsonl']\n")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "train.jsonl, line 2: no command is run" in result.stderr.str()
