@@ -67,6 +67,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "vocoder's own in the round trip",
     )
     parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="folder of stored mels, each of which must be the one that is extracted today",
+    )
+    parser.add_argument(
+        "--cache-pattern",
+        metavar="PATTERN",
+        help="names of the mels in the cache, as '{speaker}-mel-{stem}.npy' (default: their stems)",
+    )
+    parser.add_argument(
         "--artifacts",
         metavar="DIR",
         type=Path,
@@ -92,6 +103,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Prepare everything, so that wrong input is reported first; then check clip by clip."""
+    from melcheck.caches import check_cache
+    from melcheck.cli.check_cache import CacheAnswer
     from melcheck.cli.check_clips import check_clips
     from melcheck.cli.check_text import CheckAnswer
     from melcheck.cli.quick import quick_answer
@@ -124,6 +137,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     with stdout_to_stderr():
         for check in terminal.progress("checking", checks, len(plan.clips) * len(vocoders)):
             answer.add(check)
+    if plan.stored is not None:
+        answer.cache = CacheAnswer(plan.notes())
+        with stdout_to_stderr():
+            results = (check_cache(plan, clip) for clip in plan.clips)
+            for result in terminal.progress("comparing", results, len(plan.clips)):
+                answer.cache.add(result)
     for path in options.report:
         answer.write_report(path)
     return answer.finish(
@@ -132,6 +151,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
+    if options.cache_pattern is not None and options.cache is None:
+        raise UsageError("--cache-pattern names the mels of a cache: give --cache DIR, too.")
     from melcheck.clip_lists import list_clips
     from melcheck.files import writable_folder
     from melcheck.plan import Plan, load_plan
@@ -155,6 +176,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         sample_rate=options.sample_rate,
         duration_seconds=options.duration,
         artifacts=artifacts,
+        cache_pattern=options.cache_pattern,
     )
     rates = {}
     with stdout_to_stderr():  # what code of the user's prints
@@ -170,7 +192,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise UsageError(
                 f"--vocoder must name vocoders of one rate, got {listed}. Check one by one."
             )
-        return load_plan(plan, frontend=options.frontend)
+        return load_plan(plan, frontend=options.frontend, cache=options.cache)
 
 
 def _check_quick(options: argparse.Namespace) -> None:
@@ -178,6 +200,7 @@ def _check_quick(options: argparse.Namespace) -> None:
         "--frontend": options.frontend,
         "--artifacts": options.artifacts,
         "--report": options.report,
+        "--cache": options.cache,
     }
     for name, value in given.items():
         if options.quick and value:

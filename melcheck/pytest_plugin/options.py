@@ -86,6 +86,11 @@ OPTIONS = (
         "folder of stored mels (.npy, .npz, .pt, .safetensors) to compare with fresh ones",
     ),
     Option(
+        "cache-pattern",
+        "PATTERN",
+        "names of the mels in the cache, as '{speaker}-mel-{stem}.npy' (their stems)",
+    ),
+    Option(
         "device",
         "DEVICE",
         "cpu or cuda; repeatable; must be available (default: cpu, and cuda where there is one)",

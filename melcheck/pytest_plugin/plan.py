@@ -64,6 +64,7 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         ),
         artifacts=folder,
         goldens=_goldens(config),
+        cache_pattern=next(iter(texts(config, "cache-pattern")), None),
         remarks=remarks,
     )
     plan = load_plan(

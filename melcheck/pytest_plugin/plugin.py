@@ -44,7 +44,7 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column")
+_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column", "cache-pattern")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version files config recipes metrics user_code probe_clips columnar
-manifests
+_version files config recipes user_code probe_clips columnar
+metrics manifests
 clips profiles sanity
 audio mel_files plots
 vocoders
@@ -23,6 +23,7 @@ diagnosis.recipe_search diagnosis.waveform_tests
 diagnosis
 speed
 plan
+caches
 benchmark report
 cli pytest_plugin
 suite
