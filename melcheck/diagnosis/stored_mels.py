@@ -379,15 +379,15 @@ def _broken_cells(mel: Tensor, recipe: MelRecipe | None) -> str:
     if recipe is not None:
         first, last = (frame / recipe.frames_per_second for frame in (frames[0], frames[-1]))
         seconds = f" ({first:.2f} s)" if first == last else f" ({first:.2f} to {last:.2f} s)"
-    where = f"{kind}{_ranges('frame', frames)}{seconds}, {_ranges('band', bands)}"
+    where = f"{kind}{ranges('frame', frames)}{seconds}, {ranges('band', bands)}"
     return f"{count} values ({count / mel.numel():.1%}) are NaN or infinite: {where}"
 
 
-def _ranges(name: str, numbers: list[int]) -> str:
+def ranges(name: str, numbers: list[int]) -> str:
     """Return sorted numbers as ranges in words.
 
     Example:
-        >>> _ranges("frame", [3]), _ranges("band", [0, 1, 2, 7])
+        >>> ranges("frame", [3]), ranges("band", [0, 1, 2, 7])
         ('frame 3', 'bands 0 to 2, 7')
     """
     found: list[list[int]] = []
