@@ -27,6 +27,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ class MelMetrics:
     estimate_floor_share: float
     band_mae: tuple[float, ...]
     frame_mae: tuple[float, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """Return the metrics that are one number, by name, as a logger takes them."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(self)
+            if not isinstance(getattr(self, each.name), tuple)
+        }
 
 
 def compare(

@@ -14,6 +14,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from melcheck.metrics import (
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.load import load_vocoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,21 @@ class RoundTrip:
             self.reconstructed_mel,
             log_floor=self.recipe.log_floor,
             mask=self.frame_mask,
+        )
+
+    def figure(self, item: int = 0, *, title: str = "") -> Figure:
+        """Draw what the loop lost and added in one item, for a logger or `savefig`.
+
+        See `melcheck.plots.difference_figure`.
+        """
+        from melcheck.plots import difference_figure  # matplotlib is slow to import
+
+        return difference_figure(
+            self.mel[item],
+            self.reconstructed_mel[item],
+            self.recipe,
+            frame_mask=self.frame_mask[item].tolist(),
+            title=title,
         )
 
     def waveform_distance(self) -> Tensor:
