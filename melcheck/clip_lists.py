@@ -44,7 +44,7 @@ def list_clips(paths: Iterable[Path], *, column: str | None = None) -> tuple[Cli
     items: list[ManifestItem] = []
     for path in lists:
         listed = list(read_manifest(path, column=column, bad_row=problems.append))
-        if not any(item.path.is_file() for item in listed) and not problems:
+        if not problems and not any(map(_is_there, listed)):
             problems.append(_nothing(path, listed))
         items += listed
     if len(problems) == 1:
@@ -58,6 +58,13 @@ def list_clips(paths: Iterable[Path], *, column: str | None = None) -> tuple[Cli
         met |= {item.path.resolve()} if item.is_file else set()
         clips.append(Clip(_unique(item.name, taken), item.path, "user", item=item))
     return tuple(clips)
+
+
+def _is_there(item: ManifestItem) -> bool:
+    try:
+        return item.path.is_file()
+    except OSError:
+        return False
 
 
 def _nothing(path: Path, items: list[ManifestItem]) -> ManifestError:

@@ -44,6 +44,11 @@ class Clip:
     problem: str = ""
 
     @property
+    def source(self) -> Path:
+        """The file of the user's that holds its audio: a recording or an archive for a part."""
+        return self.path if self.item is None else self.item.path
+
+    @property
     def gated(self) -> bool:
         """Whether the sanity thresholds apply: to speech, and to every clip of the user's."""
         return self.kind in ("speech", "user")

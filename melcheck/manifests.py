@@ -575,7 +575,7 @@ def _seconds(
             continue
         try:
             seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             seconds = math.nan
         if not (seconds > 0 or seconds == lowest) or seconds > _LONGEST_SECONDS:
             expected = "seconds above 0" if lowest is None else "seconds from 0 up"
@@ -598,7 +598,7 @@ class _Finder:
         suffixes = [""] if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
         for base, suffix in [self._last, *((b, s) for b in self._bases for s in suffixes)]:
             path = base / f"{text}{suffix}"
-            if path.is_file():
+            if _is_file(path):
                 self._last = (base, suffix)
                 return path
         base, suffix = self._last
@@ -611,6 +611,13 @@ class _Finder:
         parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
         kept = parts[-2:] if Path(text).is_absolute() else parts
         return _name(str(PurePosixPath(*kept).with_suffix("")))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, or a folder that may not be entered
+        return False
 
 
 def _relative_name(path: Path, folder: Path) -> str:

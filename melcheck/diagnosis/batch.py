@@ -11,6 +11,7 @@ moved from its device, and autocast does not apply.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -130,7 +131,8 @@ def check_batch(
         lengths: Frames of each item, `[batch]`; None where items have no padding, or it is to be
             found: frames of one value at the end.
         waveforms: The audio of each item, `[batch, samples]` or `[batch, 1, samples]`, floating
-            point within +-1 at `recipe.sample_rate`, padded at its end; None without.
+            point within +-1 at `recipe.sample_rate`, padded at its end, or a list of them; None
+            without.
         recipe: The recipe that the mels should follow.
         padding_masked: Whether loss and attention leave out what is beyond `lengths`: then its
             value is a note.
@@ -152,7 +154,11 @@ def check_batch(
         ('padded-frames',)
     """
     device = mels.device.type if isinstance(mels, Tensor) else "cpu"
-    with torch.no_grad(), torch.autocast(device, enabled=False):
+    # Pieces are extracted on the CPU, wherever the mels are.
+    plain = [torch.autocast(kind, enabled=False) for kind in dict.fromkeys((device, "cpu"))]
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for each in plain:
+            stack.enter_context(each)
         return _checked(mels, lengths, waveforms, recipe, padding_masked)
 
 
@@ -238,6 +244,9 @@ def _oriented(
 
 
 def _audio(waveforms: Any, items: int) -> Tensor:
+    if isinstance(waveforms, (list, tuple)):
+        pieces = [_array(each, "waveforms").reshape(-1) for each in waveforms]
+        waveforms = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
     audio = _array(waveforms, "waveforms")
     if audio.dim() == 3 and audio.shape[1] == 1:
         audio = audio[:, 0]

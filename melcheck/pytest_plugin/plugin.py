@@ -174,7 +174,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         clip = params.get("mel_clip")
         if clip is None:  # no test of a clip, or all clips of the run are gated
             continue
-        item.user_properties.append((PLACE_PROPERTY, str(clip.path)))
+        item.user_properties.append((PLACE_PROPERTY, str(clip.source)))
         if "mel_record" in getattr(item, "fixturenames", ()):
             vocoder, device = params["mel_vocoder"], params["mel_device"]
             case = [clip.name, plan_of(config).label(vocoder), device]

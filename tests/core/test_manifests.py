@@ -183,6 +183,11 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
     "nul": ("x.jsonl", '{"audio": "a\\u0000.wav"}\n', "line 1: its path is no path"),
     "negative-offset": ("x.jsonl", '{"audio": "a.wav", "offset": -1}\n', "offset must be seconds"),
     "nan": ("x.csv", "path,start,duration\nwavs/a.wav,0,nan\n", "line 2: duration must be seconds"),
+    "huge": (
+        "x.jsonl",
+        '{"audio": "a.wav", "offset": 1' + "0" * 400 + "}\n",
+        "line 1: offset must",
+    ),
     "true": ("x.jsonl", '{"audio": "a.wav", "offset": true}\n', "line 1: offset must be seconds"),
     "few-fields": ("x.csv", "text,path\nOne\n", "line 2: it has 1 fields where the header has 2"),
     "empty-file": ("x.csv", "\n\n", "the list is empty"),
@@ -201,6 +206,11 @@ def test_a_row_that_cannot_be_used_is_named_with_file_and_line(corpus: Path, nam
         items(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_a_file_that_is_missing(corpus: Path) -> None:
+    path = rows(corpus / "x.jsonl", {"audio": "a" * 300}, {"audio": "\ud800.wav"})
+    assert not any(item.path.exists() for item in items(path)[1:])
 
 
 def test_bad_rows_can_be_collected_and_the_others_read(corpus: Path) -> None:

@@ -43,8 +43,14 @@ MELS, LENGTHS, WAVEFORMS = collated()
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), (LENGTHS,), (torch.tensor(LENGTHS), WAVEFORMS), (None, WAVEFORMS[:, None])],
-    ids=["mels", "lengths", "waveforms", "one-channel"],
+    [
+        (),
+        (LENGTHS,),
+        (torch.tensor(LENGTHS), WAVEFORMS),
+        (None, WAVEFORMS[:, None]),
+        (None, CLIPS),
+    ],
+    ids=["mels", "lengths", "waveforms", "one-channel", "list"],
 )
 def test_a_batch_as_it_should_be_passes(arguments: tuple[object, ...]) -> None:
     found = check_batch(MELS, *arguments)
