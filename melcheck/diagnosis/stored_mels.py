@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from melcheck.clips import AUDIO_SUFFIXES, Clip
-from melcheck.diagnosis.causes import cause
 from melcheck.diagnosis.diagnose import diagnose
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
@@ -29,6 +28,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     prepare,
     storage_step,
 )
+from melcheck.diagnosis.result import Diagnosis
 from melcheck.mel_files import MEL_SUFFIXES, StoredMel
 from melcheck.recipes import BENIGN_FLOORS, MelRecipe, log_mel
 
@@ -199,25 +199,21 @@ _AFFINE_REST = 1e-4
 _SAME_SCALE = 5e-3
 _FEWEST_CELLS = 64
 
-# What to do where the code that wrote the cache did it: extracting again would do it again.
+# What to do where the code that wrote the cache did it, and would do it again.
+_SAME_CODE = "Extracting again with the same code would change nothing."
 _FIXES = {
-    "nan": "Give the logarithm a floor, or find the first step that makes them; the same code "
-    "would store them again.",
-    "axes-transposed": "Store mel.transpose(-1, -2), or swap them where they are loaded; the same "
-    "code would store them like this again.",
+    "nan": f"Give the logarithm a floor, or find the first step that makes them. {_SAME_CODE}",
+    "axes-transposed": "Store mel.transpose(-1, -2), or swap them where they are loaded. "
+    f"{_SAME_CODE}",
     "frame-shift": "Extract from the audio as it is checked here: look for trimming, padding or a "
-    "codec's delay on one side alone; the same code would shift them again.",
+    f"codec's delay on one side alone. {_SAME_CODE}",
     "length": "Cut the mel and its audio at the same places: look for trimming or padding before "
-    "one of them; the same code would cut it again.",
+    f"one of them. {_SAME_CODE}",
     "normalisation": "Undo it with these statistics before decoding, or name the front end that "
-    "normalises; the same code would normalise again.",
+    f"normalises. {_SAME_CODE}",
 }
-_OWNED = (
-    "Name each mel by its audio, not by a position in a list, and extract again; the same code "
-    "would mix them up again."
-)
+_OWNED = f"Name each mel by its audio, not by its position in a list. {_SAME_CODE}"
 _EXTRACT_AGAIN = "Delete it and extract again."
-_NEWER_FRONT_END = "Extract again with {}, which makes a different mel today."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -301,12 +297,12 @@ def compare_stored(
     if not torch.isfinite(fresh).all():
         name = clip.front_end or "the vocoder's recipe"
         text = f"{name} makes them of this clip today: {_broken_cells(fresh, clip.recipe)}"
-        return _stale([("nan", text)], clip)
+        return _stale([("nan", text)])
     valid = torch.isfinite(mel)
     if stored.broken:
         if stored.broken == mel.numel():
             causes.append(("nan", _broken_cells(mel, clip.recipe)))
-            return _stale(causes, clip)
+            return _stale(causes)
         mel = torch.where(valid, mel, mel[valid].min())
     upright = _upright(mel, fresh)
     swapped = upright is not mel
@@ -322,10 +318,10 @@ def compare_stored(
     step = STORAGE_ROUNDINGS * storage_step(was.storage) if stored.dtype != "float32" else 0.0
     shift = _alignment(*_at_floor(common, mel, fresh), valid=valid, step=step)
     if shift is None:
-        code, text = _other(stored, mel, clip, owner)
+        code, text, fix = _other(stored, mel, clip, owner)
         if code == "fresh" and not causes:
             return StoredMelResult(True, code, text, note=True)
-        return _stale(causes, clip, (code, text))
+        return _stale(causes, (code, text, fix))
     if shift:
         side = "early" if shift > 0 else "late"
         frames = "1 frame" if abs(shift) == 1 else f"{abs(shift)} frames"
@@ -334,7 +330,7 @@ def compare_stored(
     if missing and abs(missing) != abs(shift):
         causes.append(("length", f"{mel.shape[1]} frames, {fresh.shape[1]} in the clip"))
     if causes:
-        return _stale(causes, clip)
+        return _stale(causes)
     low, high = float(mel[valid].min()), float(fresh.min())
     if common is not None and abs(low - high) > _SAME_FLOOR:
         text = f"fresh but for its floor: {low:.3f}, now {high:.3f}"
@@ -343,27 +339,12 @@ def compare_stored(
     return StoredMelResult(True, "fresh", f"fresh{note}")
 
 
-def _stale(
-    causes: list[tuple[str, str]], clip: FreshMel, *other: tuple[str, str]
-) -> StoredMelResult:
+def _stale(causes: list[tuple[str, str]], *other: tuple[str, str, str]) -> StoredMelResult:
     """Return the result of causes, each with its code before its text, and of others without."""
-    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text in other)]
-    codes = [code for code, _ in (*causes, *other)]
-    fixes = dict.fromkeys(_fix_of(code, clip) for code in codes)
-    code = "other-audio" if codes[0] == "owned" else codes[0]
-    return StoredMelResult(False, code, f"{'; '.join(texts)}. {' '.join(fixes)}")
-
-
-def _fix_of(code: str, clip: FreshMel) -> str:
-    if code in _FIXES:
-        return _FIXES[code]
-    if code == "owned":
-        return _OWNED
-    if code in ("other-audio", "unknown"):
-        return _EXTRACT_AGAIN
-    if clip.front_end:
-        return _NEWER_FRONT_END.format(clip.front_end)
-    return f"{cause(code, clip.recipe).fix} Then extract again."
+    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text, _ in other)]
+    codes = [*(code for code, _ in causes), *(code for code, _, _ in other)]
+    fixes = dict.fromkeys([*(_FIXES[code] for code, _ in causes), *(fix for _, _, fix in other)])
+    return StoredMelResult(False, codes[0], f"{'; '.join(texts)}. {' '.join(filter(None, fixes))}")
 
 
 _LISTED_CELLS = 3
@@ -422,8 +403,8 @@ def _at_floor(floor: float | None, *mels: Tensor) -> list[Tensor]:
 
 def _other(
     stored: StoredMel, mel: Tensor, clip: FreshMel, owner: Callable[[Tensor], str] | None
-) -> tuple[str, str]:
-    """Return the code and the text of a mel that is no piece of the fresh one."""
+) -> tuple[str, str, str]:
+    """Return the code, the text and the fix of a mel that is no piece of the fresh one."""
     fresh = clip.mel
     follows = likeness(mel, fresh)
     correlation = f"it correlates with the clip's mel by {follows:.2f}"
@@ -431,23 +412,38 @@ def _other(
         if clip.recipe is not None:
             found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
             if found.kind in ("identical", "benign"):
-                return "fresh", f"fresh but for differences that do not affect decoding: {found}"
+                told = f"fresh but for differences that do not affect decoding: {found}"
+                return "fresh", told, ""
             if found.kind == "fault" and found.codes:
-                return found.codes[0], f"stale: {'; '.join(each.summary for each in found.causes)}"
+                told = "; ".join(each.summary for each in found.causes)
+                return found.codes[0], f"stale: {told}", _fix_of(found, clip)
         affine = _affine(mel, fresh)
         if affine is not None:
-            return affine
+            code, told = affine
+            return code, told, _FIXES.get(code, _newer(clip))
     if follows >= _SAME_AUDIO:
-        return (
-            "unknown",
-            f"stale: made by a different recipe, none of those known here ({correlation})",
-        )
+        told = f"stale: made by a different recipe, none of those known here ({correlation})"
+        return "unknown", told, _newer(clip)
     name = "" if owner is None else owner(mel)
     if name:
-        return "owned", f"other-audio: it is the mel of {name}, under the name of this clip"
-    return "other-audio", (
-        f"other-audio: {correlation}, so it was made from a different file, or the clip has changed"
-    )
+        told = f"other-audio: it is the mel of {name}, under the name of this clip"
+        return "other-audio", told, _OWNED
+    told = f"{correlation}, so it was made from a different file, or the clip has changed"
+    return "other-audio", f"other-audio: {told}", _EXTRACT_AGAIN
+
+
+def _fix_of(found: Diagnosis, clip: FreshMel) -> str:
+    """Return what to do about a mel that `diagnose` explains."""
+    first = found.causes[0]
+    if first.code in _FIXES:
+        return f"{first.fix} {_SAME_CODE}"
+    return _newer(clip) if clip.front_end else f"{first.fix} Then extract again."
+
+
+def _newer(clip: FreshMel) -> str:
+    if not clip.front_end:
+        return _EXTRACT_AGAIN
+    return f"Extract again with {clip.front_end}, which makes a different mel today."
 
 
 def _affine(mel: Tensor, fresh: Tensor) -> tuple[str, str] | None:
