@@ -90,13 +90,18 @@ def _unique(name: str, taken: set[str]) -> str:
 def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
     """Return clips each of which is a file; what is part of another file is written to a folder.
 
-    A clip that cannot be written has its `problem`, and a path at which there is no file.
+    A clip that is missing or cannot be written has its `problem`, and a path without a file.
     """
     found = []
     for number, clip in enumerate(clips):
         item = clip.item
-        if item is None or item.is_file:
+        if item is None or (item.is_file and _is_there(item)):
             found.append(clip)
+            continue
+        if item.is_file:
+            missing = f"{one_line(item.path)}: no such file. Correct the path, or remove the row."
+            told = f"{item.place}: {missing}" if item.place else missing
+            found.append(dataclasses.replace(clip, problem=told))
             continue
         *above, stem = clip.name.split("/")
         own = folder.joinpath(str(number), *above)

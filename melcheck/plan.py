@@ -245,7 +245,7 @@ def load_plan(
 
 def _files_of(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
     """Return clips that are files; parts of other files are written to a folder of the run."""
-    if all(clip.item is None or clip.item.is_file for clip in clips):
+    if all(clip.item is None for clip in clips):
         return clips
     folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -28,7 +28,6 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     Prepared,
     as_tensor,
-    magnitude_rounding,
     prepare,
     storage_step,
 )
@@ -58,11 +57,11 @@ _STEADY_SHARE = 0.07
 _PIECE_FRAMES = 24
 _FEWEST_PIECE_FRAMES = 4
 
-# Cells this far below the loudest of a piece are left out: a little noise changes them. The rest of
-# a piece of the same audio and recipe is off by less than a hundredth; of another clip, or at half
-# a frame's distance, by ten times `_SAME_NATS` and more.
-_LOUD_NATS = 6.0
-_SAME_NATS = 0.05
+# How far the magnitudes of two pieces may be apart, as a share of their sum, beside noise of -80 dB
+# of full scale, which may be in one of them. A different clip, recipe or frame leaves 0.1 and more.
+_SAME_SHARE = 0.05
+_NOISE_MAGNITUDE = 0.01
+_LOUDEST_NATS = 30.0
 
 # How a mel and the pieces of other items correlate, as in `stored_mels`.
 _OTHER_AUDIO = 0.5
@@ -539,7 +538,7 @@ def _check_audio(
     wrong = []
     for (index, begin), mel in zip(pieces.items(), fresh, strict=True):
         held = look.mels[index, :, begin : begin + _PIECE_FRAMES].cpu()
-        if not _apart(held, mel, look) <= _SAME_NATS:  # or NaN
+        if not _apart(held, mel, look) <= _SAME_SHARE:  # or NaN
             wrong.append(index)
     left_out = len(counts) - len(pieces)
     if left_out:
@@ -556,8 +555,11 @@ def _pieces(look: _Look, counts: list[int], samples: int) -> dict[int, int]:
     first = math.ceil(recipe.pad_samples / recipe.hop_length)
     last = (samples - recipe.n_fft + recipe.pad_samples) // recipe.hop_length
     found = {}
+    # Where an item ends that is padded with its floor, and whose length is not given.
+    numbers = torch.arange(1, look.highest.shape[1] + 1, device=look.highest.device)
+    heard = torch.where(look.highest != look.lowest, numbers, 0).amax(dim=1).tolist()
     for index, count in enumerate(counts):
-        end = min(count - 1 - first, last) - _PIECE_FRAMES + 1
+        end = min(min(count, heard[index] or count) - 1 - first, last) - _PIECE_FRAMES + 1
         if end < first:
             continue
         loudest = int(look.highest[index, first : end + _PIECE_FRAMES].argmax())
@@ -579,16 +581,20 @@ def _extracted(pieces: Sequence[tuple[Tensor, int]], recipe: MelRecipe) -> list[
 
 
 def _apart(held: Tensor, fresh: Tensor, look: _Look) -> float:
-    """Return how far the loud cells of two pieces are apart, nats: the mean, less rounding."""
-    recipe = look.recipe
+    """Return how far the magnitudes of two pieces are apart, as a share of their sum."""
     held, fresh = held[:, _FIRST_FRAME:], fresh[:, _FIRST_FRAME:]
-    unit = recipe.units_per_nat if recipe.log_base is not None else 1.0
-    loud = fresh >= fresh.max() - _LOUD_NATS * unit
     step = STORAGE_ROUNDINGS * storage_step(look.storage)
-    error = ((held - fresh).abs() - step * fresh.abs()).clamp(min=0) / unit
-    if recipe.log_base is None:
-        error = error / fresh.max().clamp(min=magnitude_rounding(1.0))
-    return float(error[loud].mean())
+    if look.recipe.log_base is None:
+        one, other, rounding = held, fresh, step * fresh
+    else:
+        one, other = (
+            (look.recipe.to_nats(mel) / look.recipe.power).clamp(max=_LOUDEST_NATS).exp()
+            for mel in (held, fresh)
+        )
+        nats = held.abs() / look.recipe.units_per_nat / look.recipe.power
+        rounding = step * nats * other
+    error = ((one - other).abs() - rounding).clamp(min=0.0)
+    return float(error.sum() / (other.sum() + _NOISE_MAGNITUDE * other.numel()))
 
 
 # The one sample before a piece, which a pre-emphasis needs, is not read.
@@ -663,6 +669,6 @@ def _owner(index: int, look: _Look, audio: Tensor, begin: int) -> int | None:
     found = [
         other
         for other, mel in zip(others, fresh, strict=True)
-        if _apart(held, mel, look) <= _SAME_NATS
+        if _apart(held, mel, look) <= _SAME_SHARE
     ]
     return found[0] if found else None

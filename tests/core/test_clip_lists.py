@@ -111,6 +111,15 @@ def test_a_clip_of_a_list_is_checked_as_its_file_is(
     assert case["clip"] == "kumo"
 
 
+def test_a_file_that_is_missing_is_reported_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rows(tmp_path / "x.jsonl", {"audio": str(CLIP)}, {"audio": "gone.wav"})
+    assert main(["check", str(path), *GRIFFIN_LIM]) != 0
+    told = "".join("".join(capsys.readouterr()).split())
+    assert f"x.jsonl,line2:{tmp_path}/gone.wav:nosuchfile.Correctthepath" in told
+
+
 def test_a_bad_row_ends_the_command_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
