@@ -14,6 +14,7 @@ from melcheck._version import __version__ as __version__
 if TYPE_CHECKING:
     from melcheck.audio import AudioError as AudioError
     from melcheck.config import MelCheckConfig as MelCheckConfig
+    from melcheck.diagnosis.batch import check_batch as check_batch
     from melcheck.diagnosis.diagnose import diagnose as diagnose
     from melcheck.diagnosis.handshake import handshake as handshake
     from melcheck.diagnosis.identify import identify as identify
@@ -47,6 +48,7 @@ _HOMES = {
     "Verdict": "sanity",
     "VocoderError": "vocoders.weights",
     "VocoderUnavailable": "vocoders.weights",
+    "check_batch": "diagnosis.batch",
     "compare": "metrics",
     "diagnose": "diagnosis.diagnose",
     "explain_waveform": "diagnosis.waveform",

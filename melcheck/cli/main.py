@@ -24,6 +24,7 @@ from typing import Any
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
+from melcheck.columnar import PackageNeededError
 from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
 from melcheck.files import error_text, failed_allocation, os_reason, plain_text
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
@@ -173,6 +174,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (MissingError, UnfitEnvironmentError)):
         return _MISSING, reason
     if isinstance(error, ImportError):
+        if isinstance(error, PackageNeededError):
+            return _MISSING, reason
         return _MISSING, missing_package(error)
     if wanted := failed_allocation(error):
         return _MISSING, f"{wanted}. Check less at once, as with --duration 3."

@@ -10,6 +10,7 @@ vocoder         does code decode mels as the checkpoint that it claims to be?
 saver           does a saver write what it is given?
 stage_handshake what those three have in common: one verdict, one cause
 stored_mels     is a stored mel still the mel of its audio?
+batch           what does a collated batch show?
 round_trip      why did a round trip fail?
 waveform        what was done to a waveform?
 stages          which stage of two loops is the first to differ?

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck.columnar import PackageNeededError
 from melcheck.environment import (
     UnfitEnvironmentError,
     missing_package,
@@ -55,7 +56,7 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench")
+_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column", "cache-pattern")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 # The environment lacks something, as on the command line.
 _ENVIRONMENT = 3
@@ -102,6 +103,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
     except UnfitEnvironmentError as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
+    except PackageNeededError as error:
         raise pytest.UsageError(f"melcheck: {error}") from None
     except ImportError as error:
         raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
@@ -228,7 +231,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         clip = params.get("mel_clip")
         if clip is None:  # no test of a clip, or all clips of the run are gated
             continue
-        item.user_properties.append((PLACE_PROPERTY, str(clip.path)))
+        item.user_properties.append((PLACE_PROPERTY, str(clip.source)))
         if "mel_record" in getattr(item, "fixturenames", ()):
             vocoder, device = params["mel_vocoder"], params["mel_device"]
             case = [clip.name, plan_of(config).label(vocoder), device]

@@ -93,7 +93,8 @@ def test_a_visible_fault_is_caught_and_named_and_an_invisible_one_is_not(
 
 def named(cause: str, message: str) -> bool:
     """Return whether a cause comes first in a message, or looks the same as what does."""
-    likely = message.split("likely cause: ")[1:]
+    # A stored mel is stale first of all.
+    likely = [text.removeprefix("stale: ") for text in message.split("likely cause: ")[1:]]
     alike = message.partition("a mel does not distinguish ")[2].partition(" | ")[0]
     return any(text.startswith(f"{cause}: ") for text in likely) or cause in alike.split()
 

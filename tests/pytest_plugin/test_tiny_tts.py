@@ -69,7 +69,7 @@ def _with_nan(mel: np.ndarray) -> np.ndarray:
 
 CACHES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "cache-transposed": (_transposed, "axes-transposed: "),
-    "cache-one-frame-off": (_of_the_waveform_before_a_trim, "frame-shift: 1 frames late"),
+    "cache-one-frame-off": (_of_the_waveform_before_a_trim, "frame-shift: 1 frame late"),
     "cache-nan": (_with_nan, "nan: 1 values"),
 }
 
