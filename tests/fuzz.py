@@ -63,7 +63,8 @@ SECONDS = 5.0
 MEMORY_BYTES = 2**31
 """Memory that one input may take: twice what a file of weights may hold."""
 
-_EXAMPLES = 60
+# Inputs of a round, in a campaign of a minute and more, and in a shorter one.
+_EXAMPLES, _FEW_EXAMPLES = 60, 20
 _WALL_SECONDS = 600
 
 Outcome = str
@@ -545,12 +546,13 @@ def campaign(
         bases()
     for files in (hostile.npy_files, hostile.torch_files, hostile.safetensors_files):
         files()
+    examples = _EXAMPLES if seconds >= 60 else _FEW_EXAMPLES
     end, number = time.monotonic() + seconds, first_seed
     while True:
         for name in kinds:
             if number > first_seed + len(kinds) - 1 and time.monotonic() > end:
                 return
-            yield name, number, in_a_child(name, number, _EXAMPLES, kept)
+            yield name, number, in_a_child(name, number, examples, kept)
             number += 1
 
 
