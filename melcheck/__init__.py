@@ -14,6 +14,7 @@ from melcheck._version import __version__ as __version__
 if TYPE_CHECKING:
     from melcheck.audio import AudioError as AudioError
     from melcheck.config import MelCheckConfig as MelCheckConfig
+    from melcheck.diagnosis.batch import check_batch as check_batch
     from melcheck.diagnosis.diagnose import diagnose as diagnose
     from melcheck.diagnosis.handshake import handshake as handshake
     from melcheck.diagnosis.identify import identify as identify
@@ -44,6 +45,7 @@ _HOMES = {
     "Verdict": "sanity",
     "VocoderError": "vocoders.weights",
     "VocoderUnavailable": "vocoders.weights",
+    "check_batch": "diagnosis.batch",
     "compare": "metrics",
     "diagnose": "diagnosis.diagnose",
     "explain_waveform": "diagnosis.waveform",
@@ -60,7 +62,16 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'melcheck' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"melcheck.{_HOMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"melcheck.{_HOMES[name]}")
+    except Exception:
+        from melcheck.environment import UnfitEnvironmentError, torch_fault
+
+        fault = torch_fault()
+        if fault is None:
+            raise
+        raise UnfitEnvironmentError(fault) from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -226,12 +226,13 @@ def decoder_name() -> str:
 @functools.cache
 def _torchcodec_name() -> str | None:
     try:
-        # torchcodec raises RuntimeError, at import or at first use, when FFmpeg does not load.
+        # At import or at first use, one that is for another torch, or that finds no FFmpeg, ends
+        # with whatever it comes upon first.
         import torchcodec
         from torchcodec.decoders import AudioDecoder
 
         AudioDecoder(_probe_wav()).get_all_samples()
-    except (ImportError, OSError, RuntimeError):
+    except Exception:
         return None
     ffmpeg = getattr(torchcodec, "ffmpeg_major_version", None)
     return f"torchcodec {torchcodec.__version__}, FFmpeg {ffmpeg or 'of unknown version'}"

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melcheck.files import file_name, load_yaml, os_reason, read_bytes, refuse, sha256_file, short
+from melcheck.manifests import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from melcheck.manifests import ManifestItem, read_manifest
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
-)
-"""Suffixes of audio files in a folder. A file that is named itself may have any other."""
 _MAX_MANIFEST_BYTES = 2**24
 _MAX_NUMBER_BITS = 256  # of a name that is a number, or a hash that was written without quotes
 _KINDS = ("speech", "music", "percussion", "sparse")
@@ -36,12 +34,21 @@ class Clip:
         kind: "speech", "music", "percussion" or "sparse" in a manifest; "user" for a file that the
             user named.
         sha256: Hash of the file that the manifest promises; None for a user's file.
+        item: Row of a list that names it; None for a file that was named itself.
+        problem: Why there is no file to read; "" where there is one.
     """
 
     name: str
     path: Path
     kind: str
     sha256: str | None = None
+    item: ManifestItem | None = None
+    problem: str = ""
+
+    @property
+    def source(self) -> Path:
+        """The file of the user's that holds its audio: a recording or an archive for a part."""
+        return self.path if self.item is None else self.item.path
 
     @property
     def gated(self) -> bool:
@@ -81,13 +88,7 @@ def _audio_files(path: Path) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder. Check the path.")
         return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in AUDIO_SUFFIXES
-        and not file.is_dir()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    found = [item.path for item in read_manifest(path)]
     if not found:
         known = ", ".join(sorted(AUDIO_SUFFIXES))
         raise ClipError(f"{path}: no audio in this folder. Looked for {known}.")

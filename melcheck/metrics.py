@@ -27,12 +27,15 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from melcheck.recipes import VOCOS, MelRecipe
 
 STFT_WINDOW_LENGTHS = (256, 512, 2048)
 """Samples. All other than the mel's own 1024, whose phase errors its own window cannot see."""
@@ -76,16 +79,31 @@ class MelMetrics:
     band_mae: tuple[float, ...]
     frame_mae: tuple[float, ...]
 
+    def scalars(self) -> dict[str, float]:
+        """Return the metrics that are one number, by name, as a logger takes them."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(self)
+            if not isinstance(getattr(self, each.name), tuple)
+        }
+
 
 def compare(
-    reference: Tensor, estimate: Tensor, *, log_floor: float, mask: Tensor | None = None
+    reference: Tensor,
+    estimate: Tensor,
+    *,
+    recipe: MelRecipe = VOCOS,
+    log_floor: float | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[MelMetrics, ...]:
     """Measure each mel of a batch against its reference.
 
     Args:
-        reference: Log-mels `[batch, n_mels, frames]`, nats.
+        reference: Log-mels `[batch, n_mels, frames]` of the recipe.
         estimate: Log-mels of the same shape.
-        log_floor: The smallest value of the recipe's log-mel (`MelRecipe.log_floor`), nats.
+        recipe: Their recipe: of decibels, decimal logarithms or a normalised mel the natural
+            logarithm is measured, so that all figures are in nats.
+        log_floor: For mels that are in nats already, whatever the recipe: their smallest value.
         mask: Frames that count, `[batch, frames]`, boolean; None counts all.
 
     Returns:
@@ -94,12 +112,21 @@ def compare(
     Raises:
         ValueError: Shapes that differ or are not of three dimensions, or an item without a frame
             that counts.
+
+    Example:
+        >>> mel = torch.zeros(1, 100, 8)
+        >>> [metrics] = compare(mel, mel + 0.1)
+        >>> round(metrics.mae, 3)
+        0.1
     """
     if reference.dim() != 3:
         raise ValueError(
             f"reference must be [batch, n_mels, frames], got {list(reference.shape)}. "
             "Add a batch dimension with unsqueeze(0)."
         )
+    if log_floor is None:
+        reference, estimate = recipe.to_nats(reference), recipe.to_nats(estimate)
+        log_floor = recipe.to_nats(recipe.log_floor)
     named = {
         "mae": mae(reference, estimate, mask=mask),
         "mse": mse(reference, estimate, mask=mask),

@@ -14,6 +14,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from melcheck.metrics import (
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.load import load_vocoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,21 @@ class RoundTrip:
             mask=self.frame_mask,
         )
 
+    def figure(self, item: int = 0, *, title: str = "") -> Figure:
+        """Draw what the loop lost and added in one item, for a logger or `savefig`.
+
+        See `melcheck.plots.difference_figure`.
+        """
+        from melcheck.plots import difference_figure  # matplotlib is slow to import
+
+        return difference_figure(
+            self.mel[item],
+            self.reconstructed_mel[item],
+            self.recipe,
+            frame_mask=self.frame_mask[item].tolist(),
+            title=title,
+        )
+
     def waveform_distance(self) -> Tensor:
         """Return the multi-resolution STFT distance of each item's waveforms, `[batch]`.
 
@@ -151,16 +170,15 @@ class RoundTrip:
 
 
 class MelPipeline:
-    """Runs one configuration through one vocoder.
+    """Runs copy synthesis through one vocoder, on a file or on waveforms.
 
     Args:
-        config: The audio file and how to read it.
+        config: The audio file and how to read it; None for waveforms alone.
         vocoder: A name that `melcheck.vocoders.load.load_vocoder` knows ("embedded", "official",
             "griffin-lim", a directory, a hub id), or a vocoder that is already loaded.
         device: Where to run, for a vocoder given by name: "cpu", "cuda", "cuda:1".
 
     Attributes:
-        config: As given.
         vocoder: The loaded vocoder.
         recipe: The recipe of the vocoder's mels.
         device: Where everything runs.
@@ -170,7 +188,7 @@ class MelPipeline:
         VocoderError: The vocoder cannot be loaded.
 
     Example:
-        >>> pipeline = MelPipeline(MelCheckConfig("clip.wav"), vocoder="embedded")
+        >>> pipeline = MelPipeline(vocoder="embedded")
         >>> mel = pipeline.waveform2mel(torch.zeros(1, 72_000))
         >>> list(mel.shape), list(pipeline.mel2waveform(mel).shape)
         ([1, 100, 282], [1, 71936])
@@ -178,26 +196,40 @@ class MelPipeline:
 
     def __init__(
         self,
-        config: MelCheckConfig,
+        config: MelCheckConfig | None = None,
         *,
         vocoder: str | os.PathLike[str] | Vocoder = "embedded",
         device: str | torch.device = "cpu",
     ) -> None:
-        if not isinstance(config, MelCheckConfig):
+        if config is not None and not isinstance(config, MelCheckConfig):
             raise TypeError(f"config must be a MelCheckConfig, got {config!r}.")
         if isinstance(vocoder, (str, os.PathLike)):
             vocoder = load_vocoder(vocoder, device=device)
-        if config.target_sr != vocoder.recipe.sample_rate:
+        if config is not None and config.target_sr != vocoder.recipe.sample_rate:
             raise ValueError(
                 f"target_sr must be {vocoder.recipe.sample_rate} Hz, the rate of the vocoder "
                 f"{vocoder.info.name!r}, got {config.target_sr}. A mel of another rate is not the "
                 "mel that it was trained on."
             )
-        self.config = config
+        self._config = config
         self.vocoder: Vocoder = vocoder
         self.recipe = vocoder.recipe
         # A tensor says "cuda:0" where a vocoder may say "cuda", and to torch the two differ.
         self.device = torch.empty(0, device=vocoder.device).device
+
+    @property
+    def config(self) -> MelCheckConfig:
+        """The audio file and how to read it.
+
+        Raises:
+            ValueError: The pipeline was made without one.
+        """
+        if self._config is None:
+            raise ValueError(
+                "this pipeline has no file to read. Give it a waveform, or make it with one: "
+                "MelPipeline(MelCheckConfig(PATH))."
+            )
+        return self._config
 
     def load_audio(self) -> Tensor:
         """Read the configured file.
@@ -266,7 +298,7 @@ class MelPipeline:
         """Run copy synthesis: audio -> mel -> audio -> mel.
 
         Args:
-            waveform: `[batch, samples]`; None reads the configured file.
+            waveform: `[batch, samples]`, on the pipeline's device; None reads the configured file.
             valid_samples: For each item of `waveform`, how many samples are signal; None means
                 all. Frames after them stay out of the metrics.
 

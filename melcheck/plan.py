@@ -7,8 +7,11 @@ first check, in the spelling of the option.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,18 @@ from pathlib import Path
 from torch import Tensor
 
 from melcheck.audio import load_audio
+from melcheck.clip_lists import with_files
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake, explain_front_end, handshake
-from melcheck.diagnosis.stored_mels import Matches, match_mels
+from melcheck.diagnosis.stored_mels import (
+    Matches,
+    check_pattern,
+    match_by_pattern,
+    match_mels,
+    name_of_mel,
+)
 from melcheck.files import MAX_LISTED, error_text, one_line, refuse
 from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
@@ -50,6 +60,7 @@ class Plan:
         recipe: The mel of the first vocoder that is available; that of Vocos where none is.
         frontend: The user's front end; None takes each vocoder's own extractor.
         stored: The mels of a cache, by clip; None where no cache was named.
+        cache_pattern: How the mels of the cache are called; None where their stems decide.
         remarks: Notes for the end of the run that are known beforehand.
     """
 
@@ -64,6 +75,7 @@ class Plan:
     recipe: MelRecipe = VOCOS
     frontend: Frontend | None = None
     stored: Matches | None = None
+    cache_pattern: str | None = None
     remarks: tuple[str, ...] = ()
     _loaded: dict[tuple[str, str], Vocoder | VocoderError] = dataclasses.field(default_factory=dict)
     _handshakes: dict[MelRecipe, Handshake] = dataclasses.field(default_factory=dict)
@@ -120,6 +132,8 @@ class Plan:
         for clip in clips:
             for recipe in recipes if clip.kind == "user" else ():
                 try:
+                    if clip.problem:
+                        raise ValueError(clip.problem)
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
@@ -196,7 +210,7 @@ class Plan:
 def load_plan(
     plan: Plan, *, frontend: str | None = None, cache: Path | None = None, prefix: str = "--"
 ) -> Plan:
-    """Return a plan with its vocoders, front end and stored mels loaded.
+    """Return a plan with its vocoders, front end and stored mels loaded, and its clips as files.
 
     Args:
         plan: The plan.
@@ -208,8 +222,9 @@ def load_plan(
         ValueError: A vocoder, rate, front end or cache that cannot be used.
         OSError: A cache that does not exist.
     """
+    plan = dataclasses.replace(plan, clips=_files_of(plan.clips))
     if cache is not None:
-        plan = dataclasses.replace(plan, stored=_stored(cache, plan.clips, prefix))
+        plan = dataclasses.replace(plan, stored=_stored(cache, plan, prefix))
     for name in plan.vocoders:
         try:
             rate = plan.vocoder(name, plan.devices[0]).recipe.sample_rate
@@ -228,13 +243,34 @@ def load_plan(
     return dataclasses.replace(plan, recipe=recipe, frontend=loaded)
 
 
-def _stored(folder: Path, clips: tuple[Clip, ...], prefix: str) -> Matches:
+def _files_of(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    """Return clips that are files; parts of other files are written to a folder of the run."""
+    if all(clip.item is None for clip in clips):
+        return clips
+    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return with_files(clips, folder)
+
+
+def _stored(folder: Path, plan: Plan, prefix: str) -> Matches:
+    pattern, clips = plan.cache_pattern, plan.clips
+    if pattern is not None:
+        try:
+            check_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"{prefix}cache-pattern {error}") from None
     files = find_mels(folder)
-    matches = match_mels(files, clips)
+    if pattern is None:
+        matches, wanted = match_mels(files, clips), f"{clips[0].path.stem}{files[0].suffix}"
+    else:
+        matches = match_by_pattern(folder, files, clips, pattern)
+        wanted = name_of_mel(pattern, clips[0])
     if not matches.mels:
         raise ValueError(
             f"{prefix}cache {folder}: none of its {len(files)} mels has the name of a clip. A "
-            f"mel of {clips[0].path.name} is called {clips[0].path.stem}{files[0].suffix}."
+            f"mel of {clips[0].path.name} is called {wanted}, and there is "
+            f"{one_line(files[0].relative_to(folder))}. Give the pattern of the names: "
+            f"{prefix}cache-pattern '{{speaker}}-mel-{{stem}}.npy'."
         )
     return matches
 

@@ -244,15 +244,17 @@ class _Canvas:
 
     def png(self) -> bytes:
         figure, canvas = self._figure, self._canvas
-        for artist in self._changing:
-            artist.set_animated(True)  # left out of what `draw` draws
         if self._background is None:
+            # Hidden, not animated: matplotlib before 3.11 draws animated images all the same.
+            for artist in self._changing:
+                artist.set_visible(False)
             canvas.draw()
             self._background = canvas.copy_from_bbox(figure.bbox)
+            for artist in self._changing:
+                artist.set_visible(True)
         canvas.restore_region(self._background)
         for artist in self._changing:
             figure.draw_artist(artist)
-            artist.set_animated(False)
         buffer = io.BytesIO()
         pixels = np.asarray(canvas.buffer_rgba())
         # The time goes into compression: level 1 costs a third more bytes than level 6.

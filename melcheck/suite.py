@@ -24,11 +24,11 @@ import pytest
 import torch
 
 from melcheck.artifacts import case_title, save_artifacts
+from melcheck.caches import CacheResult
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake
-from melcheck.diagnosis.stored_mels import FreshMel, compare_stored
 from melcheck.files import file_name, one_line, plain_text, unwritten
 from melcheck.frontends import Frontend, VocoderWithFrontend
 from melcheck.goldens import (
@@ -37,7 +37,6 @@ from melcheck.goldens import (
     mel_statistics,
     provenance,
 )
-from melcheck.mel_files import StoredMel
 from melcheck.metrics import frame_mae, mae
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.probe_clips import probe
@@ -207,23 +206,17 @@ def test_front_end_gives_the_same_mel_again_and_in_a_batch(
 @pytest.mark.sanity
 @pytest.mark.mel_needs("cache")
 def test_stored_mel_is_fresh(
-    mel_clip: Clip,
-    mel_stored: tuple[StoredMel, ...],
-    mel_fresh: FreshMel,
+    mel_cache_result: CacheResult,
     mel_note: Callable[[str], None],
     mel_blame: Callable[..., None],
 ) -> None:
-    """Each stored mel of a clip is the one that the front end makes of it now."""
-    stale = []
-    for stored in mel_stored:
-        found = compare_stored(stored, mel_fresh)
-        if not found.fresh:
-            mel_blame(stored.path)
-            stale.append(f"{stored}, of {one_line(mel_clip.path)}\nlikely cause: {found}")
-        elif found.note:
-            mel_note(f"{one_line(stored.path)}: {found}")
-    if stale:
-        pytest.fail("\n".join(stale), pytrace=False)
+    """Each clip has stored mels, and each is the one that the front end makes of it now."""
+    for note in mel_cache_result.notes:
+        mel_note(note)
+    for path in mel_cache_result.files:
+        mel_blame(path)
+    if not mel_cache_result.passed:
+        pytest.fail("\n".join(mel_cache_result.problems), pytrace=False)
 
 
 # Shapes and values.

@@ -1,28 +1,22 @@
-"""Batches to train on: random crops of the prepared audio, each heard a little differently.
+"""Crops of generated signals, each changed at random as rooms, microphones and rates change audio.
 
-The batch of a step depends on the seed and the number of the step alone, so that an interrupted
-training goes on with the batches that it would have seen.
+The batch of a number depends on the seed and that number alone.
 """
 
 from __future__ import annotations
-
-import json
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.signals import SAMPLE_RATE, signal
+
 Wave = npt.NDArray[np.float32]
 
-_INT16_FULL_SCALE = 32_768
-# How often a crop comes from each kind of clip; within a kind, by duration.
-_SHARES = {"kokoro": 0.70, "flite": 0.08, "recording": 0.13, "signal": 0.09}
-
-# Clips peak at -3.1 dBFS: these gains put their peaks between -30 and -0.5 dBFS.
-_GAIN_DB = (-26.9, 2.6)
+_SIGNALS = 120
+_SIGNAL_SAMPLES = 4 * SAMPLE_RATE
+_GAIN_DB = (-30.0, -0.5)
 _TILT = 0.7
 _TILT_CHANCE = 0.5
 _NOISE_DBFS = (-85.0, -38.0)
@@ -38,58 +32,25 @@ _LEVEL_DB = 12.0
 _CUT_CHANCE = 0.2
 _CORNER_HZ = (3_500.0, 11_600.0)
 _CUT_DB_PER_OCTAVE = (200.0, 1_500.0)
-_SAMPLE_RATE = 24_000
 
 
-@dataclass(frozen=True, slots=True)
 class Crops:
-    """Makes batches out of `DATA/audio.npy` and `DATA/clips.json`, which `prepare.py` writes.
+    """Makes batches of crops.
 
-    Attributes:
-        audio: int16 `[samples]`, all clips end to end.
-        starts: First sample of each clip.
-        lengths: Samples of each clip.
-        chances: How likely a crop is to come from each clip; they add up to 1.
+    Args:
         crop_samples: Length of a crop.
         seed: Seed of all that is random.
     """
 
-    audio: npt.NDArray[np.int16]
-    starts: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    chances: npt.NDArray[np.float64]
-    crop_samples: int
-    seed: int
+    def __init__(self, *, crop_samples: int, seed: int) -> None:
+        self.crop_samples = crop_samples
+        self.seed = seed
 
-    @classmethod
-    def load(cls, data: Path, *, crop_samples: int, seed: int) -> Crops:
-        """Open prepared data; clips shorter than a crop are left out.
+        self._signals: dict[int, Wave] = {}
 
-        Raises:
-            FileNotFoundError: `prepare.py` has not been run on that folder.
-            ValueError: A kind of clip is missing.
-        """
-        clips = json.loads((data / "clips.json").read_text(encoding="utf-8"))
-        clips = [clip for clip in clips if clip["samples"] > crop_samples]
-        lengths = np.array([clip["samples"] for clip in clips])
-        chances = np.zeros(len(clips))
-        for kind, share in _SHARES.items():
-            of_kind = np.array([clip["kind"] == kind for clip in clips])
-            if not of_kind.any():
-                raise ValueError(f"{data} must hold clips of kind {kind}, got none. Prepare again.")
-            chances[of_kind] = share * lengths[of_kind] / lengths[of_kind].sum()
-        return cls(
-            audio=np.load(data / "audio.npy", mmap_mode="r"),
-            starts=np.array([clip["start"] for clip in clips]),
-            lengths=lengths,
-            chances=chances / chances.sum(),
-            crop_samples=crop_samples,
-            seed=seed,
-        )
-
-    def batch(self, step: int, size: int) -> Tensor:
-        """Return the batch of one step, `[size, crop_samples]`, all within [-1, 1]."""
-        rng = np.random.default_rng([self.seed, step])
+    def batch(self, number: int, size: int) -> Tensor:
+        """Return batch number `number`, `[size, crop_samples]`, all within [-1, 1]."""
+        rng = np.random.default_rng([self.seed, number])
         return torch.from_numpy(np.stack([self._crop(rng) for _ in range(size)]))
 
     def _crop(self, rng: np.random.Generator) -> Wave:
@@ -112,12 +73,12 @@ class Crops:
         return limited
 
     def _excerpt(self, rng: np.random.Generator) -> Wave:
-        clip = int(rng.choice(len(self.starts), p=self.chances))
-        first = int(self.starts[clip])
-        offset = first + int(rng.integers(self.lengths[clip] - self.crop_samples))
-        pcm = self.audio[offset : offset + self.crop_samples]
-        excerpt: Wave = pcm.astype(np.float32) / np.float32(_INT16_FULL_SCALE)
-        return excerpt
+        index = int(rng.integers(_SIGNALS))
+        if index not in self._signals:
+            self._signals[index] = signal(self.seed, index, _SIGNAL_SAMPLES).astype(np.float32)
+        wave = self._signals[index]
+        start = int(rng.integers(_SIGNAL_SAMPLES - self.crop_samples))
+        return wave[start : start + self.crop_samples]
 
 
 def _tilted(wave: Wave, tilt: float) -> Wave:
@@ -132,7 +93,7 @@ def _equalised(wave: Wave, rng: np.random.Generator) -> Wave:
 
     The peak stays. The filter has no delay, and takes the wave for periodic.
     """
-    frequencies_hz = np.fft.rfftfreq(len(wave), 1 / _SAMPLE_RATE)
+    frequencies_hz = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
     octaves = np.log2(np.maximum(frequencies_hz, 1.0))
     levels = rng.uniform(-_LEVEL_DB, _LEVEL_DB, len(_KNOTS_HZ))
     level_db = np.interp(octaves, np.log2(_KNOTS_HZ), levels)

@@ -6,8 +6,10 @@
     check        `melcheck check`: copy synthesis, judged
     check_clips  its round trips, one check for each clip and vocoder
     check_text   its answer
+    check_cache  what its answer has of stored mels
     quick        its answer for `--quick`
     compare      `melcheck compare`: two mels
+    compare_folders   two folders of mels
     diagnose     `melcheck diagnose`: the recipe of a mel
     handshake    `melcheck handshake`: a front end against the vocoder's recipe
     bench        `melcheck bench`: speed

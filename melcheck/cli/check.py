@@ -28,7 +28,16 @@ _SKIPPED = "official: not in the Hugging Face cache, so not checked; `melcheck f
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what to check, with what, and where the results go."""
-    parser.add_argument("audio", metavar="AUDIO", type=path_of, nargs="+", help="files or folders")
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        type=path_of,
+        nargs="+",
+        help="files, folders, or lists of clips: .csv, .tsv, .txt, .jsonl, .parquet, .arrow, .tar",
+    )
+    parser.add_argument(
+        "--column", metavar="NAME", help="column or key of a list that names the audio"
+    )
     parser.add_argument(
         "--vocoder",
         metavar="NAME",
@@ -58,6 +67,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "vocoder's own in the round trip",
     )
     parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="folder of stored mels, each of which must be the one that is extracted today",
+    )
+    parser.add_argument(
+        "--cache-pattern",
+        metavar="PATTERN",
+        help="names of the mels in the cache, as '{speaker}-mel-{stem}.npy' (default: their stems)",
+    )
+    parser.add_argument(
         "--artifacts",
         metavar="DIR",
         type=path_of,
@@ -83,6 +103,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Prepare everything, so that wrong input is reported first; then check clip by clip."""
+    from melcheck.caches import check_cache
+    from melcheck.cli.check_cache import CacheAnswer
     from melcheck.cli.check_clips import check_clips
     from melcheck.cli.check_text import CheckAnswer
     from melcheck.cli.quick import quick_answer
@@ -115,6 +137,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     with stdout_to_stderr():
         for check in terminal.progress("checking", checks, len(plan.clips) * len(vocoders)):
             answer.add(check)
+    if plan.stored is not None:
+        answer.cache = CacheAnswer(plan.notes())
+        with stdout_to_stderr():
+            results = (check_cache(plan, clip) for clip in plan.clips)
+            for result in terminal.progress("comparing", results, len(plan.clips)):
+                answer.cache.add(result)
     for path in options.report:
         answer.write_report(path)
     return answer.finish(
@@ -123,13 +151,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from melcheck.clips import find_clips
+    if options.cache_pattern is not None and options.cache is None:
+        raise UsageError("--cache-pattern names the mels of a cache: give --cache DIR, too.")
+    from melcheck.clip_lists import list_clips
     from melcheck.files import writable_folder
     from melcheck.plan import Plan, load_plan
     from melcheck.vocoders.hub import official_in_cache
     from melcheck.vocoders.weights import VocoderError
 
-    clips = find_clips(options.audio)
+    clips = list_clips(options.audio, column=options.column)
     artifacts = None
     if not (options.no_artifacts or options.quick):
         otherwise = "Name another folder, or give --no-artifacts."
@@ -146,6 +176,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         sample_rate=options.sample_rate,
         duration_seconds=options.duration,
         artifacts=artifacts,
+        cache_pattern=options.cache_pattern,
     )
     rates = {}
     with stdout_to_stderr():  # what code of the user's prints
@@ -161,7 +192,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise UsageError(
                 f"--vocoder must name vocoders of one rate, got {listed}. Check one by one."
             )
-        return load_plan(plan, frontend=options.frontend)
+        return load_plan(plan, frontend=options.frontend, cache=options.cache)
 
 
 def _check_quick(options: argparse.Namespace) -> None:
@@ -169,6 +200,7 @@ def _check_quick(options: argparse.Namespace) -> None:
         "--frontend": options.frontend,
         "--artifacts": options.artifacts,
         "--report": options.report,
+        "--cache": options.cache,
     }
     for name, value in given.items():
         if options.quick and value:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from melcheck.cli.check_cache import CacheAnswer
 from melcheck.cli.check_clips import ClipCheck
 from melcheck.cli.output import Answer, Terminal
 from melcheck.diagnosis.causes import Explanation
@@ -42,7 +43,12 @@ class CheckAnswer:
         handshakes: Result of its handshake, by the label of the vocoder whose mel it was checked
             against.
         keep_media: Whether pictures and audio are kept for a page.
+
+    Attributes:
+        cache: The stored mels; None where no cache was named.
     """
+
+    cache: CacheAnswer | None = None
 
     def __init__(
         self,
@@ -132,7 +138,8 @@ class CheckAnswer:
     @property
     def passed(self) -> bool:
         """Whether there was something to check, and all of it passed."""
-        return not self._faults and 0 < self._checks == self._passed
+        fresh = self.cache is None or self.cache.passed
+        return fresh and not self._faults and 0 < self._checks == self._passed
 
     def report(self) -> RunReport:
         """Return the run as the data of a report."""
@@ -145,7 +152,8 @@ class CheckAnswer:
             failed_tests=[
                 FailedTest(name=f"the mel of {label}", message=str(fault))
                 for label, fault in self._faults.items()
-            ],
+            ]
+            + ([] if self.cache is None else self.cache.failed_tests()),
         )
 
     def write_report(self, path: Path) -> None:
@@ -175,6 +183,7 @@ class CheckAnswer:
         lines += [skipped] if skipped else []
         lines += self._frontend_lines()
         lines += [*self._notes, *self._failures]
+        lines += [] if self.cache is None else self.cache.lines()
         lines += [f"pictures and audio: {artifacts}"] if artifacts is not None else []
         lines += [f"report: {path}" for path in reports if path in self._written]
         lines.append(f"{self._passed} of {self._checks} checks passed")
@@ -191,6 +200,7 @@ class CheckAnswer:
             "skipped": [skipped] if skipped else [],
             "artifacts": artifacts,
             "frontend": frontend,
+            "cache": None if self.cache is None else self.cache.data(),
             "report": json.loads(report_json(report)),
             "quick": None,
         }

@@ -2,7 +2,7 @@
 
 A is the reference and B the estimate, [n_mels, frames] or [frames, n_mels], in
 .npy, .npz, .pt or .safetensors. No code in the files is run. The gate is that
-of `check`.
+of `check`. Two folders are compared file by file, by relative paths.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _ROWS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the two files, the recipe and the picture."""
-    parser.add_argument("reference", metavar="A", type=path_of, help="file of the reference mel")
-    parser.add_argument("estimate", metavar="B", type=path_of, help="file of the mel to measure")
+    parser.add_argument(
+        "reference", metavar="A", type=path_of, help="reference: a file or a folder"
+    )
+    parser.add_argument("estimate", metavar="B", type=path_of, help="what to measure: likewise")
     parser.add_argument(
         "--plot", metavar="PNG", type=path_of, help="write the difference map there"
     )
@@ -51,6 +53,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.sanity import judge
 
     recipe = profile(options.profile)
+    folders = [path for path in (options.reference, options.estimate) if path.is_dir()]
+    if folders:
+        return _of_folders(options, recipe, folders, terminal)
     if options.plot is not None:
         _check_plot(options)
     reference, estimate, notes = _read(options, recipe)
@@ -83,6 +88,23 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             "plot": options.plot,
         },
         unwritten=(problem,) if problem else (),
+    )
+
+
+def _of_folders(
+    options: argparse.Namespace, recipe: MelRecipe, folders: list[Path], terminal: Terminal
+) -> Answer:
+    from melcheck.cli.compare_folders import compare_folders
+
+    if len(folders) == 1:
+        raise UsageError(
+            f"{folders[0]} is a folder, and the other is not. Name two files or two folders."
+        )
+    if options.plot is not None:
+        raise UsageError("--plot draws two files. Leave it out, or name two files.")
+    reference, estimate = folders
+    return compare_folders(
+        reference, estimate, recipe=recipe, array=options.array, terminal=terminal
     )
 
 

@@ -1,22 +1,24 @@
 """Show versions, decoder, devices and weights of this machine.
 
 The sha256 of the weights is verified. Nothing is downloaded, and nothing is
-loaded onto a device.
+loaded onto a device. What does not fit in this environment stands below, with
+the command that mends it.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal
+from melcheck.environment import installed_version, torch_fault, torchcodec_fault
 from melcheck.files import plain
 
 if TYPE_CHECKING:
+    from melcheck.recipes import MelRecipe
     from melcheck.vocoders.weights import VocoderFiles
 
 # Distributions whose versions can change a figure or a verdict.
@@ -41,48 +43,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Describe this machine; the packaged weights must be intact."""
     del options
-    from melcheck.audio import decoder_name
-    from melcheck.recipes import VOCOS
-
     weights = _weights()
     if weights[0]["state"] != "verified":
         raise MissingError(str(weights[0]["note"]))
     python, system = platform.python_version(), platform.platform(terse=True)
     system = f"{system} {platform.machine()}"
-    packages = {name: _version(name) for name in _PACKAGES}
-    devices = _devices()
+    packages = {name: installed_version(name) for name in _PACKAGES}
+    unfit, torchcodec = torch_fault(), None
     rows = [
         ("melcheck", f"{__version__}, Python {python}, {system}"),
         *((name, version or "absent") for name, version in packages.items()),
-        ("decoder", f"{decoder_name()}; MP3 by soundfile"),
-        ("devices", ", ".join(devices)),
         *((str(entry["name"]), _weights_text(entry)) for entry in weights),
-        (
-            "recipe",
-            f"{VOCOS.digest()}: {VOCOS.sample_rate:,} Hz, n_fft {VOCOS.n_fft}, "
-            f"hop {VOCOS.hop_length}, {VOCOS.n_mels} {VOCOS.mel_scale} bands "
-            f"{VOCOS.f_min:g}-{VOCOS.f_max:g} Hz, power {VOCOS.power:g}, "
-            f"ln of clip at {VOCOS.floor:g} ({VOCOS.log_floor:.3f})",
-        ),
     ]
-    data = {
+    data: dict[str, object] = dict.fromkeys(("decoder", "devices", "recipe", "recipe_digest"))
+    if unfit is None:
+        from melcheck.audio import decoder_name
+        from melcheck.recipes import VOCOS
+
+        decoder, devices = decoder_name(), _devices()
+        if not decoder.startswith("torchcodec"):
+            torchcodec = torchcodec_fault()
+        rows += [
+            ("decoder", f"{decoder}; MP3 by soundfile"),
+            ("devices", ", ".join(devices)),
+            ("recipe", _recipe_text(VOCOS)),
+        ]
+        data |= {
+            "decoder": decoder,
+            "devices": devices,
+            "recipe": plain(VOCOS),
+            "recipe_digest": VOCOS.digest(),
+        }
+    data |= {
         "python": python,
         "platform": system,
         "packages": packages,
-        "decoder": decoder_name(),
-        "devices": devices,
         "weights": weights,
-        "recipe": plain(VOCOS),
-        "recipe_digest": VOCOS.digest(),
+        "unfit": unfit,
+        "torchcodec": torchcodec,
     }
-    return Answer(passed=True, text=terminal.table(("what", "which"), rows), data=data)
+    # Not in the table, which would break a command that is to be copied.
+    notes = [note for note in (unfit, torchcodec) if note is not None]
+    text = "\n".join([terminal.table(("what", "which"), rows), *notes])
+    return Answer(passed=True, text=text, data=data)
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _recipe_text(recipe: MelRecipe) -> str:
+    return (
+        f"{recipe.digest()}: {recipe.sample_rate:,} Hz, n_fft {recipe.n_fft}, "
+        f"hop {recipe.hop_length}, {recipe.n_mels} {recipe.mel_scale} bands "
+        f"{recipe.f_min:g}-{recipe.f_max:g} Hz, power {recipe.power:g}, "
+        f"ln of clip at {recipe.floor:g} ({recipe.log_floor:.3f})"
+    )
 
 
 def _devices() -> list[str]:

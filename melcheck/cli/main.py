@@ -25,10 +25,13 @@ from typing import Any
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
+from melcheck.columnar import PackageNeededError
+from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
 from melcheck.files import error_text, failed_allocation, os_reason, plain_text
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 COMMANDS = ("check", "compare", "diagnose", "handshake", "bench", "info", "fetch")
+_WITHOUT_TORCH = ("info", "fetch")
 
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
@@ -152,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(options: argparse.Namespace, terminal: Terminal) -> Answer:
+    if options.command not in _WITHOUT_TORCH:
+        require_torch()
     with stdout_to_stderr():  # what it calls, and what that starts, may print
         command = importlib.import_module(f"melcheck.cli.{options.command}")
         answer: Answer = command.run(options, terminal)
@@ -165,11 +170,12 @@ def _document(command: str, *, passed: bool, **more: object) -> dict[str, object
 def _explain(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the message of an error."""
     reason = error_text(error)
-    if isinstance(error, MissingError):
+    if isinstance(error, (MissingError, UnfitEnvironmentError)):
         return _MISSING, reason
     if isinstance(error, ImportError):
-        name = f" {error.name}" if error.name else ""
-        return _MISSING, f"the package{name} cannot be imported: {reason}\nInstall it with pip."
+        if isinstance(error, PackageNeededError):
+            return _MISSING, reason
+        return _MISSING, missing_package(error)
     if wanted := failed_allocation(error):
         return _MISSING, f"{wanted}. Check less at once, as with --duration 3."
     if isinstance(error, VocoderUnavailable):

@@ -24,6 +24,7 @@ _Item = TypeVar("_Item")
 _WIDTH_WHEN_PIPED = 80
 _STDOUT, _STDERR = 1, 2
 _ESCAPE = "\x1b"
+_COMMAND = "pip install "
 # The lines that rich draws tables with.
 _ASCII = str.maketrans({"─": "-", "╶": "-", "╴": "-"})
 
@@ -116,7 +117,8 @@ class Terminal:
         return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
 
     def _broken(self, line: str) -> list[str]:
-        if len(line) <= self.width or _ESCAPE in line:  # colour takes no columns
+        # Colour takes no columns, and a command that is to be copied stays whole.
+        if len(line) <= self.width or _ESCAPE in line or _COMMAND in line:
             return [line]
         indent = " " * (len(line) - len(line.lstrip()) + 2)
         return textwrap.wrap(

@@ -99,6 +99,7 @@ def quick_answer(
         "skipped": [skipped] if skipped else [],
         "artifacts": None,
         "frontend": None,
+        "cache": None,
         "report": None,
         "quick": documents,
     }

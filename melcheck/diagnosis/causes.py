@@ -227,6 +227,24 @@ CAUSES = _table(
         "frames were padded with a value that is not silence (0 is loud in a log-mel)",
         "Pad with the log of the floor, and mask those frames.",
     ),
+    # Causes that a batch, or a stored mel, shows beside others.
+    (
+        "dtype",
+        "the mels are not floating point",
+        "Collate mels as float32; integers cannot hold a logarithm.",
+    ),
+    (
+        "duplicated",
+        "one mel stands in several items of the batch",
+        "Look for a buffer that is written again, an index that does not advance, or a worker that "
+        "returns its last item.",
+    ),
+    (
+        "other-audio",
+        "the mel was made from different audio",
+        "Extract the mels again from these waveforms; look for a stale cache, or a list of mels "
+        "that is not in the order of the audio.",
+    ),
     # Causes of a bad waveform that a mel does not show, or does not tell apart.
     (
         "header-rate",

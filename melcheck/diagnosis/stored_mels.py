@@ -1,14 +1,16 @@
 """Is a stored mel still the mel of its audio, and if not, what became of it?
 
-`match_mels` finds which stored mel belongs to which clip, by name and by the folders above.
-`compare_stored` compares it with the mel that the front end extracts now, and names swapped axes, a
-shift, a part of the clip, NaN, a normalisation, different audio and, by
-`melcheck.diagnosis.diagnose.diagnose`, a different recipe. Mels are `[n_mels, frames]` here.
+`match_mels` finds which stored mel belongs to which clip, by name and by the folders above, or by a
+pattern of the user's. `compare_stored` compares it with the mel that the front end extracts now:
+it names swapped axes, a shift, a part of the clip, NaN, a normalisation, a floor, different audio
+and, by `melcheck.diagnosis.diagnose.diagnose`, a different recipe. Mels are `[n_mels, frames]`.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,13 +23,14 @@ from melcheck.clips import AUDIO_SUFFIXES, Clip
 from melcheck.diagnosis.diagnose import diagnose
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
+    Prepared,
     magnitude_rounding,
     prepare,
-    storage_of,
     storage_step,
 )
-from melcheck.mel_files import StoredMel
-from melcheck.recipes import MelRecipe, log_mel
+from melcheck.diagnosis.result import Diagnosis
+from melcheck.mel_files import MEL_SUFFIXES, StoredMel
+from melcheck.recipes import BENIGN_FLOORS, MelRecipe, log_mel
 
 # Names that a preprocessing script puts around the stem of the audio: "mel-a.npy", "a.mel.npy",
 # "ljspeech-mel-00001.npy" keeps its own.
@@ -56,7 +59,9 @@ def match_mels(files: Sequence[Path], clips: Iterable[Clip]) -> Matches:
     """
     by_stem: dict[str, list[Clip]] = {}
     for clip in clips:
-        by_stem.setdefault(_normal(clip.path.stem), []).append(clip)
+        # A row of a list may have an id of its own, by which a script names its mel.
+        for stem in {_normal(clip.path.stem), _normal(clip.name.rpartition("/")[2])}:
+            by_stem.setdefault(stem, []).append(clip)
     mels: dict[str, tuple[Path, ...]] = {}
     without_audio = []
     nearness: dict[Path, int] = {}
@@ -81,6 +86,65 @@ def match_mels(files: Sequence[Path], clips: Iterable[Clip]) -> Matches:
         without_audio += [file for file in found if file not in kept]
         mels[name] = kept
     return Matches(mels, tuple(sorted(without_audio)))
+
+
+PATTERN_FIELDS = ("stem", "speaker", "name")
+"""What a pattern may hold: the stem of the audio's file, the folder above it, the clip's name."""
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise where a pattern cannot name the mel of a clip.
+
+    Raises:
+        ValueError: Unknown fields, none that differs between clips, or no suffix of a mel.
+    """
+    known = ", ".join(f"{{{name}}}" for name in PATTERN_FIELDS)
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise ValueError(f"{pattern!r} is no pattern ({error}). Write {known} in it.") from None
+    fields = [name for _, name, _, _ in parts if name is not None]
+    wrong = [name for name in fields if name not in PATTERN_FIELDS]
+    if wrong or any(spec or conversion for _, _, spec, conversion in parts):
+        raise ValueError(
+            f"{pattern!r} must hold {known} alone, got {{{(wrong or fields)[0]}}}. The stem is "
+            "that of the audio's file, the speaker the folder above it."
+        )
+    if not {"stem", "name"} & set(fields):
+        raise ValueError(f"{pattern!r} must hold {{stem}} or {{name}}, or all clips have one mel.")
+    if Path(pattern).suffix.lower() not in MEL_SUFFIXES:
+        raise ValueError(f"{pattern!r} must end in one of {', '.join(MEL_SUFFIXES)}.")
+
+
+def name_of_mel(pattern: str, clip: Clip) -> str:
+    """Return the path, relative to the cache, that a pattern gives the mel of a clip.
+
+    Example:
+        >>> clip = Clip("emma/1", Path("data/emma/1.wav"), "user")
+        >>> name_of_mel("{speaker}-mel-{stem}.npy", clip)
+        'emma-mel-1.npy'
+    """
+    return pattern.format(stem=clip.path.stem, speaker=clip.path.parent.name, name=clip.name)
+
+
+def match_by_pattern(
+    folder: Path, files: Sequence[Path], clips: Iterable[Clip], pattern: str
+) -> Matches:
+    """Match the files of a cache with clips by a pattern such as "{speaker}-mel-{stem}.npy".
+
+    Args:
+        folder: Folder of the cache, to which the pattern is relative.
+        files: The files in it.
+        clips: The clips.
+        pattern: As `check_pattern` takes it.
+    """
+    left = {_normal(file.relative_to(folder).as_posix()): file for file in files}
+    mels: dict[str, tuple[Path, ...]] = {}
+    for clip in clips:
+        file = left.pop(_normal(name_of_mel(pattern, clip)), None)
+        if file is not None:
+            mels[clip.name] = (file,)
+    return Matches(mels, tuple(sorted(left.values())))
 
 
 def _normal(stem: str) -> str:
@@ -132,7 +196,23 @@ _SAME_AUDIO = 0.6
 
 # A fit that explains all but this share of the variance is no coincidence.
 _AFFINE_REST = 1e-4
+_SAME_SCALE = 5e-3
+_FEWEST_CELLS = 64
 
+# What to do where the code that wrote the cache did it, and would do it again.
+_SAME_CODE = "Extracting again with the same code would change nothing."
+_FIXES = {
+    "nan": f"Give the logarithm a floor, or find the first step that makes them. {_SAME_CODE}",
+    "axes-transposed": "Store mel.transpose(-1, -2), or swap them where they are loaded. "
+    f"{_SAME_CODE}",
+    "frame-shift": "Extract from the audio as it is checked here: look for trimming, padding or a "
+    f"codec's delay on one side alone. {_SAME_CODE}",
+    "length": "Cut the mel and its audio at the same places: look for trimming or padding before "
+    f"one of them. {_SAME_CODE}",
+    "normalisation": "Undo it with these statistics before decoding, or name the front end that "
+    f"normalises. {_SAME_CODE}",
+}
+_OWNED = f"Name each mel by its audio, not by its position in a list. {_SAME_CODE}"
 _EXTRACT_AGAIN = "Delete it and extract again."
 
 
@@ -144,11 +224,13 @@ class FreshMel:
         waveform: The clip, `[samples]`.
         mel: `[n_mels, frames]`.
         recipe: The mel's recipe, up to what does not affect decoding; None if that is not known.
+        front_end: Name of the user's front end; "" where the vocoder's recipe extracted it.
     """
 
     waveform: Tensor
     mel: Tensor
     recipe: MelRecipe | None
+    front_end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +254,11 @@ class StoredMelResult:
 
 
 def fresh_mel(
-    waveform: Tensor, extract: Callable[[Tensor], Tensor] | None, expected: MelRecipe
+    waveform: Tensor,
+    extract: Callable[[Tensor], Tensor] | None,
+    expected: MelRecipe,
+    *,
+    front_end: str = "",
 ) -> FreshMel:
     """Return the mel of a clip as a front end extracts it now.
 
@@ -180,6 +266,7 @@ def fresh_mel(
         waveform: `[samples]`.
         extract: `[batch, samples]` -> `[batch, n_mels, frames]`; None extracts by the recipe.
         expected: The recipe of the vocoder.
+        front_end: Name of the front end, for what is to be done.
 
     Raises:
         ValueError: What the front end raises, or a clip too short for a mel.
@@ -189,86 +276,187 @@ def fresh_mel(
         return FreshMel(waveform, reference, expected)
     mel = extract(waveform[None])[0].cpu()
     if reference.shape == mel.shape and torch.equal(reference, mel):
-        return FreshMel(waveform, mel, expected)
+        return FreshMel(waveform, mel, expected, front_end)
     found = diagnose(waveform, mel, expected=expected)
-    return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
+    recipe = expected if found.kind in ("identical", "benign") else None
+    return FreshMel(waveform, mel, recipe, front_end)
 
 
-def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
-    """Say whether a stored mel is the fresh one, and if not, what became of it."""
+def compare_stored(
+    stored: StoredMel, clip: FreshMel, *, owner: Callable[[Tensor], str] | None = None
+) -> StoredMelResult:
+    """Say whether a stored mel is the fresh one, and if not, what became of it.
+
+    Args:
+        stored: The mel of the cache.
+        clip: Its clip, and the mel that is extracted now.
+        owner: Names the clip that a mel `[n_mels, frames]` belongs to instead, "" for none known.
+    """
     fresh, mel = clip.mel, stored.mel
     causes: list[tuple[str, str]] = []
+    if not torch.isfinite(fresh).all():
+        name = clip.front_end or "the vocoder's recipe"
+        text = f"{name} makes them of this clip today: {_broken_cells(fresh, clip.recipe)}"
+        return _stale([("nan", text)])
+    valid = torch.isfinite(mel)
     if stored.broken:
-        share = stored.broken / mel.numel()
-        causes.append(("nan", f"{stored.broken} values ({share:.1%}) are NaN or infinite"))
         if stored.broken == mel.numel():
+            causes.append(("nan", _broken_cells(mel, clip.recipe)))
             return _stale(causes)
-        mel = torch.where(torch.isfinite(mel), mel, mel[torch.isfinite(mel)].min())
-    valid = torch.isfinite(stored.mel)
+        mel = torch.where(valid, mel, mel[valid].min())
     upright = _upright(mel, fresh)
-    if upright is not mel:
+    swapped = upright is not mel
+    if stored.broken:
+        cells = stored.mel.T if swapped else stored.mel
+        causes.append(("nan", _broken_cells(cells, clip.recipe)))
+    if swapped:
         rows, columns = mel.shape
         causes.append(("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"))
         mel, valid = upright, valid.T
-    shift = _alignment(mel, valid, fresh, stored.dtype)
+    was, now = prepare(mel), prepare(fresh)
+    common = _common_floor(was, now, clip.recipe)
+    step = STORAGE_ROUNDINGS * storage_step(was.storage) if stored.dtype != "float32" else 0.0
+    shift = _alignment(*_at_floor(common, mel, fresh), valid=valid, step=step)
     if shift is None:
-        code, text = _other(stored, mel, clip)
+        code, text, fix = _other(stored, mel, clip, owner)
         if code == "fresh" and not causes:
             return StoredMelResult(True, code, text, note=True)
-        return _stale(causes, (code, text))
+        return _stale(causes, (code, text, fix))
     if shift:
         side = "early" if shift > 0 else "late"
-        causes.append(("frame-shift", f"{abs(shift)} frames {side}"))
+        frames = "1 frame" if abs(shift) == 1 else f"{abs(shift)} frames"
+        causes.append(("frame-shift", f"{frames} {side}"))
     missing = fresh.shape[1] - mel.shape[1]
     if missing and abs(missing) != abs(shift):
         causes.append(("length", f"{mel.shape[1]} frames, {fresh.shape[1]} in the clip"))
     if causes:
         return _stale(causes)
-    was, now = prepare(mel).floor, prepare(fresh).floor
-    if was is not None and now is not None and abs(was - now) > _SAME_FLOOR:
-        text = f"fresh but for its floor: {was:.3f}, now {now:.3f}"
+    low, high = float(mel[valid].min()), float(fresh.min())
+    if common is not None and abs(low - high) > _SAME_FLOOR:
+        text = f"fresh but for its floor: {low:.3f}, now {high:.3f}"
         return StoredMelResult(True, "fresh", text, note=True)
     note = f", stored as {stored.dtype}" if stored.dtype != "float32" else ""
     return StoredMelResult(True, "fresh", f"fresh{note}")
 
 
-def _stale(causes: list[tuple[str, str]], *other: tuple[str, str]) -> StoredMelResult:
+def _stale(causes: list[tuple[str, str]], *other: tuple[str, str, str]) -> StoredMelResult:
     """Return the result of causes, each with its code before its text, and of others without."""
-    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text in other)]
-    first = [*causes, *other][0][0]
-    return StoredMelResult(False, first, f"{'; '.join(texts)}. {_EXTRACT_AGAIN}")
+    texts = [*(f"{code}: {text}" for code, text in causes), *(text for _, text, _ in other)]
+    codes = [*(code for code, _ in causes), *(code for code, _, _ in other)]
+    fixes = dict.fromkeys([*(_FIXES[code] for code, _ in causes), *(fix for _, _, fix in other)])
+    return StoredMelResult(False, codes[0], f"{'; '.join(texts)}. {' '.join(filter(None, fixes))}")
 
 
-def _other(stored: StoredMel, mel: Tensor, clip: FreshMel) -> tuple[str, str]:
-    """Return the code and the text of a mel that is no piece of the fresh one."""
+_LISTED_CELLS = 3
+
+
+def _broken_cells(mel: Tensor, recipe: MelRecipe | None) -> str:
+    """Return how many values of `[n_mels, frames]` are no numbers, of which kind, and where."""
+    broken = ~torch.isfinite(mel)
+    count = int(broken.sum())
+    bands, frames = (torch.nonzero(broken.any(dim=axis))[:, 0].tolist() for axis in (1, 0))
+    kind = "all -inf, the logarithm of 0: " if int(torch.isneginf(mel).sum()) == count else ""
+    seconds = ""
+    if recipe is not None:
+        first, last = (frame / recipe.frames_per_second for frame in (frames[0], frames[-1]))
+        seconds = f" ({first:.2f} s)" if first == last else f" ({first:.2f} to {last:.2f} s)"
+    where = f"{kind}{ranges('frame', frames)}{seconds}, {ranges('band', bands)}"
+    return f"{count} values ({count / mel.numel():.1%}) are NaN or infinite: {where}"
+
+
+def ranges(name: str, numbers: list[int]) -> str:
+    """Return sorted numbers as ranges in words.
+
+    Example:
+        >>> ranges("frame", [3]), ranges("band", [0, 1, 2, 7])
+        ('frame 3', 'bands 0 to 2, 7')
+    """
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    texts = [" to ".join(map(str, each)) for each in found[:_LISTED_CELLS]]
+    more = f" and {len(found) - _LISTED_CELLS} more places" if len(found) > _LISTED_CELLS else ""
+    return f"{name}{'s' if len(numbers) > 1 else ''} {', '.join(texts)}{more}"
+
+
+def _common_floor(was: Prepared, now: Prepared, recipe: MelRecipe | None) -> float | None:
+    """Return the higher floor of two mels where it does not affect decoding; None elsewhere.
+
+    Of a front end without a known recipe natural logarithms are assumed.
+    """
+    floors = [prepared.floor for prepared in (was, now) if prepared.floor is not None]
+    if not floors:
+        return None
+    highest = math.log(BENIGN_FLOORS[1])
+    if recipe is not None and recipe.log_base is not None:
+        highest = recipe.normalised(recipe.logarithm(BENIGN_FLOORS[1]))
+    top = max(floors)
+    return top if top <= highest + _SAME_FLOOR else None
+
+
+def _at_floor(floor: float | None, *mels: Tensor) -> list[Tensor]:
+    return [mel if floor is None else mel.clamp(min=floor) for mel in mels]
+
+
+def _other(
+    stored: StoredMel, mel: Tensor, clip: FreshMel, owner: Callable[[Tensor], str] | None
+) -> tuple[str, str, str]:
+    """Return the code, the text and the fix of a mel that is no piece of the fresh one."""
     fresh = clip.mel
-    follows = _follows(mel, fresh)
+    follows = likeness(mel, fresh)
     correlation = f"it correlates with the clip's mel by {follows:.2f}"
     if follows >= _OTHER_AUDIO:
         if clip.recipe is not None:
             found = diagnose(clip.waveform, stored.mel, expected=clip.recipe)
             if found.kind in ("identical", "benign"):
-                return "fresh", f"fresh but for differences that do not affect decoding: {found}"
+                told = f"fresh but for differences that do not affect decoding: {found}"
+                return "fresh", told, ""
             if found.kind == "fault" and found.codes:
-                return found.codes[0], f"stale: {found}"
-        normalised = _normalisation(mel, fresh)
-        if normalised is not None:
-            return "normalisation", normalised
+                told = "; ".join(each.summary for each in found.causes)
+                return found.codes[0], f"stale: {told}", _fix_of(found, clip)
+        affine = _affine(mel, fresh)
+        if affine is not None:
+            code, told = affine
+            return code, told, _FIXES.get(code, _newer(clip))
     if follows >= _SAME_AUDIO:
-        return (
-            "unknown",
-            f"stale: made by a different recipe, none of those known here ({correlation})",
-        )
-    return "other-audio", (
-        f"other-audio: {correlation}, so it was made from a different file, or the clip has changed"
-    )
+        told = f"stale: made by a different recipe, none of those known here ({correlation})"
+        return "unknown", told, _newer(clip)
+    name = "" if owner is None else owner(mel)
+    if name:
+        told = f"other-audio: it is the mel of {name}, under the name of this clip"
+        return "other-audio", told, _OWNED
+    told = f"{correlation}, so it was made from a different file, or the clip has changed"
+    return "other-audio", f"other-audio: {told}", _EXTRACT_AGAIN
 
 
-def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
-    """Return the statistics of a mel that is the fresh one, shifted and scaled; None otherwise."""
+def _fix_of(found: Diagnosis, clip: FreshMel) -> str:
+    """Return what to do about a mel that `diagnose` explains."""
+    first = found.causes[0]
+    if first.code in _FIXES:
+        return f"{first.fix} {_SAME_CODE}"
+    return _newer(clip) if clip.front_end else f"{first.fix} Then extract again."
+
+
+def _newer(clip: FreshMel) -> str:
+    if not clip.front_end:
+        return _EXTRACT_AGAIN
+    return f"Extract again with {clip.front_end}, which makes a different mel today."
+
+
+def _affine(mel: Tensor, fresh: Tensor) -> tuple[str, str] | None:
+    """Return what became of a mel that is the fresh one, scaled, shifted, or clipped elsewhere.
+
+    Cells at the floor of either say nothing about the scale, and are left out of the fit.
+    """
     if mel.shape != fresh.shape:
         return None
-    one, other = mel.double().flatten(), fresh.double().flatten()
+    kept = prepare(mel).usable & prepare(fresh).usable if _whole(mel, fresh) else None
+    if kept is None or int(kept.sum()) < _FEWEST_CELLS:
+        return None
+    one, other = mel[kept].double(), fresh[kept].double()
     slope = float(
         ((other - other.mean()) @ (one - one.mean())) / (other - other.mean()).square().sum()
     )
@@ -277,7 +465,17 @@ def _normalisation(mel: Tensor, fresh: Tensor) -> str | None:
         return None
     std = 1 / slope
     mean = round(float(other.mean()) - std * float(one.mean()), 4) + 0.0  # no -0
-    return f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
+    if abs(slope - 1) < _SAME_SCALE and abs(mean) < _SAME_FLOOR:
+        return "floor", (
+            f"floor: the same mel above its floor, clipped at {float(mel.min()):.3f}, now at "
+            f"{float(fresh.min()):.3f}"
+        )
+    return "normalisation", f"normalisation: it is (mel - {mean:.4g}) / {std:.4g}"
+
+
+def _whole(mel: Tensor, fresh: Tensor) -> bool:
+    """Return whether no frames of constant padding were cut off either mel."""
+    return all(prepare(each).mel.shape == each.shape for each in (mel, fresh))
 
 
 def _upright(mel: Tensor, fresh: Tensor) -> Tensor:
@@ -299,14 +497,14 @@ def _typical_difference(mel: Tensor, fresh: Tensor) -> float:
     return float((mel[:, :frames] - fresh[:, :frames]).abs().median())
 
 
-def _alignment(mel: Tensor, valid: Tensor, fresh: Tensor, dtype: str) -> int | None:
+def _alignment(mel: Tensor, fresh: Tensor, *, valid: Tensor, step: float) -> int | None:
     """Return by how many frames a mel is early, where it is the fresh one but for that.
 
-    Without a shift and a cut every cell must agree, but for those that are not `valid`.
+    Without a shift and a cut every cell must agree, but for those that are not `valid`. `step` is
+    the relative error of storage.
     """
     if mel.shape[0] != fresh.shape[0]:
         return None
-    step = STORAGE_ROUNDINGS * storage_step(storage_of(mel)) if dtype != "float32" else 0.0
     for shift in _SHIFTS_FRAMES:
         begin, other = max(0, -shift), max(0, shift)
         frames = min(mel.shape[1] - begin, fresh.shape[1] - other)
@@ -331,8 +529,13 @@ def _magnitude(mel: Tensor) -> Tensor:
     return mel.clamp(max=_LOUDEST_NATS).exp()
 
 
-def _follows(mel: Tensor, fresh: Tensor) -> float:
-    """Return how two mels correlate, each band less its mean: side by side, and stretched."""
+def likeness(mel: Tensor, fresh: Tensor) -> float:
+    """Return how two mels correlate, each band less its mean: side by side, and stretched.
+
+    Args:
+        mel: `[n_mels, frames]`, in any unit.
+        fresh: Likewise; its numbers of bands and frames may differ.
+    """
     one, other = mel.double(), fresh.double()
     if float(one.min()) >= 0 and float(one.max()) > 0:
         one = one.clamp(min=float(one[one > 0].min())).log()

@@ -7,6 +7,7 @@ once for each clip, vocoder and device of the plan. The fixtures about speed nee
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from melcheck.benchmark.cases import Case
     from melcheck.benchmark.measure import Sweep
     from melcheck.benchmark.speed_gate import SpeedComparison
+    from melcheck.caches import CacheResult
     from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.causes import Explanation
     from melcheck.diagnosis.handshake import Handshake
-    from melcheck.diagnosis.stored_mels import FreshMel
+    from melcheck.diagnosis.stored_mels import FreshMel, Matches
     from melcheck.frontends import Frontend
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
@@ -109,44 +111,41 @@ def mel_handshake(request: pytest.FixtureRequest, mel_vocoder: Vocoder) -> Hands
 
 
 @pytest.fixture
+def mel_cache_result(request: pytest.FixtureRequest, mel_clip: Clip) -> CacheResult:
+    """What became of the stored mels of this clip in `--mel-cache`, compared with fresh ones."""
+    from melcheck.caches import check_cache
+
+    _needs_cache(request)
+    return check_cache(plan_of(request.config), mel_clip)
+
+
+@pytest.fixture
 def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMel, ...]:
-    """The mels of this clip in `--mel-cache`; fails where there is none, or it cannot be read."""
-    from melcheck.files import error_text, one_line
+    """The mels of this clip in `--mel-cache` that can be read; none where it has none."""
     from melcheck.mel_files import read_mel
 
-    plan = plan_of(request.config)
-    if plan.stored is None:
-        pytest.fail("no stored mels to look at. Name a folder with --mel-cache DIR.", pytrace=False)
-    paths = plan.stored.mels.get(mel_clip.name, ())
-    stem = one_line(Path(mel_clip.path.stem))
-    absence = f"{one_line(mel_clip.path)}: no mel called {stem} in the cache."
-    problem = "" if paths else absence
     stored = []
-    for path in paths:
-        request.node.user_properties.append((PLACE_PROPERTY, str(path)))
-        try:
+    for path in _needs_cache(request).mels.get(mel_clip.name, ()):
+        with contextlib.suppress(ValueError, OSError):
             stored.append(read_mel(path, finite=False))
-        except (ValueError, OSError) as error:
-            problem = error_text(error)
-    if problem:
-        pytest.fail(problem, pytrace=False)
     return tuple(stored)
+
+
+def _needs_cache(request: pytest.FixtureRequest) -> Matches:
+    stored = plan_of(request.config).stored
+    if stored is None:
+        pytest.fail("no stored mels to look at. Name a folder with --mel-cache DIR.", pytrace=False)
+    return stored
 
 
 @pytest.fixture
 def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     """The mel of the whole clip, extracted now by the front end or by the vocoder's recipe."""
-    from melcheck.audio import load_audio
-    from melcheck.config import MelCheckConfig
-    from melcheck.diagnosis.stored_mels import fresh_mel
+    from melcheck.caches import mel_of_today
     from melcheck.files import error_text
 
-    plan = plan_of(request.config)
-    config = MelCheckConfig(mel_clip.path, plan.recipe.sample_rate, None)
-    extract = None if plan.frontend is None else plan.frontend.encode
     try:
-        audio = load_audio(config, min_samples=plan.recipe.min_samples)
-        return fresh_mel(audio.waveform[0], extract, plan.recipe)
+        return mel_of_today(plan_of(request.config), mel_clip)
     except (ValueError, OSError) as error:
         reason = error_text(error)
     pytest.fail(reason, pytrace=False)
@@ -282,6 +281,12 @@ def mel_golden(request: pytest.FixtureRequest, data_regression: Any, num_regress
     plan = plan_of(request.config)
     if plan.goldens is None:
         pytest.skip("clips of your own have no goldens yet: name a folder with --mel-goldens DIR")
+    if importlib.util.find_spec("pandas") is None:
+        pytest.fail(
+            "goldens need pandas, with which pytest-regressions reads and writes them. "
+            'Install it: pip install "melcheck[goldens]"',
+            pytrace=False,
+        )
     return Golden(
         plan.goldens,
         data_regression,

@@ -55,8 +55,19 @@ def _key(name: str) -> str:
 
 
 OPTIONS = (
-    Option("audio", "PATH", "audio files or folders to check", many=True, spread=True),
-    Option("manifest", "FILE", "YAML manifest of the clips to check, instead of --mel-audio"),
+    Option(
+        "audio",
+        "PATH",
+        "audio files, folders, and lists of clips (.csv, .jsonl, .parquet, .tar, ...) to check",
+        many=True,
+        spread=True,
+    ),
+    Option(
+        "manifest",
+        "FILE",
+        "list of the clips to check, instead of --mel-audio; as YAML with their hashes",
+    ),
+    Option("column", "NAME", "column or key of a list that names the audio (the usual ones)"),
     Option(
         "vocoder",
         "NAME",
@@ -75,6 +86,11 @@ OPTIONS = (
         "cache",
         "DIR",
         "folder of stored mels (.npy, .npz, .pt, .safetensors) to compare with fresh ones",
+    ),
+    Option(
+        "cache-pattern",
+        "PATTERN",
+        "names of the mels in the cache, as '{speaker}-mel-{stem}.npy' (their stems)",
     ),
     Option(
         "device",

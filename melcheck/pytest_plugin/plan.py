@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from melcheck.clips import Clip, find_clips, load_manifest
+from melcheck.clip_lists import list_clips
+from melcheck.clips import Clip, load_manifest
 from melcheck.config import DEFAULT_DURATION_SECONDS, seconds_or_all
 from melcheck.files import writable_folder
+from melcheck.manifests import is_manifest
 from melcheck.plan import Plan, load_plan
 from melcheck.pytest_plugin.options import from_command_line, paths, texts
 from melcheck.user_code import search_first
@@ -62,6 +64,7 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         ),
         artifacts=folder,
         goldens=_goldens(config),
+        cache_pattern=next(iter(texts(config, "cache-pattern")), None),
         remarks=remarks,
     )
     plan = load_plan(
@@ -80,9 +83,12 @@ def _clips(config: pytest.Config) -> tuple[Clip, ...]:
     named = from_command_line(config, "audio"), from_command_line(config, "manifest")
     if audio and manifests and named[0] == named[1]:
         raise ValueError("--mel-audio and --mel-manifest exclude each other. Name one of them.")
+    column = next(iter(texts(config, "column")), None)
     if audio and not named[1]:
-        return find_clips(audio)
+        return list_clips(audio, column=column)
     for manifest in manifests:
+        if is_manifest(manifest):
+            return list_clips([manifest], column=column)
         clips = load_manifest(manifest)
         if not any(clip.gated for clip in clips):
             raise ValueError(f"{manifest}: no clip of speech, so the gate would check nothing.")

@@ -9,11 +9,20 @@ its first test, with pytest's usage error (exit code 4). Nothing heavy is import
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from melcheck.columnar import PackageNeededError
+from melcheck.environment import (
+    UnfitEnvironmentError,
+    missing_package,
+    require_torch,
+    torch_fault,
+)
 from melcheck.files import error_text, failed_allocation, plain_text
 from melcheck.pytest_plugin import reports as report_plugin
 from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
@@ -46,7 +55,7 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench")
+_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column", "cache-pattern")
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 # The environment lacks something, as on the command line.
 _ENVIRONMENT = 3
@@ -84,13 +93,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             f"for the other options, or add -c {overlooked}."
         )
         raise pytest.UsageError(plain_text(told))
-    from melcheck.pytest_plugin.plan import make_plan
-
     artifacts = getattr(config, "workerinput", {}).get(_ARTIFACTS_INPUT)
     try:
+        require_torch()
+        from melcheck.pytest_plugin.plan import make_plan
+
         config.stash[PLAN] = make_plan(
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
+    except UnfitEnvironmentError as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
+    except PackageNeededError as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
+    except ImportError as error:
+        raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
     except (ValueError, TypeError, OSError) as error:
         raise pytest.UsageError(plain_text(f"melcheck: {error_text(error)}")) from None
     except (MemoryError, RuntimeError) as error:
@@ -168,6 +184,35 @@ def _param(plan: Plan, value: Any) -> Any:
     return pytest.param(value, id=plan.label(value), marks=marks)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse a run without a plan whose tests import melcheck where torch does not fit.
+
+    A run with a plan was refused at its start.
+    """
+    report = yield
+    call = getattr(report, "call", None)
+    if report.failed and call is not None and _through_melcheck(call.excinfo.value):
+        fault = torch_fault()
+        if fault is not None:
+            collector.config.stash[REFUSED] = fault
+            report.outcome, report.longrepr, report.result = "passed", None, []
+    return report
+
+
+def _through_melcheck(error: BaseException) -> bool:
+    """Return whether an error, or what it was raised from, came through a module of melcheck."""
+    package = Path(__file__).parents[1]
+    return any(
+        Path(frame.f_code.co_filename).is_relative_to(package)
+        for each in (error, error.__cause__)
+        if each is not None
+        for frame, _ in traceback.walk_tb(each.__traceback__)
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests of options that were not given, and note the case of each test.
@@ -185,7 +230,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         clip = params.get("mel_clip")
         if clip is None:  # no test of a clip, or all clips of the run are gated
             continue
-        item.user_properties.append((PLACE_PROPERTY, str(clip.path)))
+        item.user_properties.append((PLACE_PROPERTY, str(clip.source)))
         if "mel_record" in getattr(item, "fixturenames", ()):
             vocoder, device = params["mel_vocoder"], params["mel_device"]
             case = [clip.name, plan_of(config).label(vocoder), device]

@@ -117,15 +117,19 @@ class OptimisedVocos(VocoderWrapper):
             return self.backbone(mel)
 
     @torch.inference_mode()
-    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
-        """Return the head's waveform for features; `first_frame` as in `VocosVocoder.run_head`.
+    def run_head(self, features: Tensor, *, turned: Tensor | None = None) -> Tensor:
+        """Return the head's waveform for features; `turned` as in `VocosVocoder.run_head`.
 
         Shape:
             `[batch, frames, features]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            resumed = (first_frame,) if first_frame else ()
+            resumed = () if turned is None else (turned,)
             return self.head(features, *resumed)
+
+    def pulse_turns(self, features: Tensor) -> Tensor:
+        """Return what `VocosVocoder.pulse_turns` returns."""
+        return self.inner.pulse_turns(features)
 
 
 def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> OptimisedVocos:

@@ -4,8 +4,7 @@ What is changed, none of it the mathematics:
 
 - Arrays stay `[batch, frames, channels]` from the embedding to the head, depthwise convolutions
   included, so that no block transposes twice.
-- A LayerNorm's scale and shift go into the layer after it, and a block's scale into its last layer:
-  W (g * x + b) = (W g) x + W b.
+- A block's scale goes into its last layer: g * (W x + b) = (g W) x + g b.
 - On processors the pointwise layers run through oneDNN with weights packed once, GELU in the same
   pass. torch would use MKL, which uses no AVX-512 on AMD's processors.
 - Optionally these layers, which are nine tenths of the work, multiply in bfloat16 or float16; sums,
@@ -108,8 +107,8 @@ Linear = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Tensor
+    bias: Tensor
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -216,7 +215,6 @@ def packed_linear(
 
 
 def _block(block: ConvNeXtBlock, dtype: torch.dtype) -> _Block:
-    norm: nn.LayerNorm = block.norm
     first: nn.Linear = block.pwconv1
     second: nn.Linear = block.pwconv2
     scale: Tensor = (
@@ -224,13 +222,10 @@ def _block(block: ConvNeXtBlock, dtype: torch.dtype) -> _Block:
     )
     return _Block(
         conv=_Conv.of(block.dwconv),
-        norm=_Norm(None, None, norm.eps),
-        widen=packed_linear(
-            first.weight * norm.weight,
-            first.bias + first.weight @ norm.bias,
-            dtype=dtype,
-            gelu=True,
-        ),
+        # Its scale and shift stay out of the layer after it: where they centre what varies about a
+        # large constant, eight bits of mantissa would hold the constant.
+        norm=_norm(block.norm),
+        widen=packed_linear(first.weight, first.bias, dtype=dtype, gelu=True),
         narrow=packed_linear(second.weight * scale[:, None], second.bias * scale, dtype=dtype),
     )
 

@@ -1,15 +1,22 @@
-"""Find phases for given magnitudes by alternating projections, without training.
+"""Find a waveform that has a given log-mel, by alternating projections, without training.
 
 Most arrays `[frames, bins]` of magnitudes and phases are the STFT of no waveform: overlapping
 windows share samples, so that inverting such an array changes its magnitudes, and with them the
-mel. Phases begin as those of evenly spread tones; then the spectrum is projected in turn on two
-sets: the STFTs of waveforms, and the spectra with the given bands. A band is what a mel holds; the
-bins within it may move.
+mel. A spectrum is therefore projected in turn on two sets: the STFTs of waveforms, and the spectra
+with the given bands. A band is what a mel holds; the bins within it may move.
 
-A mel resolves single harmonics at low frequencies alone, where a band is hardly wider than a bin.
-There phases have to be right, and there most projections are spent: the lowest eighth of the bins,
-inverted with a window of an eighth of the length, is the same waveform at an eighth of the rate, at
-an eighth of the cost. Then come a quarter, and the whole.
+Four things make few projections do the work of many:
+
+- The first phases are those of a pulse train at the pitch of each frame. The harmonics of a voice
+  then begin in step, so that there is little to undo: fewer errors, and less of the rounding is
+  magnified.
+- Overlapping frames are added with weights that fall with a frame's level. A log-mel is an error in
+  proportion: without weights, a loud frame overwrites the quiet one beside it.
+- A mel resolves single harmonics at low frequencies alone, where a band is hardly wider than a bin.
+  There phases have to be right, and there most projections are spent: the lowest eighth of the
+  bins, inverted with a window of an eighth of the length, is the same waveform at an eighth of the
+  rate, at an eighth of the cost. Then come a quarter, and the whole.
+- The last steps descend the squared error of the log-mel itself.
 
 Shapes: spectra `[batch, frames, n_fft // 2 + 1]`, bands `[batch, frames, n_mels]`, waveforms
 `[batch, (frames - 1) * hop_length]`.
@@ -28,18 +35,28 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from melcheck.recipes import MelRecipe, filterbank
-from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add, synthesise
+from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add
 
-# Best of 0.9, 1.1 and 1.2 by MAE, and of the powers 1, 1.3 and 1.6 by SNR, on eight clips.
-MOMENTUM = 1.1
-CORRECTION = 1.3
+# How constants were chosen: by the SNR of ten clips of speech at -0.5 dBFS, which
+# `python -m training.evaluate` measures. Between 0.9 and 1.1 the momentum gains 0.1 dB and doubles
+# what becomes of rounding.
+_MOMENTUM = 0.9
+_CORRECTION = 1.3
+# Of the weight of a frame: with 2, errors count in proportion to the level of the frame.
+_WEIGHT_EXPONENT = 2.0
+# Of the descent, whose error is cut at one nat: a bin far below its band would overshoot.
+_DESCENT_MOMENTUM = 0.5
+_LARGEST_ERROR = 1.0
+# Updates that spread bands over bins: the bands are then met within 0.03 nats.
+_SPREADING_TURNS = 3
+# Of a voice.
+_PITCH_HZ = (60.0, 420.0)
+_HARMONICS_HZ = (45.0, 4_700.0)
 # Growth of the delay from bin to bin, in units of n_fft samples: 6 ms in all for 1024. Bins that
 # all begin in one place make a click of each onset.
 _DISPERSION = 3e-4
@@ -47,7 +64,7 @@ _DISPERSION = 3e-4
 # not hit the floor exactly, and noise of 16 bits lies 8 nats above it.
 _AT_THE_FLOOR = 1.0
 # Below any magnitude of a waveform in [-1, 1]: it only keeps divisions finite.
-TINY = 1e-7
+_TINY = 1e-7
 # How many times lower the rates are at which is projected.
 _DIVISORS = (8, 4, 1)
 # Of the bins at a lower rate, the highest share a lobe with bins that are not there.
@@ -94,27 +111,36 @@ class Projections(nn.Module):
         self.register_buffer("window", torch.hann_window(self.n_fft), False)
         self.register_buffer("filters", filters, False)
         self.register_buffer(
-            "back", (filters / reach.clamp(min=TINY)[:, None]).T.contiguous(), False
+            "back", (filters / reach.clamp(min=_TINY)[:, None]).T.contiguous(), False
         )
-        self.register_buffer("uncovered", (reach < TINY).to(reach.dtype), False)
-        self.register_buffer("tiny", torch.tensor(TINY), False)
+        self.register_buffer("uncovered", (reach < _TINY).to(reach.dtype), False)
+        self.register_buffer("tiny", torch.tensor(_TINY), False)
 
-    def share(self, audible: Tensor) -> Tensor:
-        """Return what each overlap-added sample is multiplied by: 1 / window's weight, or 0.
+    def weighted_window(self, bands: Tensor) -> Tensor:
+        """Return each frame's window, times a weight that falls with the frame's level.
+
+        Shape:
+            `[batch, frames, n_mels]` -> `[batch, frames, n_fft]`
+        """
+        level = torch.log(bands[..., self.bands] + _TINY).mean(dim=-1, keepdim=True)
+        return torch.exp(-_WEIGHT_EXPONENT * level) * self.window
+
+    def share(self, weighted: Tensor, audible: Tensor) -> Tensor:
+        """Return what each overlap-added sample is multiplied by: 1 / its windows' sum, or 0.
+
+        The waveform x that is nearest to frames y of weights v, in the sum of v (window x - y)²
+        over all frames, is the sum of v window y over the sum of v window².
 
         Args:
+            weighted: Of `weighted_window`.
             audible: `[batch, samples]` at the full rate, of 0 and 1.
 
         Returns:
             `[batch, samples / divisor]`.
         """
-        audible = audible[..., :: self.divisor]
-        # Where windows overlap in full, the sum of their squares is constant up to rounding; at the
-        # two edges it is not.
-        frames = audible.shape[-1] // self.hop_length + 1
         edge = self.n_fft // 2
-        squares = self.window.square().expand(1, frames, self.n_fft)
-        return audible / overlap_add(squares, self.hop_length)[:, edge:-edge]
+        total = overlap_add(weighted * self.window, self.hop_length)[:, edge:-edge]
+        return audible[..., :: self.divisor] / total
 
     def factors(self, bands: Tensor, magnitude: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Return the factors by which bins come nearer to having these bands.
@@ -125,11 +151,23 @@ class Projections(nn.Module):
         filter have nothing to be corrected by.
         """
         its_own = torch.addmm(self.tiny, magnitude.flatten(0, 1), self.filters)
-        ratio = (bands.flatten(0, 1) / its_own) ** CORRECTION
+        ratio = (bands.flatten(0, 1) / its_own) ** _CORRECTION
         factors = torch.addmm(
             self.uncovered, ratio, self.back, out=None if out is None else out.view(-1, self.bins)
         )
         return factors.view(magnitude.shape)
+
+    @torch.no_grad()
+    def spread(self, bands: Tensor) -> Tensor:
+        """Return magnitudes that nearly have these bands, even within each of them.
+
+        Shape:
+            `[batch, frames, n_mels]` -> `[batch, frames, n_fft // 2 + 1]`
+        """
+        magnitude = (bands / self.filters.sum(dim=0).clamp(min=_TINY)) @ self.back
+        for _ in range(_SPREADING_TURNS):
+            magnitude = magnitude * self.factors(bands, magnitude)
+        return magnitude
 
     @torch.no_grad()
     def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor, turns: int) -> None:
@@ -145,12 +183,10 @@ class Projections(nn.Module):
             audible: `[batch, samples]` at the full rate, of 0 and 1.
             turns: Number of projections.
         """
-        window, edge = self.window, self.n_fft // 2
-        share, wanted = self.share(audible), bands[..., self.bands]
+        weighted, wanted = self.weighted_window(bands), bands[..., self.bands]
         lowest = spectrum if self.divisor == 1 else spectrum[..., : self.bins].clone()
+        inverse = _Inverse(self, lowest, weighted, self.share(weighted, audible))
         # Every turn uses the same arrays: fresh ones cost as much as the arithmetic.
-        overlapping = OverlapAdd(lowest, self.n_fft, self.hop_length)
-        frames = overlapping.frames
         pair = torch.empty_like(lowest), torch.empty_like(lowest)
         # Views of the same numbers as pairs of real ones: `torch.abs` of complex ones, like
         # `torch.sgn`, takes twice the time.
@@ -160,26 +196,80 @@ class Projections(nn.Module):
         scratch = torch.empty_like(size)
         for turn in range(turns):
             now, before = turn % 2, (turn + 1) % 2
-            torch.fft.irfft(lowest, self.n_fft, out=frames)
-            frames.mul_(window)
-            waveform = overlapping.added()[:, edge:-edge].mul_(share)
-            cut = mirrored(waveform, edge).unfold(-1, self.n_fft, self.hop_length)
-            torch.fft.rfft(torch.mul(cut, window, out=frames), out=pair[now])
+            inverse.analysed(inverse.waveform(lowest), out=pair[now])
             lacking = self.factors(wanted, magnitudes(pairs[now], out=size), out=scratch)
             if turn:
                 size.mul_(lacking)
-                torch.lerp(pairs[before], pairs[now], 1 + MOMENTUM, out=lowest_pairs)
+                torch.lerp(pairs[before], pairs[now], 1 + _MOMENTUM, out=lowest_pairs)
                 lowest.mul_(size.div_(magnitudes(lowest_pairs, out=scratch)))
             else:
                 torch.mul(pair[now], lacking, out=lowest)
         if lowest is not spectrum:
             spectrum[..., : self.kept] = lowest[..., : self.kept]
 
+    @torch.no_grad()
+    def descend(self, bands: Tensor, spectrum: Tensor, audible: Tensor, steps: int) -> Tensor:
+        """Invert a spectrum, and descend the squared error of the waveform's log-mel.
+
+        With e the error of the logarithms of the bands S F, the derivative of the sum of e² / 2 by
+        a bin's magnitude is F (e / (S F)). A bin is changed in proportion to that and to itself:
+        by the share of its bands that it holds, times their errors.
+
+        Args:
+            bands: `[batch, frames, n_mels]`, wanted.
+            spectrum: `[batch, frames, n_fft // 2 + 1]`, complex.
+            audible: `[batch, samples]`, of 0 and 1.
+            steps: Number of steps.
+
+        Returns:
+            `[batch, samples]`.
+        """
+        weighted, wanted = self.weighted_window(bands), torch.log(bands + _TINY).flatten(0, 1)
+        inverse = _Inverse(self, spectrum, weighted, self.share(weighted, audible))
+        change = torch.empty_like(spectrum)
+        size = torch.empty(spectrum.shape, dtype=wanted.dtype, device=spectrum.device)
+        waveform = inverse.waveform(spectrum).clone()
+        before = waveform
+        for step in range(steps):
+            ahead = torch.lerp(before, waveform, 1 + _DESCENT_MOMENTUM) if step else waveform
+            inverse.analysed(ahead, out=change)
+            magnitudes(torch.view_as_real(change), out=size)
+            its_own = torch.addmm(self.tiny, size.flatten(0, 1), self.filters)
+            error = torch.log(its_own).sub_(wanted).clamp_(-_LARGEST_ERROR, _LARGEST_ERROR)
+            change.mul_(size.mul_((error.div_(its_own) @ self.filters.T).view(size.shape)))
+            before, waveform = waveform, ahead - inverse.waveform(change)
+        return waveform
+
+
+class _Inverse:
+    """From a spectrum to the waveform, by weighted overlap-add, and back, in the same arrays."""
+
+    def __init__(
+        self, rate: Projections, spectrum: Tensor, weighted: Tensor, share: Tensor
+    ) -> None:
+        self.rate = rate
+        self.weighted = weighted
+        self.share = share
+        self.overlapping = OverlapAdd(spectrum, rate.n_fft, rate.hop_length)
+
+    def waveform(self, spectrum: Tensor) -> Tensor:
+        """Return the waveform that is nearest to a spectrum; the next call overwrites it."""
+        frames, edge = self.overlapping.frames, self.rate.n_fft // 2
+        torch.fft.irfft(spectrum, self.rate.n_fft, out=frames)
+        frames.mul_(self.weighted)
+        return self.overlapping.added()[:, edge:-edge].mul_(self.share)
+
+    def analysed(self, waveform: Tensor, *, out: Tensor) -> None:
+        """Write the spectrum of a waveform over `out`."""
+        rate, frames = self.rate, self.overlapping.frames
+        cut = mirrored(waveform, rate.n_fft // 2).unfold(-1, rate.n_fft, rate.hop_length)
+        torch.fft.rfft(torch.mul(cut, rate.window, out=frames), out=out)
+
 
 def magnitudes(pairs: Tensor, *, out: Tensor) -> Tensor:
-    """Write the magnitudes of real and imaginary parts `[..., 2]` over `out`: no less than TINY."""
+    """Write the magnitudes of real and imaginary parts `[..., 2]` over `out`: no less than 1e-7."""
     real, imaginary = pairs.unbind(-1)
-    return torch.mul(real, real, out=out).addcmul_(imaginary, imaginary).sqrt_().add_(TINY)
+    return torch.mul(real, real, out=out).addcmul_(imaginary, imaginary).sqrt_().add_(_TINY)
 
 
 def mirrored(waveform: Tensor, edge: int) -> Tensor:
@@ -188,7 +278,7 @@ def mirrored(waveform: Tensor, edge: int) -> Tensor:
 
 
 class PhaseRetrieval(nn.Module):
-    """Finds phases for magnitudes, and magnitudes with the same bands that go with them.
+    """Finds a waveform for the bands of a mel.
 
     Args:
         sample_rate: Rate of the mel, in Hz.
@@ -196,13 +286,12 @@ class PhaseRetrieval(nn.Module):
         hop_length: A divisor of `n_fft`, at most half of it.
         n_mels: Bands of the mel, as `MelSpectrogramFeatures` lays them out.
         turns: Numbers of projections at an eighth of the rate, at a quarter, and at the whole.
+        steps: Number of steps of descent at the whole rate after these.
 
     Raises:
         ValueError: A hop that does not divide the window, or sizes that a lower rate does not have.
     """
 
-    window: Tensor
-    filters: Tensor
     across: Tensor
 
     def __init__(
@@ -213,6 +302,7 @@ class PhaseRetrieval(nn.Module):
         hop_length: int,
         n_mels: int,
         turns: tuple[int, int, int],
+        steps: int,
     ) -> None:
         if n_fft % hop_length or n_fft < 2 * hop_length:
             raise ValueError(
@@ -221,6 +311,7 @@ class PhaseRetrieval(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         self.hop_length = hop_length
+        self.sample_rate = sample_rate
         recipe = MelRecipe(
             sample_rate=sample_rate,
             n_fft=n_fft,
@@ -231,65 +322,100 @@ class PhaseRetrieval(nn.Module):
         )
         self.log_floor = recipe.log_floor
         used = [(divisor, count) for divisor, count in zip(_DIVISORS, turns, strict=True) if count]
-        self._turns = [count for _, count in used]
-        self.rates = nn.ModuleList(Projections(recipe, divisor) for divisor, _ in used)
-        # None of it is stored with the weights: it follows from the recipe.
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("filters", filterbank(recipe), persistent=False)
-        # Half a turn a bin, and a delay that grows in proportion, whose phase is its integral.
+        self.turns = tuple(count for _, count in used)
+        self.steps = steps
+        self.whole = Projections(recipe, 1)
+        self.rates = nn.ModuleList(
+            self.whole if divisor == 1 else Projections(recipe, divisor) for divisor, _ in used
+        )
+        # None of it is stored with the weights: it follows from the recipe. A symmetric window
+        # turns neighbouring bins by half a turn; a delay that grows in proportion to the bin adds
+        # its integral.
         bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
-        across = torch.polar(torch.ones_like(bins), torch.pi * (bins + _DISPERSION * bins**2))
-        self.register_buffer("across", across.to(torch.complex64), persistent=False)
+        self.register_buffer("across", (bins + _DISPERSION * bins**2) / 2, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, bands: Tensor, turned: Tensor | None = None) -> Tensor:
+        """Return a waveform with given bands. No gradient passes through.
+
+        A waveform is mirrored at its edges, which takes more than `n_fft // 2` samples: what is
+        shorter keeps its first phases.
+
+        Args:
+            bands: `[batch, frames, n_mels]`, magnitudes.
+            turned: For a part of a longer waveform, what `pulse_turns` gives for these frames of
+                the whole.
+
+        Returns:
+            `[batch, (frames - 1) * hop_length]`.
+        """
+        audible = self.audible(bands)
+        magnitude = self.whole.spread(bands)
+        pitch_hz = self.pitch_hz(magnitude)
+        turned = self.pulse_turns(pitch_hz) if turned is None else turned
+        spectrum = torch.polar(magnitude, self.first_phases(pitch_hz, turned))
+        steps = self.steps
+        if (spectrum.shape[1] - 1) * self.hop_length > self.n_fft // 2:
+            for projections, turns in zip(self.rates, self.turns, strict=True):
+                assert isinstance(projections, Projections)
+                projections.project_(bands, spectrum, audible, turns)
+        else:
+            steps = 0
+        return self.whole.descend(bands, spectrum, audible, steps)
 
     @property
-    def stages(self) -> list[tuple[Projections, int]]:
-        """The rates that are used, in order, with their numbers of projections."""
-        return list(zip(cast("Iterable[Projections]", self.rates), self._turns, strict=True))
+    def transforms(self) -> int:
+        """Number of times that a waveform is transformed and inverted: its reach in frames."""
+        return sum(self.turns) + self.steps
 
     @torch.no_grad()
-    def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor) -> Tensor:
-        """Change a spectrum, in place, to one with given bands that nearly is a waveform's STFT.
+    def pitch_hz(self, magnitude: Tensor) -> Tensor:
+        """Return the pitch of each frame in Hz; without one, any in the range of voices.
 
-        No gradient passes through. A waveform is mirrored at its edges, which takes more than
-        `n_fft // 2` samples: what is shorter is left as it is.
+        The autocorrelation of a windowed frame is the inverse transform of its power. Its highest
+        peak in the range is the period, with the vertex of the parabola through three lags.
 
-        Args:
-            bands: `[batch, frames, n_mels]`, those of the spectrum's magnitudes.
-            spectrum: `[batch, frames, n_fft // 2 + 1]`, complex.
-            audible: `[batch, samples]`, 0 in digital silence, else 1.
-
-        Returns:
-            The spectrum.
+        Shape:
+            `[batch, frames, n_fft // 2 + 1]` -> `[batch, frames]`, float64
         """
-        if (spectrum.shape[1] - 1) * self.hop_length > self.n_fft // 2:
-            for projections, turns in self.stages:
-                projections.project_(bands, spectrum, audible, turns)
-        return spectrum
+        low, high = (round(hz * self.n_fft / self.sample_rate) for hz in _HARMONICS_HZ)
+        power = torch.zeros_like(magnitude)
+        power[..., low:high] = magnitude[..., low:high].square()
+        correlation = torch.fft.irfft(power, self.n_fft)
+        longest, shortest = (int(self.sample_rate / hz) for hz in _PITCH_HZ)
+        longest = min(longest, self.n_fft // 2 - 1)
+        lag = correlation[..., shortest : longest + 1].argmax(dim=-1) + shortest
+        before, at, after = (
+            correlation.gather(-1, (lag + step)[..., None])[..., 0].double() for step in (-1, 0, 1)
+        )
+        curvature = (before - 2 * at + after).clamp(max=-_TINY * _TINY)
+        vertex = ((before - after) / (2 * curvature)).clamp(-0.5, 0.5)
+        period: Tensor = lag + vertex
+        return self.sample_rate / period
 
-    @torch.no_grad()
-    def advancing(self, num_frames: int, first_frame: int = 0) -> Tensor:
-        """Return the phases that projections begin with: those of steady tones, evenly spread.
+    def pulse_turns(self, pitch_hz: Tensor) -> Tensor:
+        """Return how often a pulse train has turned at each frame, from 0 at the first.
 
-        A tone of f bins turns by f hop / n_fft in a hop, at all bins of its lobe alike. With one in
-        the middle of every n_fft / hop bins, neighbours differ by a whole turn: all bins turn by
-        (1 - hop / n_fft) / 2. A symmetric window makes neighbours in a lobe half a turn apart; and
-        the higher a bin is the later it begins, or every onset would be a click.
-
-        They depend on no prediction: phases that follow the peaks of the magnitudes are 0.4 dB
-        nearer, but a peak that comes or goes by rounding changes the waveform from there on.
-
-        Args:
-            num_frames: Number of frames.
-            first_frame: Number of the first one, in a waveform that began earlier.
-
-        Returns:
-            `[frames, bins]`, complex numbers of magnitude 1.
+        Shape:
+            `[batch, frames]` -> `[batch, frames]`
         """
-        frames = torch.arange(first_frame, first_frame + num_frames, device=self.across.device)
+        turns = (pitch_hz[:, 1:] + pitch_hz[:, :-1]) / 2 * self.hop_length / self.sample_rate
+        return nn.functional.pad(turns.cumsum(dim=-1), (1, 0))
+
+    def first_phases(self, pitch_hz: Tensor, turned: Tensor) -> Tensor:
+        """Return the phases that projections begin with: those of a pulse train at the pitch.
+
+        The bins around harmonic k have k times the phase of the pulse train.
+
+        Shape:
+            `[batch, frames]` and `[batch, frames]` -> `[batch, frames, n_fft // 2 + 1]`, in radians
+        """
+        pitch_bins = pitch_hz * self.n_fft / self.sample_rate
+        bins = torch.arange(self.n_fft // 2 + 1, device=pitch_hz.device)
+        harmonic = torch.round(bins / pitch_bins[..., None]).clamp_(min=1)
         # Whole turns are dropped before rounding, so that a long waveform keeps its precision.
-        turned = torch.remainder(frames.double() * (1 - self.hop_length / self.n_fft) / 2, 1.0)
-        phase = (2 * torch.pi * turned).to(self.window.dtype)[:, None]
-        return torch.polar(torch.ones_like(phase), phase) * self.across
+        phase = torch.remainder(harmonic.mul_(turned[..., None]) + self.across, 1.0)
+        return (2 * torch.pi * phase).to(self.whole.window.dtype)
 
     @torch.no_grad()
     def audible(self, bands: Tensor) -> Tensor:
@@ -308,21 +434,10 @@ class PhaseRetrieval(nn.Module):
         hops = nn.functional.max_pool1d(padded, 2 * reach, stride=1)[:, 0, : bands.shape[1] - 1]
         return (1 - hops).repeat_interleave(self.hop_length, dim=-1)
 
-    def to_waveform(self, spectrum: Tensor) -> Tensor:
-        """Invert the STFT by weighted overlap-add, the least-squares inverse (Griffin and Lim).
-
-        Shape:
-            `[batch, frames, n_fft // 2 + 1]` -> `[batch, (frames - 1) * hop_length]`
-        """
-        edge = self.n_fft // 2
-        squares = self.window.square().expand(1, spectrum.shape[1], self.n_fft)
-        weight = overlap_add(squares, self.hop_length)[:, edge:-edge]
-        return synthesise(spectrum, self.window, self.hop_length)[:, edge:-edge] / weight
-
     def to_spectrum(self, waveform: Tensor) -> Tensor:
         """Transform a waveform as the mel's extractor does: centred frames, mirrored edges.
 
         Shape:
             `[batch, samples]` -> `[batch, 1 + samples // hop_length, n_fft // 2 + 1]`
         """
-        return analyse(mirrored(waveform, self.n_fft // 2), self.window, self.hop_length)
+        return analyse(mirrored(waveform, self.n_fft // 2), self.whole.window, self.hop_length)

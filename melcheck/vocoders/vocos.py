@@ -46,18 +46,21 @@ class VocosVocoder:
         convolutions         sum of dilation (kernel - 1) / 2   27 for eight blocks of kernel 7
         overlap of the STFT  ceil(n_fft / 2 / hop)              2 for 1024 / 256
         each projection      ceil(n_fft / hop) - 1              3 for 1024 / 256, at any rate
+
+        A head that retrieves phases begins with those of a pulse train, which depend on all frames
+        before: a chunk is told them, see `run_head`.
         """
         if not isinstance(self.model.backbone, VocosBackbone):
             return None
         layers = [layer for layer in self.model.backbone.modules() if isinstance(layer, nn.Conv1d)]
         reach = sum(layer.dilation[0] * (layer.kernel_size[0] - 1) // 2 for layer in layers)
         head = self.model.head
-        projections = head.total_projections if isinstance(head, ConsistentISTFTHead) else 0
+        projections = head.phase_retrieval.transforms if self.magnifies_rounding else 0
         return reach + stft_context_frames(self.recipe, round_trips=projections)
 
     @property
     def magnifies_rounding(self) -> bool:
-        """Whether the head retrieves phases, which magnifies rounding about a thousandfold."""
+        """Whether the head retrieves phases, which magnifies rounding."""
         return isinstance(self.model.head, ConsistentISTFTHead)
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -89,21 +92,32 @@ class VocosVocoder:
         return features
 
     @torch.inference_mode()
-    def run_head(self, features: Tensor, *, first_frame: int = 0) -> Tensor:
+    def run_head(self, features: Tensor, *, turned: Tensor | None = None) -> Tensor:
         """Return the waveform that the head makes of features, the second half of `decode`.
 
         Args:
             features: Output of `run_backbone`.
-            first_frame: Number of the first frame in the whole mel, for a chunk of it: retrieved
-                phases depend on it, see `PhaseRetrieval.advancing`.
+            turned: For a chunk of a mel, what `pulse_turns` of the whole has for its frames; only
+                for a head that retrieves phases.
 
         Shape:
             `[batch, frames, channels]` -> `[batch, recipe.num_samples(frames)]`
         """
         with full_float32:
-            resumed = (first_frame,) if first_frame and self.magnifies_rounding else ()
+            resumed = () if turned is None else (turned,)
             waveform: Tensor = self.model.head(features, *resumed)
         return waveform
+
+    @torch.inference_mode()
+    def pulse_turns(self, features: Tensor) -> Tensor:
+        """Return how often the pulse train has turned that retrieved phases begin with.
+
+        Shape:
+            `[batch, frames, channels]` -> `[batch, frames]`, from 0 in the first
+        """
+        with full_float32:
+            turns: Tensor = self.model.head.pulse_turns(features)
+        return turns
 
 
 class _FullFloat32:

@@ -41,6 +41,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "num_projections": (0, 64),
     "num_quarter_projections": (0, 64),
     "num_eighth_projections": (0, 64),
+    "num_descent_steps": (0, 64),
 }
 CLASSES: Final[Mapping[str, Mapping[str, type]]] = {
     "feature_extractor": {
@@ -49,8 +50,7 @@ CLASSES: Final[Mapping[str, Mapping[str, type]]] = {
     "backbone": {"vocos.models.VocosBackbone": VocosBackbone},
     "head": {
         "vocos.heads.ISTFTHead": ISTFTHead,
-        # The name under which the embedded vocoder's pinned configuration knows it.
-        "melcheck.consistent_head.ConsistentISTFTHead": ConsistentISTFTHead,
+        "melcheck.vocoders.phase_head.ConsistentISTFTHead": ConsistentISTFTHead,
     },
 }
 """The classes that a configuration may name, by section."""

@@ -39,8 +39,8 @@ OFFICIAL_SHA256: Mapping[str, str] = MappingProxyType(
 
 EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
     {
-        "config.yaml": "e1159ef1dba9b368db2645088c165e894daba76cd360a8549dfa1e70389da225",
-        "model.safetensors": "b4fb2f421721816b7a4eb8154f8a4a06c186043e34970c0bf2c3c12300d605f7",
+        "config.yaml": "e1b281d2a5e349950fc88c0cb34da5df74d55123b7cb87ba9525bd2f9a892e5d",
+        "model.safetensors": "5065e80ae7e68335ed13c65cc739ea277b4e67716f319e64002ddaf12677aa71",
     }
 )
 """The files of the small Vocos inside the package, by name."""

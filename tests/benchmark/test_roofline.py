@@ -30,6 +30,7 @@ SAMPLES = 12_001
 FRAMES = 47  # 1 + 12,001 // 256
 BATCH = 2
 TURNS = (2, 1, 3)  # at the whole rate, a quarter, an eighth
+STEPS = 2
 
 
 def consistent() -> VocosVocoder:
@@ -37,7 +38,7 @@ def consistent() -> VocosVocoder:
     model = Vocos(
         MelSpectrogramFeatures(24_000, 1024, 256, 100, "center"),
         VocosBackbone(100, 32, 64, 2),
-        ConsistentISTFTHead(32, 1024, 256, "center", 24_000, 100, *TURNS),
+        ConsistentISTFTHead(32, 1024, 256, "center", 24_000, 100, *TURNS, STEPS),
     )
     return VocosVocoder(plain.info, plain.recipe, plain.device, model.eval())
 
@@ -90,7 +91,9 @@ def test_each_projection_of_a_phase_head_is_two_transforms() -> None:
         2 * turns * transforms(length)
         for turns, length in zip(TURNS, (1024, 256, 128), strict=True)
     )
-    assert work_of(consistent(), "decode").transforms == transforms(1024) + projections
+    # One for the pitch, one to invert in the end, two for each step of descent.
+    others = (2 + 2 * STEPS) * transforms(1024)
+    assert work_of(consistent(), "decode").transforms == others + projections
 
 
 def test_zeros_of_the_filterbank_are_no_work(official: VocosVocoder) -> None:

@@ -611,12 +611,14 @@ WEIGHTS = b"weights, as far as their hash goes"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The official repository with weights of a few bytes, whose pins are moved to those."""
+    hub_server.need_constants()
     pins = {**OFFICIAL_SHA256, "pytorch_model.bin": hashlib.sha256(WEIGHTS).hexdigest()}
     sizes = {"config.yaml": 461, "pytorch_model.bin": len(WEIGHTS)}
     monkeypatch.setattr("melcheck.vocoders.hub.OFFICIAL_SHA256", pins)
     monkeypatch.setattr("melcheck.vocoders.hub.OFFICIAL_BYTES", sizes)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(Path(constants.HF_HUB_CACHE, "a")))
+    agents = str(Path(constants.HF_HUB_CACHE, "agents.json"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", agents, raising=False)
     with hub_server.serve(OFFICIAL_REPO, OFFICIAL_REVISION) as server:
         server.files = {"config.yaml": hub_server.OFFICIAL_CONFIG, "pytorch_model.bin": WEIGHTS}
         monkeypatch.setattr(constants, "ENDPOINT", server.url)

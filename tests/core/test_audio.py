@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -405,14 +407,17 @@ def test_soundfile_serves_where_torchcodec_does_not(monkeypatch: pytest.MonkeyPa
     )
 
 
-@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError])
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError, AttributeError])
 def test_a_torchcodec_that_cannot_decode_is_not_used(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def broken(source: bytes) -> object:
         raise error(f"no FFmpeg for {len(source)} bytes")
 
-    monkeypatch.setattr("torchcodec.decoders.AudioDecoder", broken)
+    # The installed one may be for another torch, and then cannot be imported itself.
+    decoders = types.SimpleNamespace(AudioDecoder=broken)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=decoders))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     assert audio._torchcodec_name.__wrapped__() is None
 
 

@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version files config recipes metrics process_state probe_clips
+_version environment files config recipes process_state probe_clips columnar
+metrics manifests
 audio_notes clips profiles sanity tensor_files user_code
 audio mel_files plots
 vocoders
-frontends pipeline goldens
+frontends pipeline goldens clip_lists
 artifacts
 diagnosis.causes
 diagnosis.result
@@ -22,6 +23,7 @@ diagnosis.recipe_search diagnosis.waveform_tests
 diagnosis
 speed
 plan
+caches
 benchmark report
 cli pytest_plugin
 suite

@@ -27,6 +27,7 @@ from melcheck.metrics import (
     pearson,
     snr_db,
 )
+from melcheck.recipes import MelRecipe, log_mel
 
 Metric = Callable[..., Tensor]
 Array = NDArray[np.float64]
@@ -663,3 +664,17 @@ def test_waveforms_that_are_no_batch_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"must both be \[batch, samples\], got"):
         multi_resolution_stft_distance(torch.zeros(reference), torch.zeros(estimate))
+
+
+def test_mels_of_any_unit_are_measured_in_nats() -> None:
+    waveform = torch.randn(24_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    found = []
+    for unit in ({}, {"log_base": "10", "log_scale": 20.0}, {"mean": -5.0, "std": 2.0}):
+        recipe = MelRecipe(**unit)
+        reference, estimate = (log_mel(gain * waveform, recipe)[None] for gain in (1.0, 1.1))
+        found.append(compare(reference, estimate, recipe=recipe)[0])
+    assert found[0].mae == pytest.approx(math.log(1.1), abs=1e-4)
+    for other in found[1:]:
+        assert other.mae == pytest.approx(found[0].mae, abs=1e-5)
+        assert other.snr_db == pytest.approx(found[0].snr_db, abs=1e-3)
+        assert other.reference_floor_share == found[0].reference_floor_share

@@ -429,3 +429,13 @@ def test_silence_that_stays_silent_is_identical(vocoder: Vocoder) -> None:
     pipeline = MelPipeline(MelCheckConfig(_CLIP), vocoder=silent)
     metrics = pipeline.round_trip(torch.zeros(1, 24_000)).metrics()[0]
     assert (metrics.mae, metrics.pearson, metrics.snr_db) == (0.0, 1.0, math.inf)
+
+
+def test_a_pipeline_needs_no_file_for_waveforms() -> None:
+    waveform = 0.1 * torch.randn(2, 24_000, generator=torch.Generator().manual_seed(0))
+    pipeline = MelPipeline(vocoder="griffin-lim")
+    trip = pipeline.round_trip(waveform, valid_samples=[24_000, 12_000])
+    assert len(trip.metrics()) == 2
+    for call in (pipeline.load_audio, pipeline.round_trip):
+        with pytest.raises(ValueError, match="this pipeline has no file to read"):
+            call()

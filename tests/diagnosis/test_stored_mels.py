@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,10 @@ from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.stored_mels import (
     FreshMel,
     StoredMelResult,
+    check_pattern,
     compare_stored,
     fresh_mel,
+    match_by_pattern,
     match_mels,
 )
 from melcheck.mel_files import StoredMel
@@ -72,10 +76,10 @@ def test_another_floor_is_fresh_with_a_note() -> None:
 
 SHARED: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "transposed": (lambda mel: mel.T, "axes-transposed", "[323, 100] is [frames, n_mels]"),
-    "early": (lambda mel: torch.cat([mel[:, 1:], mel[:, -1:]], 1), "frame-shift", "1 frames early"),
-    "late": (lambda mel: torch.cat([mel[:, :1], mel[:, :-1]], 1), "frame-shift", "1 frames late"),
+    "early": (lambda mel: torch.cat([mel[:, 1:], mel[:, -1:]], 1), "frame-shift", "1 frame early"),
+    "late": (lambda mel: torch.cat([mel[:, :1], mel[:, :-1]], 1), "frame-shift", "1 frame late"),
     "last-frame-gone": (lambda mel: mel[:, :-1], "length", "322 frames, 323 in the clip"),
-    "first-frame-gone": (lambda mel: mel[:, 1:], "frame-shift", "1 frames early"),
+    "first-frame-gone": (lambda mel: mel[:, 1:], "frame-shift", "1 frame early"),
     "a-part": (lambda mel: mel[:, :282], "length", "282 frames, 323 in the clip"),
     "nan": (with_nan, "nan", "2 values (0.0%) are NaN or infinite"),
     "all-nan": (lambda mel: mel * torch.nan, "nan", "32300 values (100.0%)"),
@@ -102,11 +106,83 @@ def test_statistics_of_a_normalisation_are_told_without_a_known_recipe() -> None
     assert "it is (mel - -6) / 2.5" in found.text
 
 
+@pytest.mark.parametrize("name", ["transposed", "early", "a-part", "nan", "normalised"])
+def test_what_extraction_would_repeat_is_not_answered_by_it(name: str) -> None:
+    text = compare_stored(stored(SHARED[name][0](MEL)), FRESH).text
+    assert text.endswith("Extracting again with the same code would change nothing.")
+    assert "extract again" not in text.lower()
+
+
+def test_a_newer_front_end_is_answered_by_extraction() -> None:
+    old = stored(log_mel(WAVEFORM, MelRecipe(power=2.0)))
+    found = compare_stored(old, dataclasses.replace(FRESH, front_end="mytts:mel"))
+    assert found.text.endswith("Extract again with mytts:mel, which makes a different mel today.")
+    # Without one, the recipe of the code that wrote it has to change first.
+    assert "Set power=1. torchaudio's default" in compare_stored(old, FRESH).text
+
+
+def test_a_cache_without_the_recipe_s_statistics_is_to_be_normalised() -> None:
+    recipe = MelRecipe(mean=-5.5, std=2.1)
+    clip = fresh_mel(WAVEFORM, None, recipe)
+    found = compare_stored(stored(MEL), clip)
+    assert found.code == "normalisation"
+    assert "Take (x + 5.5) / 2.1 of the log-mel." in found.text
+
+
+def test_it_says_where_the_nan_is() -> None:
+    assert "frame 30 (0.32 s), bands 10 to 11" in compare_stored(stored(with_nan(MEL)), FRESH).text
+    mel = MEL.clone()
+    mel[3, 40:43] = mel[50, 7] = -torch.inf
+    text = compare_stored(stored(mel.T), FRESH).text
+    told = "all -inf, the logarithm of 0: frames 7, 40 to 42 (0.07 to 0.45 s), bands 3, 50"
+    assert told in text
+
+
+def test_nan_that_the_front_end_makes_today_is_not_the_cache_s() -> None:
+    clip = FreshMel(WAVEFORM, with_nan(MEL), None, "mytts:mel")
+    found = compare_stored(stored(with_nan(MEL)), clip)
+    assert (found.fresh, found.code) == (False, "nan")
+    assert "mytts:mel makes them of this clip today" in found.text
+
+
+SILENCE = torch.cat([WAVEFORM, torch.zeros(9_600)])
+NAMELESS_SILENCE = FreshMel(SILENCE, log_mel(SILENCE), None)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("floor", [1e-5, 1e-9])
+def test_a_floor_is_no_normalisation(floor: float, half: bool) -> None:
+    mel = log_mel(SILENCE, MelRecipe(floor=floor))
+    found = compare_stored(stored(mel.half() if half else mel), NAMELESS_SILENCE)
+    assert (found.fresh, found.note) == (True, True)
+    assert "fresh but for its floor" in found.text
+
+
+def test_a_floor_that_affects_decoding_is_named_as_such() -> None:
+    mel = log_mel(SILENCE, MelRecipe(floor=1e-3))
+    found = compare_stored(stored(mel), NAMELESS_SILENCE)
+    assert (found.fresh, found.code) == (False, "floor")
+    assert "clipped at -6.908, now at -16.118" in found.text
+
+
+def test_a_normalisation_after_another_floor_keeps_its_statistics() -> None:
+    mel = (log_mel(SILENCE, MelRecipe(floor=1e-5)) + 6) / 2.5
+    assert "it is (mel - -6) / 2.5" in compare_stored(stored(mel), NAMELESS_SILENCE).text
+
+
+def test_the_owner_of_a_mel_is_named() -> None:
+    other = log_mel(clip_of("kokoro-blend-en.flac"))
+    found = compare_stored(stored(other), FRESH, owner=lambda mel: "emma/1")
+    assert found.code == "other-audio"
+    assert "it is the mel of emma/1" in found.text
+    assert "not by its position in a list" in found.text
+
+
 def test_two_things_at_once_are_both_named() -> None:
     found = compare_stored(stored(with_nan(torch.cat([MEL[:, 1:], MEL[:, -1:]], 1)).T), FRESH)
     assert "nan: 2 values" in found.text
     assert "axes-transposed: " in found.text
-    assert "frame-shift: 1 frames early" in found.text
+    assert "frame-shift: 1 frame early" in found.text
 
 
 @pytest.mark.parametrize(
@@ -211,6 +287,44 @@ def test_two_forms_of_one_letter_are_one_name() -> None:
     assert composed != decomposed
     found = match_mels(files(f"/mels/{decomposed}.npy"), clips(f"/data/{composed}.wav"))
     assert list(found.mels) == ["clip-0"]
+
+
+def test_the_id_of_a_row_names_a_mel_too() -> None:
+    cut = Clip("talks/cut-7", Path("/data/long.wav"), "user")
+    found = match_mels(files("/mels/cut-7.npy"), [cut])
+    assert found.mels == {"talks/cut-7": (Path("/mels/cut-7.npy"),)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("{speaker}-mel-{stem}.npy", "one-mel-a.npy"),
+        ("mel/{name}.pt", "mel/clip-0.pt"),
+        ("{speaker}/{stem}.{{x}}.npy", "one/a.{x}.npy"),
+    ],
+)
+def test_a_pattern_matches_a_clip_with_its_mel(pattern: str, name: str) -> None:
+    check_pattern(pattern)
+    others = files("/mels/a.npy", "/mels/two-mel-a.npy", f"/mels/{name}")
+    found = match_by_pattern(Path("/mels"), others, clips("/data/one/a.wav"), pattern)
+    assert found.mels == {"clip-0": (Path("/mels") / name,)}
+    assert len(found.without_audio) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("{speaker}.npy", "all clips have one mel"),
+        ("{stem}.wav", "must end in one of .npy"),
+        ("{stem.__class__}.npy", "alone, got {stem.__class__}"),
+        ("{stem!r}.npy", "alone, got {stem}"),
+        ("{}.npy", "alone, got {}"),
+        ("{stem.npy", "is no pattern"),
+    ],
+)
+def test_a_pattern_that_names_no_mel_is_refused(pattern: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        check_pattern(pattern)
 
 
 @pytest.mark.parametrize("loudest", [0.0, 3.0], ids=["quiet", "loud"])

@@ -62,6 +62,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     clip = MelCheckConfig("fixtures/audio/kokoro-kumo-en.wav", target_duration=None)
     waveform = MelPipeline(clip).load_audio()[0]
     np.save("a.npy", log_mel(waveform).numpy())
+    for folder in ("clips", "mels"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "clips" / "kumo.wav").symlink_to(REPOSITORY / clip.audio_path)
+    np.save("mels/kumo.npy", log_mel(waveform).T.numpy())
+    for folder, noise in (("mels-old", 0.0), ("mels-new", 0.02)):
+        (tmp_path / folder / "emma").mkdir(parents=True)
+        for name in ("1", "2"):
+            np.save(f"{folder}/emma/{name}.npy", log_mel(waveform).numpy() + noise * int(name))
     np.save("b.npy", log_mel(waveform, MelRecipe(mel_scale="slaney")).numpy())
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -158,6 +159,31 @@ def test_our_workflow_runs_what_ci_runs() -> None:
     commands = [step["run"] for step in steps(OURS) if "run" in step]
     assert commands == ["bash .ci/run"]
     assert (REPOSITORY / ".ci" / "run").is_file()
+
+
+def rows() -> list[str]:
+    """Return the names of the rows of `noxfile.py`, without importing it: nox need not be there."""
+    tree = ast.parse((REPOSITORY / "noxfile.py").read_text(encoding="utf-8"))
+    [table] = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROWS"
+    ]
+    assert isinstance(table, ast.Dict)
+    return [ast.literal_eval(key) for key in table.keys if key is not None]
+
+
+def test_every_row_of_the_matrix_is_run_and_has_its_line() -> None:
+    matrix = yaml.safe_load((OURS.parent / "matrix.yml").read_text(encoding="utf-8"))
+    assert matrix["jobs"]["rows"]["strategy"]["matrix"]["row"] == rows()
+    told = (REPOSITORY / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    assert [row for row in rows() if f"| {row} |" not in told] == []
+
+
+def test_the_rows_that_ci_runs_are_rows() -> None:
+    [loop] = re.findall(r"^for row in (.+); do$", (REPOSITORY / ".ci" / "run").read_text(), re.M)
+    assert set(shlex.split(loop)) <= set(rows())
+    assert len(shlex.split(loop)) >= 2
 
 
 def test_the_hook_can_be_run(pytestconfig: pytest.Config) -> None:

@@ -42,6 +42,7 @@ def untrained(head: str) -> Vocos:
         if head == "plain":
             return Vocos(extractor, VocosBackbone(**BACKBONE), ISTFTHead(**STFT))
         turns = {"num_projections": 1, "num_quarter_projections": 1, "num_eighth_projections": 1}
+        turns["num_descent_steps"] = 1
         head_of_ours = ConsistentISTFTHead(**STFT, **FEATURES, **turns)
         torch.nn.init.trunc_normal_(head_of_ours.out.weight, std=0.05)
         return Vocos(extractor, VocosBackbone(**BACKBONE), head_of_ours)

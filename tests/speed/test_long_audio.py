@@ -82,7 +82,7 @@ def vocoder(name: str) -> Vocoder:
         if name == "official configuration":
             return _vocos(VocosBackbone(100, 512, 1536, 8), ISTFTHead(512, 1024, 256, "center"))
         if name == "consistent":
-            head = ConsistentISTFTHead(32, 1024, 256, "center", 24_000, 100, 1, 1, 2)
+            head = ConsistentISTFTHead(32, 1024, 256, "center", 24_000, 100, 1, 1, 2, 1)
             return _vocos(VocosBackbone(100, 32, 64, 2), head)
     return load_vocoder(name)
 
@@ -165,7 +165,7 @@ def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [("embedded", 74), ("official configuration", 29), ("consistent", 23), ("griffin-lim", 98)],
+    [("embedded", 86), ("official configuration", 29), ("consistent", 26), ("griffin-lim", 98)],
 )
 def test_context_follows_from_the_model(name: str, frames: int) -> None:
     # (1 + blocks) * 3 for the kernels of 7, 2 for the overlap, 3 for each projection at any rate.

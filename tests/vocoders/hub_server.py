@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+import huggingface_hub
+import pytest
+
 OFFICIAL_CONFIG = b"""\
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures
@@ -52,6 +55,12 @@ head:
 _ENDLESS_BYTES = 2**26
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+
+
+def need_constants() -> None:
+    """Skip where huggingface_hub cannot be sent to this server within the process."""
+    if not hasattr(huggingface_hub, "close_session"):
+        pytest.skip("huggingface_hub before 1.0 copies its constants when it is imported")
 
 
 @dataclass

@@ -81,9 +81,12 @@ def client(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[pytest.Monk
 
     It reads its environment once, when imported: in this process its constants are set instead.
     """
+    hub_server.need_constants()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache.parent / "agents.json"))
+    # Of huggingface_hub 2; an earlier one has no such file.
+    agents = str(cache.parent / "agents.json")
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", agents, raising=False)
     no_wait = types.SimpleNamespace(sleep=id)
     monkeypatch.setattr("huggingface_hub.utils._http.time", no_wait)
     monkeypatch.setattr("huggingface_hub.file_download.time", no_wait)

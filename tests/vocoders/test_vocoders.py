@@ -28,7 +28,7 @@ from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VocosVocoder
 from melcheck.vocoders.weights import EMBEDDED_SHA256, VocoderError, VocoderUnavailable
 
-_PHASE_HEAD = "melcheck.consistent_head.ConsistentISTFTHead"
+_PHASE_HEAD = "melcheck.vocoders.phase_head.ConsistentISTFTHead"
 _EMBEDDED = Path(weights.__file__).parents[1] / "data" / "embedded"
 _HERE = Path(__file__).parent
 
@@ -694,6 +694,7 @@ def _use_phase_head(config: Config) -> None:
         num_projections=2,
         num_quarter_projections=1,
         num_eighth_projections=0,
+        num_descent_steps=1,
     )
 
 

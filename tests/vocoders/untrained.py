@@ -12,7 +12,7 @@ from melcheck.recipes import VOCOS
 from melcheck.vocoders.base import VocoderInfo
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VocosVocoder
-from training.train import CONFIG
+from training.fit import CONFIG
 
 _STFT = (VOCOS.n_fft, VOCOS.hop_length, "center")
 
@@ -38,7 +38,7 @@ def small(seed: int = 0) -> VocosVocoder:
 
 
 def consistent(seed: int = 0) -> VocosVocoder:
-    """A vocoder of the configuration that `training` trains."""
+    """A vocoder of the configuration that `training` fits."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _vocoder(

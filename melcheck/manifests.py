@@ -1,0 +1,675 @@
+"""The lists in which trainers keep their clips, read row by row: which audio, and which part of it.
+
+    folder                   audio files in it and below
+    .csv .tsv .txt           `id|text` of LJ Speech, filelists `path|text`, tables with a header
+    .jsonl .json .ndjson     one object a line: NeMo (`audio_filepath`, `offset`, `duration`),
+                             cuts and recordings of Lhotse; also as .jsonl.gz
+    .parquet .arrow          a column of paths, or of audio bytes; also a folder of
+                             `datasets.Dataset.save_to_disk`
+    .tar                     WebDataset: audio beside its captions
+
+Memory does not grow with the number of rows, and audio inside a list is not read before it is
+asked for. A list may name files and nothing else: no address, no command, and no code runs. Times
+are seconds. Parquet and Arrow need pyarrow, `pip install 'melcheck[manifests]'`.
+
+References:
+    NeMo's manifests, the cut manifests of Lhotse, WebDataset's file format and `Audio` of Hugging
+    Face's datasets, each as its own documentation has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import math
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from melcheck.columnar import PackageNeededError, cell, columns, rows
+from melcheck.files import one_line
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
+)
+"""Suffixes of audio files in a folder. A file that is named itself may have any other."""
+
+_TABLES = (".csv", ".tsv", ".txt")
+_LINES = (".jsonl", ".json", ".ndjson")
+_COLUMNAR = (".parquet", ".arrow")
+_ARCHIVES = (".tar",)
+
+MANIFEST_SUFFIXES = (*_TABLES, *_LINES, *(f"{suffix}.gz" for suffix in _LINES), *_COLUMNAR, ".tar")
+"""What a list of clips ends in."""
+
+# What trainers call the column of the audio, its name, and its place in a recording.
+_AUDIO_NAMES = (
+    "audio_filepath",
+    "audio_path",
+    "audio_file",
+    "audio_filename",
+    "audio",
+    "wav_path",
+    "wav_file",
+    "wav_filename",
+    "wav",
+    "path",
+    "filepath",
+    "file_path",
+    "file_name",
+    "filename",
+    "file",
+)
+_ID_NAMES = ("utt_id", "utterance_id", "uttid", "id", "key", "segment_id")
+_OFFSET_NAMES = ("offset", "offset_seconds", "start", "start_seconds", "start_time")
+_DURATION_NAMES = ("duration", "duration_seconds")
+
+# Folders beside a table in which LJ Speech, Common Voice and others keep their audio.
+_FOLDERS = ("", "wavs", "wav", "clips", "audio")
+_GUESSED_SUFFIXES = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+
+_LONGEST_LINE_BYTES = 2**20
+_LONGEST_NAME = 200
+_LONGEST_PATH = 4096
+_LARGEST_AUDIO_BYTES = 2**30
+_LONGEST_SECONDS = 366 * 24 * 3600.0
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+_DAMAGE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+
+
+class ManifestError(ValueError):
+    """A list of clips, or a row, that cannot be used; the message names file, line and fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """Encoded audio inside of a list: where it lies.
+
+    Attributes:
+        file: The file that holds it.
+        place: In an archive, the byte where it begins; in a table, its row, counted from 0.
+        size: Bytes in an archive; 0 in a table.
+        column: Its column; "" in an archive.
+        suffix: Of its format, with the dot; "" where that is not known.
+    """
+
+    file: Path
+    place: int
+    size: int = 0
+    column: str = ""
+    suffix: str = ""
+
+    def read(self) -> bytes:
+        """Return the encoded audio.
+
+        Raises:
+            ManifestError: The file has changed, or holds none there.
+        """
+        try:
+            if not self.column:
+                with self.file.open("rb") as file:
+                    file.seek(self.place)
+                    content = file.read(self.size)
+                if len(content) == self.size:
+                    return content
+            else:
+                content = cell(self.file, self.column, self.place)
+                if content:
+                    return content
+        except _DAMAGE as error:
+            raise _broken(self.file, error) from None
+        raise ManifestError(
+            f"{one_line(self.file)}: no audio at {self.place}. The file was cut short or has "
+            "changed since it was read: write it again."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestItem:
+    """One clip of a list.
+
+    Attributes:
+        name: Its id, or its path without the suffix, relative to the list where it lies below it.
+        path: The audio file, or the file that contains it. It may not exist.
+        place: Where the list names it, such as "train.jsonl, line 17"; "" in a folder.
+        offset_seconds: Where it begins in the audio.
+        duration_seconds: How much of it is meant; None for all that follows.
+        contained: Where its audio lies inside of `path`; None where `path` is the audio.
+    """
+
+    name: str
+    path: Path
+    place: str = ""
+    offset_seconds: float = 0.0
+    duration_seconds: float | None = None
+    contained: Contained | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the clip is the whole of `path`."""
+        return self.contained is None and self.whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the audio is meant."""
+        return not self.offset_seconds and self.duration_seconds is None
+
+
+BadRow = Callable[[ManifestError], object]
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a path is a list of clips.
+
+    A file is by its suffix; a folder where it is a saved dataset, or holds archives or files of
+    columns and no audio beside them.
+    """
+    if path.is_dir():
+        return _is_saved(path) or (bool(_shards(path)) and next(_folder(path), None) is None)
+    return path.name.lower().endswith(MANIFEST_SUFFIXES)
+
+
+def read_manifest(
+    path: Path, *, column: str | None = None, bad_row: BadRow | None = None
+) -> Iterator[ManifestItem]:
+    """Yield the clips of a list or a folder, in its order.
+
+    A relative path in a list is looked for in the list's folder, in the folders `wavs`, `clips` and
+    `audio` beside it, and in the folders above. One that is found nowhere is yielded all the same.
+
+    Args:
+        path: A folder, or a file that ends in one of `MANIFEST_SUFFIXES`.
+        column: Which column or key names the audio; None takes the usual ones.
+        bad_row: Called with what is wrong with a row, which is then left out; None raises it.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ManifestError: The file cannot be read, or a row cannot be used and `bad_row` is None.
+        PackageNeededError: Parquet or Arrow without pyarrow.
+    """
+    bad_row = _raise if bad_row is None else bad_row
+    if not path.exists():
+        raise FileNotFoundError(f"{one_line(path)}: no such file or folder. Check the path.")
+    try:
+        if path.is_dir():
+            if _is_saved(path):
+                yield from _saved(path, column, bad_row)
+            elif is_manifest(path):
+                for shard in _shards(path):
+                    yield from read_manifest(shard, column=column, bad_row=bad_row)
+            else:
+                yield from _folder(path)
+            return
+        name = path.name.lower()
+        if not name.endswith(MANIFEST_SUFFIXES):
+            raise ManifestError(
+                f"{one_line(path)}: a list of clips must end in {', '.join(MANIFEST_SUFFIXES)}, "
+                f"got {path.suffix!r}."
+            )
+        if name.endswith(_TABLES):
+            yield from _table(path, column, bad_row)
+        elif name.endswith(_COLUMNAR):
+            yield from _columnar(path, column, bad_row)
+        elif name.endswith(_ARCHIVES):
+            yield from _archive(path, bad_row)
+        else:
+            yield from _json_lines(path, column, bad_row)
+    except (ManifestError, PackageNeededError):
+        raise
+    except _DAMAGE as error:
+        raise _broken(path, error) from None
+
+
+def _raise(problem: ManifestError) -> None:
+    raise problem
+
+
+def _broken(path: Path, error: Exception) -> ManifestError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+    return ManifestError(
+        f"{one_line(path)}: it cannot be read ({reason:.160}). Check that the file is complete and "
+        "of the format that its name gives."
+    )
+
+
+# A folder.
+
+
+def _folder(folder: Path) -> Iterator[ManifestItem]:
+    for path in _files(folder):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            yield ManifestItem(_relative_name(path, folder), path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and below, sorted; hidden ones are passed over."""
+    with os.scandir(folder) as entries:
+        listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in listed:
+        path = folder / name
+        if name.startswith("."):
+            continue
+        if is_folder:
+            yield from _files(path)
+        elif not path.is_dir():
+            yield path
+
+
+# Tables of text.
+
+
+def _table(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
+    finder = _Finder(path)
+    lines = _Lines(path)
+    left = iter(lines)
+    first = next((line for line in left if line.strip()), None)
+    if first is None:
+        raise ManifestError(f"{one_line(path)}: the list is empty. Write one clip a line.")
+    delimiter, header = _layout(path, first, column)
+    # LJ Speech puts quotation marks and commas into its texts, and quotes nothing.
+    quoted = delimiter in ",;"
+    begin = lines.number - 1
+    rows = csv.reader(
+        itertools.chain([first], left),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    names = [name.strip() for name in next(rows)] if header else None
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            bad_row(_row_error(path, f"line {begin + rows.line_num}", f"it is no row ({error})."))
+            continue
+        if row is None:
+            return
+        if not any(cell.strip() for cell in row):
+            continue
+        place = f"line {begin + rows.line_num}"
+        if names is None:
+            values: dict[str, object] = {"audio": row[0]}
+        elif len(row) < len(names):
+            told = f"it has {len(row)} fields where the header has {len(names)}. Complete it."
+            bad_row(_row_error(path, place, told))
+            continue
+        else:
+            values = dict(zip(names, row, strict=False))
+        yield from _item(path, place, values, column, finder, bad_row)
+
+
+def _layout(path: Path, first: str, column: str | None) -> tuple[str, bool]:
+    """Return the delimiter of a table, and whether its first line is a header."""
+    known = {column} if column else set(_AUDIO_NAMES)
+    best: list[str] = []
+    for delimiter in "\t|,;":
+        fields = [field.strip().strip('"') for field in first.strip("\r\n").split(delimiter)]
+        if known & {field if column else field.lower() for field in fields}:
+            return delimiter, True
+        best = fields if len(fields) > len(best) else best
+    if column:
+        raise ManifestError(
+            f"{one_line(path)}, line 1: no column {column!r}. It has {_listed(best)}."
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".tsv" or "\t" in first:
+        return "\t", False
+    return "|" if "|" in first or suffix == ".txt" else ",", False
+
+
+# JSON lines.
+
+
+def _json_lines(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
+    finder = _Finder(path)
+    lines = _Lines(path)
+    for line in lines:
+        if not line.strip():
+            continue
+        place = f"line {lines.number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            told = f"it is no JSON ({error}). Write one object a line."
+            if line.lstrip()[0] == "[":
+                told = "it begins a list. Write one object a line: jq -c '.[]' FILE."
+            bad_row(_row_error(path, place, told))
+            if line.strip() in ("[", "{"):  # one document over many lines
+                return
+            continue
+        if not isinstance(row, dict):
+            told = f"a row must be an object, got {type(row).__name__}. Write one object a line."
+            bad_row(_row_error(path, place, told))
+            continue
+        try:
+            row = _of_lhotse(row) if "sources" in row or "type" in row else row
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            told = str(error) if type(error) is ValueError else "it is no complete cut of Lhotse."
+            bad_row(_row_error(path, place, told))
+            continue
+        yield from _item(path, place, row, column, finder, bad_row)
+
+
+_CUTS = ("MonoCut", "MultiCut", "Cut")
+
+
+def _of_lhotse(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a cut or a recording as a row with its path, its offset and its duration.
+
+    Raises:
+        ValueError: It is no part of one file; says why and what to do.
+    """
+    export = "Write the cuts to files: cuts.save_audios(DIR)."
+    kind = row.get("type")
+    if "sources" not in row and "recording" not in row and kind not in (*_CUTS, "MixedCut"):
+        return row  # of another tool, which has a key "type" too
+    if "sources" not in row and kind not in (*_CUTS, None):
+        raise ValueError(f"a {kind} is no part of one recording. {export}")
+    recording = row if "sources" in row else row["recording"]
+    kinds = {source["type"] for source in recording["sources"]}
+    if kinds != {"file"}:
+        told = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(f"a recording must be a file, got {told}: nothing else is read. {export}")
+    if len(recording["sources"]) > 1:
+        raise ValueError(f"a recording must be one file, got {len(recording['sources'])}. {export}")
+    changes = [each.get("name") for each in recording.get("transforms") or ()]
+    if set(changes) - {"Resample"}:
+        raise ValueError(f"the recording is changed by {', '.join(map(str, changes))}. {export}")
+    channels = recording["sources"][0].get("channels", [0])
+    wanted = row.get("channel", channels)
+    if recording is not row and sorted(wanted if isinstance(wanted, list) else [wanted]) != sorted(
+        channels
+    ):
+        raise ValueError(f"it is channel {wanted} of {len(channels)}, and all are read. {export}")
+    found = {"id": row.get("id"), "audio": recording["sources"][0]["source"]}
+    if recording is row or (row["start"] == 0 and row["duration"] == recording["duration"]):
+        return found
+    return {**found, "offset": row["start"], "duration": row["duration"]}
+
+
+# Columns.
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _shards(folder: Path) -> list[Path]:
+    kept = (*_COLUMNAR, *_ARCHIVES)
+    return [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(kept)]
+
+
+def _saved(folder: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
+    """Yield the clips of a dataset that Hugging Face's datasets saved."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        for name in _names_in(splits, "splits"):
+            yield from _saved(folder / name, column, bad_row)
+        return
+    state = folder / "state.json"
+    for name in _names_in(state, "_data_files"):
+        yield from _columnar(folder / name, column, bad_row)
+
+
+def _names_in(path: Path, key: str) -> Iterator[str]:
+    """Yield the names of files beside a description, which must be names and no paths."""
+    if path.stat().st_size > _LONGEST_LINE_BYTES:
+        raise ManifestError(f"{one_line(path)}: it is too long to be of datasets. Save it again.")
+    listed = json.loads(path.read_text(encoding="utf-8"))[key]
+    for entry in listed:
+        name = entry["filename"] if isinstance(entry, Mapping) else entry
+        if not isinstance(name, str) or name != os.path.basename(name) or name.startswith("."):
+            raise ManifestError(
+                f"{one_line(path)}: {key} must hold names of files beside it, got {name!r}. Save "
+                "the dataset again."
+            )
+        yield name
+
+
+def _columnar(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
+    audio = _column_of(path, columns(path), column)
+    finder = _Finder(path)
+    for row in rows(path, audio, [*_ID_NAMES, *_OFFSET_NAMES, *_DURATION_NAMES]):
+        place = f"row {row.number}"
+        if row.path is None and not row.has_bytes:
+            bad_row(_row_error(path, place, f"column {audio!r} is empty. Remove the row."))
+            continue
+        numbered = f"{path.stem}/{row.number:06d}"
+        values: dict[str, object] = {**row.values, "audio": row.path or numbered}
+        contained = None
+        if row.has_bytes:
+            suffix = PurePosixPath(str(row.path or "")).suffix.lower()
+            contained = Contained(path, row.number - 1, column=audio, suffix=suffix)
+        yield from _item(path, place, values, "audio", finder, bad_row, contained)
+
+
+def _column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str:
+    if wanted in columns:
+        return str(wanted)
+    lower = {name.lower(): name for name in columns}
+    found = next((lower[name] for name in _AUDIO_NAMES if name in lower), None)
+    if wanted is None and found is not None:
+        return found
+    missing = f"no column {wanted!r}" if wanted else "no column of audio"
+    raise ManifestError(
+        f"{one_line(path)}: {missing}. It has {_listed(columns)}; name one of them."
+    )
+
+
+# Archives.
+
+
+def _archive(path: Path, bad_row: BadRow) -> Iterator[ManifestItem]:
+    found = False
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            # Or the list of members grows with the archive.
+            archive.members = []  # type: ignore[attr-defined]
+            name = PurePosixPath(member.name)
+            if name.suffix.lower() not in AUDIO_SUFFIXES or name.name.startswith("."):
+                continue
+            found = True
+            place = f"member {_printable(member.name)}"
+            if not member.isreg() or member.issparse():
+                bad_row(_row_error(path, place, "it is no file of its own. Pack the file itself."))
+                continue
+            if member.size > _LARGEST_AUDIO_BYTES:
+                bad_row(_row_error(path, place, _too_large(member.size)))
+                continue
+            yield ManifestItem(
+                _name(str(name.with_suffix(""))),
+                path,
+                f"{one_line(path)}, {place}",
+                contained=Contained(path, member.offset_data, member.size, suffix=name.suffix),
+            )
+    if not found:
+        listed = ", ".join(sorted(AUDIO_SUFFIXES))
+        raise ManifestError(f"{one_line(path)}: no audio in this archive. Looked for {listed}.")
+
+
+def _too_large(size: int) -> str:
+    most = _LARGEST_AUDIO_BYTES // 2**20
+    return f"it has {size / 2**20:,.0f} MiB, at most {most:,} are read. Name the file by its path."
+
+
+# Rows, whatever the format.
+
+
+def _item(
+    path: Path,
+    place: str,
+    values: Mapping[str, object],
+    column: str | None,
+    finder: _Finder,
+    bad_row: BadRow,
+    contained: Contained | None = None,
+) -> Iterator[ManifestItem]:
+    """Yield the clip of a row; nothing where it cannot be used."""
+    try:
+        audio = _audio_of(values, column)
+        offset = _seconds(values, _OFFSET_NAMES, lowest=0.0)
+        # Without an offset it describes the file; with one it says where the clip ends.
+        duration = None if offset is None else _seconds(values, _DURATION_NAMES, lowest=None)
+        if contained is None:
+            found = finder.find(_checked_path(audio))
+            name = finder.name_of(audio, found)
+        else:
+            found, name = path, finder.name_of(audio, None)
+    except ValueError as error:
+        bad_row(_row_error(path, place, str(error)))
+        return
+    own = next((_text(values[key]) for key in _ID_NAMES if _text(values.get(key))), "")
+    if not own and offset is not None and (offset or duration):
+        name = f"{name}@{offset:g}"
+    yield ManifestItem(
+        name=_name(own) if own else name,
+        path=found,
+        place=f"{one_line(path)}, {place}",
+        offset_seconds=offset or 0.0,
+        duration_seconds=duration,
+        contained=contained,
+    )
+
+
+def _audio_of(values: Mapping[str, object], column: str | None) -> str:
+    lower = {str(key).lower(): key for key in values}
+    keys = [column] if column in values else [lower[n] for n in _AUDIO_NAMES if n in lower]
+    if not keys or (column and column not in values):
+        missing = f"no key {column!r}" if column else "no key that names audio"
+        raise ValueError(f"{missing}, it has {_listed(list(map(str, values)))}. Name one of them.")
+    value = values[keys[0]]  # type: ignore[index]
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"{keys[0]} must be the path of an audio file, got {value!r:.80}. Name it."
+        )
+    return value.strip()
+
+
+def _checked_path(text: str) -> str:
+    if "\0" in text or len(text) > _LONGEST_PATH:
+        raise ValueError(f"its path is no path of a file, got {text!r:.80}. Name the file.")
+    if _ADDRESS.match(text):
+        raise ValueError(f"only files are read, got {text!r:.80}. Download it and name the file.")
+    if text.startswith("|") or text.endswith("|"):
+        raise ValueError(f"no command is run, got {text!r:.80}. Run it and name the file.")
+    return text
+
+
+def _seconds(
+    values: Mapping[str, object], names: Iterable[str], *, lowest: float | None
+) -> float | None:
+    """Return a time of a row; None where it has none. Without `lowest` it must be above 0."""
+    for name in names:
+        value = values.get(name)
+        if value is None or value == "":
+            continue
+        try:
+            seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+        if not (seconds > 0 or seconds == lowest) or seconds > _LONGEST_SECONDS:
+            expected = "seconds above 0" if lowest is None else "seconds from 0 up"
+            raise ValueError(f"{name} must be {expected}, got {value!r:.40}. Correct it.")
+        return seconds
+    return None
+
+
+class _Finder:
+    """Finds the files of a list, first where the one before was."""
+
+    def __init__(self, manifest: Path) -> None:
+        self._folder = manifest.parent
+        above = manifest.parent.absolute().parents
+        self._bases = [self._folder / folder for folder in _FOLDERS] + list(above)
+        self._last = (self._folder, "")
+
+    def find(self, text: str) -> Path:
+        """Return the file that a text names, or where it was expected."""
+        suffixes = [""] if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
+        for base, suffix in [self._last, *((b, s) for b in self._bases for s in suffixes)]:
+            path = base / f"{text}{suffix}"
+            if _is_file(path):
+                self._last = (base, suffix)
+                return path
+        base, suffix = self._last
+        return base / f"{text}{suffix}"
+
+    def name_of(self, text: str, found: Path | None) -> str:
+        """Return the name of a clip: its path without the suffix, the same on every machine."""
+        if found is not None and found.is_relative_to(self._folder):
+            return _relative_name(found, self._folder)
+        parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
+        kept = parts[-2:] if Path(text).is_absolute() else parts
+        return _name(str(PurePosixPath(*kept).with_suffix("")))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, or a folder that may not be entered
+        return False
+
+
+def _relative_name(path: Path, folder: Path) -> str:
+    relative = path.relative_to(folder)
+    audio = relative.suffix.lower() in AUDIO_SUFFIXES
+    return _name((relative.with_suffix("") if audio else relative).as_posix())
+
+
+def _name(text: str) -> str:
+    return _printable(text)[:_LONGEST_NAME]
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "_" for character in text)
+
+
+def _text(value: object) -> str:
+    return str(value).strip() if isinstance(value, (str, int)) else ""
+
+
+def _row_error(path: Path, place: str, told: str) -> ManifestError:
+    return ManifestError(f"{one_line(path)}, {place}: {told}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:12])
+    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "none"
+
+
+class _Lines:
+    """The lines of a text file, one at a time, each of a bounded length.
+
+    Attributes:
+        number: Of the line that was read last, counted from 1.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        opened = gzip.open if self._path.suffix.lower() == ".gz" else open
+        with opened(self._path, "rb") as file:
+            while line := file.readline(_LONGEST_LINE_BYTES + 1):
+                self.number += 1
+                place = f"line {self.number}"
+                if len(line) > _LONGEST_LINE_BYTES:
+                    told = "it is longer than 1 MiB, so this is no list of clips. Check the path."
+                    raise _row_error(self._path, place, told)
+                try:
+                    text = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    told = "it is no UTF-8. Convert the file: iconv -f latin1 -t utf-8."
+                    raise _row_error(self._path, place, told) from None
+                yield text
