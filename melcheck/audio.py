@@ -411,7 +411,7 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
             wanted = source_samples(file.samplerate, config)
             if wanted is None and promised == UNKNOWN_LENGTH:
                 raise unknown_length(path)
-            frames = _read_samples(file, wanted)
+            frames = read_samples(file, wanted)
             # soundfile gives [samples, channels].
             seconds = math.nan if promised == UNKNOWN_LENGTH else promised / file.samplerate
             decoded = torch.from_numpy(frames.T.copy()), file.samplerate, seconds
@@ -423,8 +423,15 @@ def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, 
     return decoded
 
 
-def _read_samples(file: Any, wanted: int | None) -> np.ndarray[Any, Any]:
-    # A header may promise what no memory holds: what is there is asked for piece by piece.
+def read_samples(file: Any, wanted: int | None) -> np.ndarray[Any, Any]:
+    """Return samples of an open `soundfile.SoundFile`, `[samples, channels]`, float32.
+
+    A header may promise what no memory holds: what is there is asked for piece by piece.
+
+    Args:
+        file: The file; reading begins where it stands.
+        wanted: How many at most; None for all.
+    """
     piece = max(1, _PIECE_SAMPLES // file.channels)
     pieces: list[np.ndarray[Any, Any]] = []
     left = math.inf if wanted is None else wanted

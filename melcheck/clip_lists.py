@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from melcheck.audio import UNKNOWN_LENGTH, decode_audio
+from melcheck.audio import UNKNOWN_LENGTH, decode_audio, read_samples
 from melcheck.clips import Clip, find_clips
 from melcheck.config import DEFAULT_SAMPLE_RATE, MelCheckConfig
-from melcheck.files import file_name, one_line, refuse
+from melcheck.files import error_text, file_name, one_line, refuse
 from melcheck.manifests import ManifestError, ManifestItem, is_manifest, read_manifest
 
 # How the formats begin that a column of bytes without names may hold.
@@ -109,7 +109,7 @@ def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
         try:
             path, problem = _written(item, own, stem), ""
         except (ValueError, OSError) as error:
-            path, problem = own / stem, f"{item.place}: {error}"
+            path, problem = own / stem, f"{item.place}: {error_text(error)}"
         found.append(dataclasses.replace(clip, path=path, problem=problem))
     return tuple(found)
 
@@ -141,9 +141,11 @@ def _part(item: ManifestItem, source: Path, destination: Path) -> Path:
             if frames != UNKNOWN_LENGTH:
                 file.seek(min(round(begin * rate), frames))
             count = (
-                -1 if duration is None else round((begin + duration) * rate) - round(begin * rate)
+                None
+                if duration is None
+                else max(1, round((begin + duration) * rate) - round(begin * rate))
             )
-            samples = file.read(count, dtype="float32", always_2d=True)
+            samples = read_samples(file, count)
     except soundfile.LibsndfileError:
         # The start of a format that soundfile does not know, or its error.
         end = None if duration is None else begin + duration

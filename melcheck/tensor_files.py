@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from melcheck.files import short
+
 # A list takes 56 bytes of memory and one of a pickle: the bound holds what a pickle may become.
 # One of two thousand tensors, as of a whole training, takes 0.3 MB.
 _MAX_PICKLE_BYTES: Final = 2**21
@@ -260,7 +262,15 @@ class _Unpickler(pickle._Unpickler):
         known = {
             "collections.OrderedDict": lambda: collections.OrderedDict(),
             "torch.Size": self._size,
+            "torch.device": lambda *named: short(named),
             "_codecs.encode": self._encoded,
+            # A tensor with attributes of its own, which are dropped.
+            "torch._tensor._rebuild_from_type_v2": lambda build, _, arguments, *__: build(
+                *arguments
+            ),
+            # Named by that, and no class that could be called.
+            "torch.Tensor": "torch.Tensor",
+            "torch.nn.parameter.Parameter": "torch.nn.parameter.Parameter",
         }.get(f"{module}.{name}")
         if known is not None:
             return known

@@ -42,6 +42,7 @@ from safetensors.torch import save as save_safetensors
 from vocos import Vocos
 
 from melcheck.audio import AudioError, load_audio
+from melcheck.clip_lists import list_clips, with_files
 from melcheck.clips import ClipError, load_manifest
 from melcheck.config import MelCheckConfig
 from melcheck.files import failed_allocation, file_name, one_line, plain_text
@@ -63,7 +64,8 @@ SECONDS = 5.0
 MEMORY_BYTES = 2**31
 """Memory that one input may take: twice what a file of weights may hold."""
 
-_EXAMPLES = 60
+# Inputs of a round, in a campaign of a minute and more, and in a shorter one.
+_EXAMPLES, _FEW_EXAMPLES = 60, 20
 _WALL_SECONDS = 600
 
 Outcome = str
@@ -287,12 +289,26 @@ def report_text() -> str:
     return json.dumps(json.loads(report_json(report)), indent=0)
 
 
+@functools.cache
+def list_texts() -> dict[str, str]:
+    """Return lists of clips, a value on each line behind a colon, by name."""
+    rows = [
+        {"audio_filepath": "clip.wav", "offset": 0.1, "duration": 0.2, "id": "a/b"},
+        {"audio_filepath": "../clip.wav", "text": "x", "id": "../../c"},
+    ]
+    return {
+        "list.jsonl": "\n".join(map(json.dumps, rows)),
+        "list.csv": "path,start,duration\nclip.wav,0.1,0.2\nother.wav,0,1\n",
+        "list.txt": "clip|a text: with a colon\nother.wav|b\n",
+    }
+
+
 @st.composite
 def documents(draw: Draw) -> tuple[str, bytes]:
     """Make a manifest or a report, damaged."""
-    name, text = draw(
-        st.sampled_from([("clips.yaml", manifest_text()), ("report.json", report_text())])
-    )
+    texts = {"clips.yaml": manifest_text(), "report.json": report_text(), **list_texts()}
+    name = draw(st.sampled_from(sorted(texts)))
+    text = texts[name]
     if draw(st.integers(0, 9)) == 0:
         depth = draw(st.integers(1, 30_000))
         return name, draw(st.sampled_from([b"[", b'{"a":', b"- ", b"a: {"])) * depth
@@ -392,8 +408,15 @@ def use_audio(folder: Path, name: str, content: bytes) -> object:
 
 
 def use_document(folder: Path, name: str, content: bytes) -> object:
-    """Read a manifest or a report."""
+    """Read a manifest, a report or a list of clips."""
     (folder / name).write_bytes(content)
+    if name.startswith("list"):
+        (folder / "clip.wav").write_bytes(audio_bases()["PCM_16.wav"])
+        clips = list_clips([folder / name])
+        found = with_files(clips, folder / "own")
+        outside = [path for path in folder.iterdir() if path.name not in (name, "clip.wav", "own")]
+        assert not outside, "it wrote outside"
+        return found
     return (load_manifest if name.endswith("yaml") else read_report)(folder / name)
 
 
@@ -442,7 +465,9 @@ KINDS = {
     "mels": Kind(mels(), use_mel, (MelFileError,)),
     "checkpoints": Kind(checkpoints(), use_checkpoint, (VocoderError,)),
     "audio": Kind(audio(), use_audio, (AudioError,)),
-    "documents": Kind(documents(), use_document, (ClipError, ReportError)),
+    "documents": Kind(
+        documents(), use_document, (ClipError, ReportError, ValueError, FileNotFoundError)
+    ),
     "names": Kind(st.tuples(st.just("name"), _NAMES), use_name, ()),
     "objects": Kind(objects(), use_object, (CallableError,)),
     "hub": Kind(servers(), use_server, (VocoderError,)),
@@ -464,8 +489,8 @@ def judged(kind: Kind, folder: Path, name: str, content: Any) -> Outcome:
         kind.use(folder, name, content)
     except kind.errors as error:
         text = str(error)
-        # Names are escaped, and only where text is printed all of it is.
-        return "refused" if len(text) < 3_000 else f"refused in {len(text)} characters"
+        # Of a list of clips, up to sixteen rows are named.
+        return "refused" if len(text) < 8_000 else f"refused in {len(text)} characters"
     except TooSlow:
         return f"took more than {SECONDS:g} s"
     except KeyboardInterrupt:
@@ -545,12 +570,13 @@ def campaign(
         bases()
     for files in (hostile.npy_files, hostile.torch_files, hostile.safetensors_files):
         files()
+    examples = _EXAMPLES if seconds >= 60 else _FEW_EXAMPLES
     end, number = time.monotonic() + seconds, first_seed
     while True:
         for name in kinds:
             if number > first_seed + len(kinds) - 1 and time.monotonic() > end:
                 return
-            yield name, number, in_a_child(name, number, _EXAMPLES, kept)
+            yield name, number, in_a_child(name, number, examples, kept)
             number += 1
 
 

@@ -9,7 +9,8 @@
     141  the reader of the output has closed the pipe
 
 With `--json` stdout holds one JSON object and nothing else, also after an error of codes 2, 3 and
-70: `melcheck` (version), `command`, `passed`, and the keys of the command, or `error`.
+70: `melcheck` (version), `command`, `passed`, and the keys of the command, or `error`. A verdict
+whose files could not be written has both, and code 3.
 """
 
 from __future__ import annotations

@@ -136,8 +136,10 @@ class Terminal:
             yield from items
             return
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
+        title = escape(plain_text(title))
         with Progress(console=Console(stderr=True), transient=True) as progress:
             yield from progress.track(items, total=total, description=title)
 

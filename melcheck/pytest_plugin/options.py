@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from melcheck.files import plain_text
+
 _FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 _KEY = re.compile(r"^\s*mel_\w+\s*=", re.MULTILINE)
 
@@ -170,7 +172,8 @@ def texts(config: pytest.Config, name: str) -> list[str]:
     given = config.getoption(_key(name))
     values = [given] if isinstance(given, str) else list(given or ())
     if not all(map(str.strip, values)):
-        raise pytest.UsageError(f"melcheck: --mel-{name} must not be empty. Leave it out instead.")
+        told = f"melcheck: --mel-{name} must not be empty. Leave it out instead."
+        raise pytest.UsageError(plain_text(told))
     if not values:
         found = config.getini(_key(name)) or []
         values = [found] if isinstance(found, str) else [str(value) for value in found]

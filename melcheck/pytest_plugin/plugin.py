@@ -103,11 +103,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             config, check_clips=not is_worker(config), artifacts=artifacts
         )
     except UnfitEnvironmentError as error:
-        raise pytest.UsageError(f"melcheck: {error}") from None
+        raise pytest.UsageError(plain_text(f"melcheck: {error}")) from None
     except PackageNeededError as error:
-        raise pytest.UsageError(f"melcheck: {error}") from None
+        raise pytest.UsageError(plain_text(f"melcheck: {error}")) from None
     except ImportError as error:
-        raise pytest.UsageError(f"melcheck: {missing_package(error)}") from None
+        raise pytest.UsageError(plain_text(f"melcheck: {missing_package(error)}")) from None
     except (ValueError, TypeError, OSError) as error:
         raise pytest.UsageError(plain_text(f"melcheck: {error_text(error)}")) from None
     except (MemoryError, RuntimeError) as error:

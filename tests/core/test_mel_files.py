@@ -197,3 +197,29 @@ def test_a_folder_without_mels_is_refused(tmp_path: Path) -> None:
         find_mels(tmp_path)
     with pytest.raises(NotADirectoryError, match="no such folder"):
         find_mels(tmp_path / "nowhere")
+
+
+def with_attribute(mel: Tensor) -> Tensor:
+    mel = mel.clone()
+    mel.rate = 24_000  # type: ignore[attr-defined]
+    return mel
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(torch.nn.Parameter(MEL), id="parameter"),
+        pytest.param(with_attribute(MEL), id="attribute"),
+        pytest.param(MEL.T.contiguous().T, id="strided"),
+        pytest.param(torch.cat([MEL, MEL])[100:], id="offset"),
+        pytest.param([MEL, "a", 3, None, b"c", 0.5, True], id="list"),
+        pytest.param(
+            {"mel": MEL, "on": MEL.device, "of": MEL.dtype, "shape": MEL.shape}, id="dictionary"
+        ),
+    ],
+)
+def test_what_torch_writes_is_read(tmp_path: Path, content: Any, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    assert torch.equal(read_mel(path).mel, MEL)

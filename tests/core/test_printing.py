@@ -156,6 +156,18 @@ def test_a_line_that_is_broken_begins_no_command(
     assert raw(capsys.readouterr().out) == []
 
 
+def test_a_progress_bar_shows_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    title = f"[red]{HOSTILE}"
+    assert list(Terminal().progress(title, [1], 1)) == [1]
+    shown = capsys.readouterr().err
+    assert "[red]a" in shown.replace("\n", "")
+    assert not {"\u202e", "\x07", "\x9b", "\u2028"} & set(shown)
+
+
 def test_a_table_that_is_printed_begins_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     rows = [(HOSTILE, "b"), ("::error::x", "##[c]"), ("word " * 4 + "::error::y", "d")]
