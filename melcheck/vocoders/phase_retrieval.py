@@ -373,25 +373,21 @@ class PhaseRetrieval(nn.Module):
         """Return the pitch of each frame in Hz; without one, any in the range of voices.
 
         The autocorrelation of a windowed frame is the inverse transform of its power. Its highest
-        peak in the range is the period, with the vertex of the parabola through three lags.
+        peak in the range is the period, in half samples: nothing between them, so that rounding
+        changes no pitch but where two lags are as high.
 
         Shape:
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, frames]`, float64
         """
         low, high = (round(hz * self.n_fft / self.sample_rate) for hz in _HARMONICS_HZ)
-        power = torch.zeros_like(magnitude)
+        power = magnitude.new_zeros(*magnitude.shape[:-1], self.n_fft + 1)
         power[..., low:high] = magnitude[..., low:high].square()
-        correlation = torch.fft.irfft(power, self.n_fft)
-        longest, shortest = (int(self.sample_rate / hz) for hz in _PITCH_HZ)
-        longest = min(longest, self.n_fft // 2 - 1)
+        correlation = torch.fft.irfft(power, 2 * self.n_fft)
+        longest, shortest = (int(2 * self.sample_rate / hz) for hz in _PITCH_HZ)
+        longest = min(longest, self.n_fft - 1)
         lag = correlation[..., shortest : longest + 1].argmax(dim=-1) + shortest
-        before, at, after = (
-            correlation.gather(-1, (lag + step)[..., None])[..., 0].double() for step in (-1, 0, 1)
-        )
-        curvature = (before - 2 * at + after).clamp(max=-_TINY * _TINY)
-        vertex = ((before - after) / (2 * curvature)).clamp(-0.5, 0.5)
-        period: Tensor = lag + vertex
-        return self.sample_rate / period
+        pitch_hz: Tensor = 2 * self.sample_rate / lag.double()
+        return pitch_hz
 
     def pulse_turns(self, pitch_hz: Tensor) -> Tensor:
         """Return how often a pulse train has turned at each frame, from 0 at the first.

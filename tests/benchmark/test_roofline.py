@@ -91,8 +91,8 @@ def test_each_projection_of_a_phase_head_is_two_transforms() -> None:
         2 * turns * transforms(length)
         for turns, length in zip(TURNS, (1024, 256, 128), strict=True)
     )
-    # One for the pitch, one to invert in the end, two for each step of descent.
-    others = (2 + 2 * STEPS) * transforms(1024)
+    # One of twice the length for the pitch, one to invert in the end, two for each step of descent.
+    others = transforms(2048) + (1 + 2 * STEPS) * transforms(1024)
     assert work_of(consistent(), "decode").transforms == others + projections
 
 

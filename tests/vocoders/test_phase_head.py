@@ -121,7 +121,7 @@ def pulses(pitch_hz: float, seconds: float = 0.5) -> Tensor:
 def test_the_pitch_of_a_pulse_train_is_found(pitch_hz: float) -> None:
     magnitude = retrieval().to_spectrum(pulses(pitch_hz)).abs()
     found = retrieval().pitch_hz(magnitude)[0, 4:-4]
-    torch.testing.assert_close(found, torch.full_like(found, pitch_hz), rtol=0.005, atol=0)
+    torch.testing.assert_close(found, torch.full_like(found, pitch_hz), rtol=0.01, atol=0)
 
 
 def test_a_frame_without_a_pitch_has_one_in_the_range_of_voices() -> None:
@@ -141,8 +141,8 @@ def test_first_phases_turn_as_those_of_the_pulse_train_do() -> None:
         torch.remainder(phase[0, 1:, bins] - phase[0, :-1, bins] + torch.pi, 2 * torch.pi)
         for phase in (spectrum.angle(), first)
     )
-    # 0.5 Hz of error in the pitch are 0.13 rad a hop at the fourth harmonic.
-    assert (torch.remainder(own - given + torch.pi, 2 * torch.pi) - torch.pi).abs().max() < 0.15
+    # Half a sample of the period is 1 Hz, and 0.27 rad a hop at the fourth harmonic.
+    assert (torch.remainder(own - given + torch.pi, 2 * torch.pi) - torch.pi).abs().max() < 0.3
 
 
 def test_higher_bins_begin_later() -> None:
