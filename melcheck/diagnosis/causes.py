@@ -24,6 +24,7 @@ class Explanation:
         evidence: What was measured: the attribute's value, the factor, the delay.
         fix: What to do, in one line.
         alternatives: Codes of causes that look the same.
+        gain: Factor on the waveform, where it is one.
     """
 
     code: str
@@ -31,6 +32,7 @@ class Explanation:
     evidence: str
     fix: str
     alternatives: tuple[str, ...] = ()
+    gain: float | None = None
 
     def __str__(self) -> str:
         return f"{self.title} ({self.evidence}). {self.fix}"
@@ -70,6 +72,7 @@ class Finding:
         alternatives: Codes of causes that look the same.
         fix: What to do about just this, in one line; "" for the cause's own fix.
         shift_nats: What it adds before the logarithm is scaled, power * ln(factor).
+        gain: Factor on the waveform, where it is one.
     """
 
     code: str
@@ -78,12 +81,15 @@ class Finding:
     alternatives: tuple[str, ...] = ()
     fix: str = ""
     shift_nats: float = 0.0
+    gain: float | None = None
 
     def explained(self, expected: MelRecipe) -> Explanation:
         """Return it in words; the fix names the numbers of the expected recipe."""
         known = cause(self.code, expected)
         fix = self.fix or known.fix
-        return Explanation(self.code, known.title, self.text, fix, self.alternatives)
+        return Explanation(
+            self.code, known.title, self.text, fix, self.alternatives, gain=self.gain
+        )
 
 
 PROFILE_PREFIX = "profile:"

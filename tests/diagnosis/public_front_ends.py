@@ -174,7 +174,7 @@ def each_band(compress: Compress, *, seed: int) -> Compress:
 
     def normed(mel: Array) -> Array:
         norms = np.random.default_rng(seed).uniform(3.0, 9.0, len(mel))
-        return compress(mel) / -norms[:, None]
+        return compress(mel) / norms[:, None]
 
     return normed
 
