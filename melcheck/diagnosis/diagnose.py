@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
-from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding, profile_numbers
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
-from melcheck.diagnosis.recipe_search.mel_axes import logarithms, orient
+from melcheck.diagnosis.recipe_search.mel_axes import Layout, logarithms, orient
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     Prepared,
@@ -61,6 +61,8 @@ _AT_ZERO_DB = 1e-3
 _DIGITS_NATS = 1e-3
 _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
+# What leaves more is not explained.
+_EXPLAINED_NATS = 0.1
 # Residuals within this factor of the smallest are as good, where nothing explains the mel.
 _AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
@@ -108,7 +110,23 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     if float(clip.abs().max()) < SILENT_PEAK:
         note = f"The audio is silent (peak {float(clip.abs().max()):.1g}): it explains no mel."
         return _plain("unknown", (), reference, given, (note,))
-    layout = orient(given, clip, expected)
+    found = []
+    for layout in orient(given, clip, expected):
+        found.append(_of_layout(layout, clip, channels, reference, expected))
+        # The shape alone is no evidence: of two layouts the one is right that something explains.
+        if found[-1].evidence.residual < _EXPLAINED_NATS:
+            return found[-1]
+    return found[0]
+
+
+def _of_layout(
+    layout: Layout,
+    clip: Tensor,
+    channels: Tensor | None,
+    reference: Tensor,
+    expected: MelRecipe,
+) -> Diagnosis:
+    given = layout.mel
     mel, padded = _unpadded(layout.mel, reference.shape[-1])
     if padded is not None and (quick := _same(reference, mel, expected)) is not None:
         causes = (padded.explained(expected), *quick.causes)
@@ -167,7 +185,9 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if beyond_rounding(reference.clamp(min=top), given.clamp(min=top), expected).any():
         return None
     causes = []
-    if abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest)):
+    if beyond_rounding(reference, given, expected).any() and abs(
+        lowest - float(reference.min())
+    ) > max(1e-3 * unit, step * abs(lowest)):
         if not clipped or not low <= lowest <= high:
             return None
         value = math.exp(expected.to_nats(lowest))
@@ -216,14 +236,14 @@ def _verdict(
     evidence = Evidence(
         residual=entry.residual,
         runner_up_residual=choice.runner_up.residual if choice.runner_up else math.inf,
-        runner_up=_text(choice.runner_up) if choice.runner_up else "none",
+        runner_up=_text(choice.runner_up, expected) if choice.runner_up else "none",
         slope=entry.slope,
         offset=entry.offset,
         frames=frames[0],
         expected_frames=frames[1],
         floor=prepared.floor,
     )
-    nearest = _nearest(choice)
+    nearest = _nearest(choice, expected)
     notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
     if choice.named:
         if entry.bands is not None:
@@ -239,10 +259,10 @@ def _verdict(
     telling = [finding.code for finding in first if not finding.benign]
     if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
         notes.append("Beyond that, no known recipe explains it.")
-        return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
+        return Diagnosis("fault", causes, evidence, nearest, tuple(notes), explained=False)
     if entry.residual > _DIFFERENT_AUDIO_NATS:
         notes.append(OTHER_FILE)
-    return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
+    return Diagnosis("unknown", causes, evidence, nearest, tuple(notes), explained=False)
 
 
 def _without_statistics(prepared: Prepared, choice: Choice) -> tuple[Prepared, Choice]:
@@ -297,12 +317,12 @@ def _explained(
         if not harmless and evidence.residual > _NOISE_NATS:
             harmless = [_rounded(prepared, evidence.residual)]
         causes = tuple(finding.explained(expected) for finding in harmless)
-        return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
+        return Diagnosis("benign", causes, evidence, _nearest(choice, expected), tuple(notes))
     for finding in harmless:
         if finding.code == "floor" and any(c.code.startswith(PROFILE_PREFIX) for c in named):
             continue
         notes.append(f"Also, without effect on decoding: {finding.text}.")
-    return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
+    return Diagnosis("fault", tuple(named), evidence, _nearest(choice, expected), tuple(notes))
 
 
 def _rounded(prepared: Prepared, residual: float) -> Finding:
@@ -346,12 +366,20 @@ def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
     return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
 
 
-def _text(entry: Fit) -> str:
-    changes = entry.hypothesis.all_changes
-    return ", ".join(str(change) for change in changes) or "the expected recipe"
+def _text(entry: Fit, expected: MelRecipe) -> str:
+    """Return how a hypothesis differs from the expected recipe, number by number."""
+    found = []
+    for change in entry.hypothesis.all_changes:
+        if change.code.startswith(PROFILE_PREFIX):
+            differing = profile_numbers(change.code.removeprefix(PROFILE_PREFIX), expected)
+            numbers = ", ".join(f"{name}={own!r}" for name, (own, _) in differing.items())
+            found.append(f"{change} ({numbers})")
+        else:
+            found.append(str(change))
+    return ", ".join(found) or "the expected recipe"
 
 
-def _nearest(choice: Choice) -> tuple[Nearest, ...]:
+def _nearest(choice: Choice, expected: MelRecipe) -> tuple[Nearest, ...]:
     """Return the best three that predict different mels; of those as good, the simplest first."""
     found: list[tuple[Fit, Nearest]] = []
     smallest = min(entry.residual for entry in choice.fits)
@@ -365,7 +393,7 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
         codes = tuple(change.code for change in entry.hypothesis.all_changes)
         if any(near.codes == codes or same_mel(entry, other, nats=close) for other, near in found):
             continue
-        found.append((entry, Nearest(codes, _text(entry), entry.residual)))
+        found.append((entry, Nearest(codes, _text(entry, expected), entry.residual)))
     return tuple(near for _, near in found[:3])
 
 

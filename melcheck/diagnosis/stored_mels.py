@@ -8,6 +8,7 @@ shift, a part of the clip, NaN, a normalisation, different audio and, by
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -144,11 +145,13 @@ class FreshMel:
         waveform: The clip, `[samples]`.
         mel: `[n_mels, frames]`.
         recipe: The mel's recipe, up to what does not affect decoding; None if that is not known.
+        frames_first: Whether the front end itself returns [frames, n_mels], as its caches then do.
     """
 
     waveform: Tensor
     mel: Tensor
     recipe: MelRecipe | None
+    frames_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +191,13 @@ def fresh_mel(
     if extract is None:
         return FreshMel(waveform, reference, expected)
     mel = extract(waveform[None])[0].cpu()
-    if reference.shape == mel.shape and torch.equal(reference, mel):
-        return FreshMel(waveform, mel, expected)
-    found = diagnose(waveform, mel, expected=expected)
-    return FreshMel(waveform, mel, expected if found.kind in ("identical", "benign") else None)
+    # The method of a `Frontend`, or any function.
+    frames_first = bool(getattr(getattr(extract, "__self__", extract), "frames_first", False))
+    recipe: MelRecipe | None = expected
+    if reference.shape != mel.shape or not torch.equal(reference, mel):
+        found = diagnose(waveform, mel, expected=expected)
+        recipe = expected if found.kind in ("identical", "benign") else None
+    return FreshMel(waveform, mel, recipe, frames_first)
 
 
 def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
@@ -208,7 +214,13 @@ def compare_stored(stored: StoredMel, clip: FreshMel) -> StoredMelResult:
     upright = _upright(mel, fresh)
     if upright is not mel:
         rows, columns = mel.shape
-        causes.append(("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"))
+        layout = f"[{rows}, {columns}] is [frames, n_mels]"
+        if clip.frames_first:
+            stored = dataclasses.replace(stored, mel=stored.mel.T.contiguous())
+            found = compare_stored(stored, dataclasses.replace(clip, frames_first=False))
+            text = f"{found.text}; {layout}, as the front end returns it"
+            return dataclasses.replace(found, text=text, note=True) if found.fresh else found
+        causes.append(("axes-transposed", layout))
         mel, valid = upright, valid.T
     shift = _alignment(mel, valid, fresh, stored.dtype)
     if shift is None:

@@ -108,9 +108,11 @@ def truth(front: FrontEnd, *, own_rate: bool) -> tuple[set[str], set[str]]:
         must.add("log-base")
     if front.magnitude_eps > AUDIBLE_EPS:
         may.add("magnitude-eps")
-    if front.frames_first:
-        must.add("axes-transposed")
+    if front.frames_first and own_rate:
+        must.add("axes-transposed")  # of a function they are adapted, with a note
     must |= set(front.after)
+    if "own_bands" in front.compress.__qualname__:
+        may.add("filter-norm")  # a constant of each band, which the band's own mean takes away
     return must - may, may | must
 
 

@@ -157,6 +157,7 @@ _FEWER_BANDS = 24
 _QUIET_SHARE = 0.2
 _PROMISING_SPECTRA = 3
 _WIDE = 6
+_FURTHER = 20
 _AGAIN = 6
 _EXACT_RANK = 3e-5
 _PROMISING_FIRST = 6
@@ -255,11 +256,19 @@ def rank_narrow(
 
 
 def rank(
-    prepared: Prepared, narrow: Narrow, *, by_band: bool = False
+    prepared: Prepared, narrow: Narrow, *, by_band: bool = False, further: bool = False
 ) -> list[tuple[float, Hypothesis]]:
-    """Rank the most promising spectra with filters of every range, best first."""
+    """Rank the most promising spectra with filters of every range, best first.
+
+    Args:
+        prepared: The candidate.
+        narrow: How they rank with the usual filters.
+        by_band: As for `rank_narrow`.
+        further: Whether to try those that come next instead.
+    """
     found = list(narrow.ranked)
-    for spectrum, reading in narrow.promising[:_WIDE]:
+    turn = slice(_WIDE, _FURTHER) if further else slice(_WIDE)
+    for spectrum, reading in narrow.promising[turn]:
         cells = louder_cells(prepared, reading, bands=_FEWER_BANDS, by_band=by_band)
         if cells is not None:
             wide = _scores(cells, reading, [spectrum], every_range=True)

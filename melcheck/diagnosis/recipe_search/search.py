@@ -97,9 +97,12 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
         found.append(_plain(reading))
     fits = refine(prepared, _distinct(found))
     fits += _with_constants(prepared, fits)
-    if not _settled(prepared, fits):
+    for further in (False, True):
+        if _settled(prepared, fits):
+            break
         known = {_key(entry.hypothesis) for entry in fits}
-        wide = [hypothesis for _, hypothesis in rank(prepared, narrow)[:_REFINED_OF_ALL]]
+        ranked = rank(prepared, narrow, further=further)
+        wide = [hypothesis for _, hypothesis in ranked[:_REFINED_OF_ALL]]
         more = refine(prepared, [each for each in _distinct(wide) if _key(each) not in known])
         fits += [*more, *_with_constants(prepared, more)]
     return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
