@@ -182,12 +182,14 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     lowest = float(given.min())
     low, high = (expected.normalised(expected.logarithm(floor)) for floor in BENIGN_FLOORS)
     top = max(lowest, expected.log_floor) if clipped else expected.log_floor
-    if beyond_rounding(reference.clamp(min=top), given.clamp(min=top), expected).any():
+    above = (reference.clamp(min=top), given.clamp(min=top))
+    if beyond_rounding(*above, expected, storage=storage_of(given)).any():
         return None
     causes = []
-    if beyond_rounding(reference, given, expected).any() and abs(
-        lowest - float(reference.min())
-    ) > max(1e-3 * unit, step * abs(lowest)):
+    # Above the floor the lowest bin is one of the audio, which rounding moves.
+    floored = float(reference.min()) <= expected.log_floor + 1e-3 * unit
+    moved = abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest))
+    if moved and (floored or prepare(given).floor is not None):
         if not clipped or not low <= lowest <= high:
             return None
         value = math.exp(expected.to_nats(lowest))

@@ -179,6 +179,14 @@ def log_ceiling(recipe: MelRecipe) -> float:
     return recipe.normalised(recipe.logarithm(strongest_band * recipe.win_length**recipe.power))
 
 
+@functools.lru_cache(maxsize=32)
+def _silence(recipe: MelRecipe) -> float:
+    """Return the lowest value of digital silence, in the mel's unit: that of the narrowest band."""
+    narrowest = filters_of(recipe).sum(dim=0).min().item()
+    added = narrowest * recipe.magnitude_eps ** (recipe.power / 2)
+    return recipe.normalised(recipe.logarithm(max(added, recipe.floor)))
+
+
 def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
     """Return in words why a mel cannot be one of a recipe; "" where nothing speaks against it.
 
@@ -202,7 +210,10 @@ def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
         kept = recipe.dynamic_range / recipe.std
         if high - low > kept * (1 + _RANGE_ROUNDING):
             return f"a range of {high - low:.2f} where it keeps {kept:.2f}"
-    elif prepared.floor is not None and abs(prepared.floor - lowest) > slack:
+    elif (
+        prepared.floor is not None
+        and min(abs(prepared.floor - each) for each in (lowest, _silence(recipe))) > slack
+    ):
         return f"a floor of {prepared.floor:.4f} where it has {lowest:.4f}"
     if low <= lowest + slack or recipe.log_base is None:
         return ""

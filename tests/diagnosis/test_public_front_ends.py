@@ -227,9 +227,8 @@ def of_identify(front: FrontEnd) -> list[Verdict]:
 
 
 WAYS = {"handshake": of_handshake, "diagnose": of_diagnose, "identify": of_identify}
-# Shares of right answers, the other being the most that may be wrong.
-LEAST_RIGHT = {"handshake": 0.0, "diagnose": 0.0, "identify": 0.0}
-MOST_WRONG = {"handshake": 1.0, "diagnose": 1.0, "identify": 1.0}
+# Shares of right answers; none may be wrong.
+LEAST_RIGHT = {"handshake": 0.9, "diagnose": 0.9, "identify": 0.95}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -251,7 +250,7 @@ def test_public_front_ends_are_named(
             if verdict != "right":
                 line(f"  {verdict}: {name}: {said}")
     assert counts["right"] >= LEAST_RIGHT[way] * len(results)
-    assert counts["wrong"] <= MOST_WRONG[way] * len(results)
+    assert counts["wrong"] == 0
 
 
 def test_the_set_is_large_and_its_names_are_its_own() -> None:

@@ -106,7 +106,9 @@ def magnitude_rounding(loudest: float) -> float:
     return _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
 
 
-def beyond_rounding(reference: Tensor, mel: Tensor, recipe: MelRecipe) -> Tensor:
+def beyond_rounding(
+    reference: Tensor, mel: Tensor, recipe: MelRecipe, *, storage: str | None = None
+) -> Tensor:
     """Return which bins of two mels differ by more than arithmetic alone makes them differ.
 
     The one bound of the project: a front end that follows the recipe in another library, or in
@@ -117,12 +119,14 @@ def beyond_rounding(reference: Tensor, mel: Tensor, recipe: MelRecipe) -> Tensor
         reference: `[n_mels, frames]`, as the recipe extracts it.
         mel: The same shape; what its type rounds is allowed on top.
         recipe: The recipe of the reference.
+        storage: The type that it was rounded to, where that is known; None looks at its values.
 
     Returns:
         `[n_mels, frames]`; NaN is beyond.
     """
     difference = (mel - reference).abs()
-    step = STORAGE_ROUNDINGS * storage_step(storage_of(mel)) * mel.abs()
+    storage = storage_of(mel) if storage is None else storage
+    step = STORAGE_ROUNDINGS * storage_step(storage) * mel.abs()
     if recipe.log_base is None:
         return ~(difference <= _ROUNDING_NATS + step)
     nats = recipe.to_nats(reference)
