@@ -180,11 +180,12 @@ def log_ceiling(recipe: MelRecipe) -> float:
 
 
 @functools.lru_cache(maxsize=32)
-def _silence(recipe: MelRecipe) -> float:
-    """Return the lowest value of digital silence, in the mel's unit: that of the narrowest band."""
-    narrowest = filters_of(recipe).sum(dim=0).min().item()
-    added = narrowest * recipe.magnitude_eps ** (recipe.power / 2)
-    return recipe.normalised(recipe.logarithm(max(added, recipe.floor)))
+def _silence(recipe: MelRecipe) -> tuple[float, float]:
+    """Return the least and the most that digital silence comes to in a band, in the mel's unit."""
+    sums = filters_of(recipe).sum(dim=0)
+    added = recipe.magnitude_eps ** (recipe.power / 2)
+    low, high = (max(each.item() * added, recipe.floor) for each in (sums.min(), sums.max()))
+    return recipe.normalised(recipe.logarithm(low)), recipe.normalised(recipe.logarithm(high))
 
 
 def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
@@ -210,10 +211,10 @@ def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
         kept = recipe.dynamic_range / recipe.std
         if high - low > kept * (1 + _RANGE_ROUNDING):
             return f"a range of {high - low:.2f} where it keeps {kept:.2f}"
-    elif (
-        prepared.floor is not None
-        and min(abs(prepared.floor - each) for each in (lowest, _silence(recipe))) > slack
-    ):
+    elif prepared.floor is not None and abs(prepared.floor - lowest) > slack:
+        quietest, loudest = _silence(recipe)
+        if quietest - slack <= prepared.floor <= loudest + slack:
+            return ""  # bands that hold nothing but what is added under the root
         return f"a floor of {prepared.floor:.4f} where it has {lowest:.4f}"
     if low <= lowest + slack or recipe.log_base is None:
         return ""

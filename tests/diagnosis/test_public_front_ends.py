@@ -220,6 +220,7 @@ def of_identify(front: FrontEnd) -> list[Verdict]:
         for name, entry in PROFILES.items():
             same = all(getattr(entry.recipe, key) == value for key, value in numbers.items())
             same = same and entry.recipe.sample_rate == front.rate
+            same = same and "decimal" not in front.name
             same = same and (entry.recipe.std != 1) == ("normalisation" in front.after)
             if same and name not in identity.profiles:
                 problems.append(f"not {name}: {identity.contradictions[name]}")
