@@ -10,11 +10,13 @@ is checked elsewhere, by `melcheck.diagnosis.handshake.handshake`.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.user_code import (
     THEIR_ERRORS,
     CallableError,
+    NeedsArgumentsError,
     Target,
     as_target,
     blaming,
@@ -48,7 +51,25 @@ _FORMS: Mapping[str, _Form] = {
     "a NumPy array [samples]": lambda waveform: waveform[0].cpu().numpy(),
     "a tensor [batch, samples] of float64": lambda waveform: waveform.double(),
     "a tensor [samples] of float64": lambda waveform: waveform[0].double(),
+    "a tensor [batch, 1, samples]": lambda waveform: waveform[:, None],
+    "a list of NumPy arrays [samples]": lambda waveform: [each.cpu().numpy() for each in waveform],
+    "a NumPy array [samples] of int16": lambda waveform: _int16(waveform[0]).numpy(),
+    "a tensor [samples] of int16": lambda waveform: _int16(waveform[0]),
+    "the path of a WAV file": lambda waveform: _Path(waveform[0].cpu()),
 }
+# Forms that a function may take as well, and make something else of.
+_ALSO = ("a tensor [samples]",)
+
+
+def _int16(waveform: Tensor) -> Tensor:
+    return (waveform * 32_768).round().clamp(-32_768, 32_767).to(torch.int16).cpu()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Path:
+    """A waveform that is written to a file for the time of a call."""
+
+    waveform: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,16 +80,23 @@ class Frontend:
         name: Name by which it was asked for.
         place: File and line that define it; None where that is not known.
         notes: What had to be adapted, in sentences; empty for a front end that is called as it is.
+        frames_first: Whether it returns [frames, n_mels], of which the axes are swapped.
+        other: The same front end in another form of call, where that gives a different mel; None
+            where all forms that work agree.
+        other_form: That form, in words.
     """
 
     name: str
     place: tuple[Path, int] | None
     notes: tuple[str, ...]
+    frames_first: bool
     _target: Target
     _form: _Form
     _item: Any
-    _frames_first: bool
+    _rate: int
     _batched: bool
+    other: Frontend | None = None
+    other_form: str = ""
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """Return the mel of each waveform.
@@ -99,20 +127,20 @@ class Frontend:
             ) from error
 
     def _mels(self, waveform: Tensor) -> Tensor:
-        returned = _call(self._target, self._form, waveform)
+        returned = _unlisted(_call(self._target, self._form, waveform, self._rate))
         if self._item is not None:
             with blaming(self.name, "taking the mel out of what it returned"):
                 returned = returned[self._item]
         mel, found = float_tensor(returned)
         if mel is None:
-            raise ValueError(f"it returned {found}")
+            raise CallableError(f"it returned {found}")
         shape = list(mel.shape)
         # Axes of size 1 before the last two are dropped, but for that of the batch.
         inner = [size for size in shape[:-2] if size != 1]
         mel = mel.reshape(*(inner or [1]), *shape[-2:])
         if mel.dim() != 3 or len(mel) != len(waveform):
-            raise ValueError(f"it returned {shape} for {len(waveform)} waveforms")
-        return mel.transpose(1, 2) if self._frames_first else mel
+            raise CallableError(f"it returned {shape} for {len(waveform)} waveforms")
+        return mel.transpose(1, 2) if self.frames_first else mel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +188,10 @@ def adapt_frontend(target: object, *, name: str, expected: MelRecipe = VOCOS) ->
     Raises:
         CallableError: No form of call gives a mel; the message says what the first one gave.
     """
-    ready = as_target(target, name=name, sample_rate=expected.sample_rate)
+    try:
+        ready = as_target(target, name=name, sample_rate=expected.sample_rate)
+    except NeedsArgumentsError as error:
+        raise CallableError(f"{error}\n{_wrapper(name, error, expected)}") from None
     notes = list(ready.notes)
 
     def use(form: _Form) -> tuple[Frontend, list[str]]:
@@ -178,8 +209,75 @@ def adapt_frontend(target: object, *, name: str, expected: MelRecipe = VOCOS) ->
     batched = form == _BATCHED and _takes_batches(frontend)
     if form == _BATCHED and not batched:
         notes.append(f"{name} takes no batch of two: it is called with one clip at a time")
+    other, other_form = _another(frontend, form, use)
+    if other is not None:
+        notes.append(f"{name} gives a different mel when it is called with {other_form}")
     notes += ready.told_habits()
-    return dataclasses.replace(frontend, notes=tuple(notes), _batched=batched)
+    return dataclasses.replace(
+        frontend, notes=tuple(notes), _batched=batched, other=other, other_form=other_form
+    )
+
+
+def _another(
+    frontend: Frontend, form: str, use: Callable[[_Form], tuple[Frontend, list[str]]]
+) -> tuple[Frontend | None, str]:
+    """Return the front end in another form of call, if it takes it and gives another mel.
+
+    Code for [samples] may take [batch, samples] without an error and slice the wrong axis.
+    """
+    clip = probe(28_000)[None]
+    for also in _ALSO:
+        if also == form:
+            continue
+        try:
+            other, _ = use(_FORMS[also])
+            one, two = frontend(clip), other(clip)
+        except THEIR_ERRORS:
+            continue
+        if one.shape != two.shape or not torch.allclose(one, two, rtol=0, atol=_SAME_MEL):
+            return other, f"called with {also}"
+    return None, ""
+
+
+# Forms of call that round differently are one; slicing the wrong axis moves bins by a nat.
+_SAME_MEL = 0.05
+
+# What numbers of a recipe are called in code that takes them as arguments.
+_ARGUMENTS = {
+    "n_fft": "n_fft fft_size filter_length nfft fft_length",
+    "win_length": "win_length win_size window_size window_length",
+    "hop_length": "hop_length hop_size hop frame_shift",
+    "n_mels": "n_mels num_mels n_mel_channels mel_bins num_mel_bins n_mel",
+    "sample_rate": "sample_rate sampling_rate sr fs target_sample_rate samplerate",
+    "f_min": "f_min fmin mel_fmin low_freq",
+    "f_max": "f_max fmax mel_fmax high_freq",
+    "power": "power",
+    "norm": "norm",
+    "mel_scale": "mel_scale",
+}
+
+
+def _wrapper(name: str, error: NeedsArgumentsError, expected: MelRecipe) -> str:
+    """Return a module that can be named instead of what needs arguments, ready to be pasted."""
+    module, _, attribute = name.partition(":")
+    known = {alias: key for key, names in _ARGUMENTS.items() for alias in names.split()}
+    values = {
+        each: repr(getattr(expected, known[each])) if each in known else "..."
+        for each in error.missing
+    }
+    arguments = ", ".join(f"{each}={value}" for each, value in values.items())
+    outer = attribute.split(".")[0]
+    if error.is_class:
+        body = (
+            f"made = {attribute}({arguments})\n\n\n"
+            "def front_end(waveform):\n    return made(waveform)"
+        )
+    else:
+        body = f"def front_end(waveform):\n    return {attribute}(waveform, {arguments})"
+    imported = f"from {module} import {outer}\n\n\n" if attribute else ""
+    text = f"{imported}{body}"
+    lines = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+    return f"Write this as my_front_end.py, and name my_front_end:front_end:\n{lines}"
 
 
 def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, list[str]]:
@@ -187,7 +285,7 @@ def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, 
     name, item, shapes, converted = target.name, None, [], ""
     for seconds in _PROBE_SECONDS:
         clip = probe(round(seconds * expected.sample_rate), sample_rate=expected.sample_rate)
-        returned = _call(target, form, clip[None])
+        returned = _unlisted(_call(target, form, clip[None], expected.sample_rate))
         if isinstance(returned, (Mapping, tuple, list)):
             with their_turn(target.habits):
                 item = _chosen(returned, expected.n_mels)
@@ -206,12 +304,26 @@ def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, 
         notes.append(f"{name} returns [frames, n_mels]: its axes are swapped for the vocoder")
     if len(shapes[0]) > 3:
         notes.append(f"{name} returns {len(shapes[0])} axes: those of size 1 are dropped")
-    return Frontend(name, target.place, (), target, form, item, frames_first, False), notes
+    rate = expected.sample_rate
+    return Frontend(name, target.place, (), frames_first, target, form, item, rate, False), notes
 
 
-def _call(target: Target, form: _Form, waveform: Tensor) -> Any:
+def _call(target: Target, form: _Form, waveform: Tensor, rate: int) -> Any:
     # A copy, so that what the front end writes into its input stays there.
-    return called(target, form(waveform.to(target.device, copy=True)))
+    given = form(waveform.to(target.device, copy=True))
+    if not isinstance(given, _Path):
+        return called(target, given)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.wav"
+        soundfile.write(path, given.waveform.numpy(), rate, subtype="FLOAT")
+        return called(target, str(path))
+
+
+def _unlisted(returned: Any) -> Any:
+    """Return the one array of a list or a tuple that holds no other."""
+    while isinstance(returned, (list, tuple)) and len(returned) == 1:
+        returned = returned[0]
+    return returned
 
 
 def _takes_batches(alone: Frontend) -> bool:
@@ -220,6 +332,9 @@ def _takes_batches(alone: Frontend) -> bool:
         return len(alone._mels(torch.stack([clip, clip.flip(0)]))) == 2
     except THEIR_ERRORS:
         return False
+
+
+_MOST_BANDS = 256
 
 
 def _chosen(returned: Any, n_mels: int) -> Any:
@@ -231,9 +346,20 @@ def _chosen(returned: Any, n_mels: int) -> Any:
         for key, each in tensors.items()
         if each is not None and each.dim() >= 2
     }
-    candidates = [key for key, shape in shapes.items() if n_mels in shape[-2:]] or list(shapes)
-    if len(candidates) == 1:
-        return candidates[0]
+    candidates = list(shapes)
+    # An energy is [1, frames], a linear spectrum has 513 bins: neither is a mel beside one.
+    for choice in (
+        lambda shape: n_mels in shape[-2:],
+        lambda shape: 1 not in shape[-2:],
+        lambda shape: min(shape[-2:]) <= _MOST_BANDS,
+    ):
+        kept = [key for key in candidates if choice(shapes[key])]
+        candidates = kept or candidates
+        if len(candidates) == 1:
+            return candidates[0]
+    named = [key for key in candidates if isinstance(key, str) and "mel" in key.lower()]
+    if len(named) == 1:
+        return named[0]
     found = ", ".join(f"{key!r} {shape}" for key, shape in shapes.items()) or "no mel"
     raise CallableError(
         f"returned a {type(returned).__name__} with {found}; name a function that returns the "

@@ -12,6 +12,7 @@ librosa's transform and filters with librosa.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from melcheck.recipes import VOCOS, MelRecipe
@@ -46,6 +47,8 @@ _HIFIGAN = MelRecipe(
     floor=1e-5,
 )
 _MATCHA_MEAN, _MATCHA_STD = -5.536622, 2.116101
+# (x + 12) / 14 * 2 - 1
+_SOVITS_MEAN, _SOVITS_STD = -5.0, 7.0
 
 _PROFILES = (
     Profile("vocos", VOCOS, "vocos 0.1.0, vocos/feature_extractors.py and vocos/modules.py"),
@@ -75,18 +78,7 @@ _PROFILES = (
     ),
     Profile(
         "matcha-22k",
-        MelRecipe(
-            sample_rate=22_050,
-            padding="same",
-            magnitude_eps=1e-9,
-            n_mels=80,
-            f_max=8_000.0,
-            mel_scale="slaney",
-            norm="slaney",
-            floor=1e-5,
-            mean=_MATCHA_MEAN,
-            std=_MATCHA_STD,
-        ),
+        dataclasses.replace(_HIFIGAN, mean=_MATCHA_MEAN, std=_MATCHA_STD),
         "matcha-tts 0.0.7.2, matcha/utils/audio.py; its README for the statistics",
         "normalised with the statistics of LJ Speech",
     ),
@@ -95,6 +87,81 @@ _PROFILES = (
         _HIFIGAN,
         "HiFi-GAN 1198d8c, meldataset.py; its config_v1.json as in matcha-tts 0.0.7.2, "
         "matcha/hifigan/config.py",
+    ),
+    Profile(
+        "vits-22k",
+        dataclasses.replace(_HIFIGAN, magnitude_eps=1e-6, f_max=11_025.0),
+        "VITS 427afd7, mel_processing.py and configs/ljs_base.json",
+        "Piper and WeTTS extract the same",
+    ),
+    Profile(
+        "cosyvoice2",
+        dataclasses.replace(
+            _HIFIGAN, sample_rate=24_000, n_fft=1920, win_length=1920, hop_length=480
+        ),
+        "CosyVoice 1c062ab, examples/libritts/cosyvoice2/conf/cosyvoice2.yaml (feat_extractor)",
+    ),
+    Profile(
+        "gpt-sovits-v3",
+        dataclasses.replace(
+            _HIFIGAN,
+            sample_rate=24_000,
+            n_mels=100,
+            f_max=12_000.0,
+            magnitude_eps=1e-8,
+            mean=_SOVITS_MEAN,
+            std=_SOVITS_STD,
+        ),
+        "GPT-SoVITS 0690743, GPT_SoVITS/module/mel_processing.py; mel_fn of inference_webui.py",
+        "[-12, 2] is scaled to [-1, 1], which is undone before the vocoder, BigVGAN at 24 kHz",
+    ),
+    Profile(
+        "gpt-sovits-v4",
+        dataclasses.replace(
+            _HIFIGAN,
+            sample_rate=32_000,
+            n_fft=1280,
+            win_length=1280,
+            hop_length=320,
+            n_mels=100,
+            f_max=16_000.0,
+            magnitude_eps=1e-8,
+            mean=_SOVITS_MEAN,
+            std=_SOVITS_STD,
+        ),
+        "GPT-SoVITS 0690743, GPT_SoVITS/module/mel_processing.py; mel_fn_v4 of inference_webui.py",
+        "[-12, 2] is scaled to [-1, 1], which is undone before the vocoder",
+    ),
+    Profile(
+        "nsf-hifigan-44k",
+        dataclasses.replace(
+            _HIFIGAN,
+            sample_rate=44_100,
+            n_fft=2048,
+            win_length=2048,
+            hop_length=512,
+            n_mels=128,
+            f_min=40.0,
+            f_max=16_000.0,
+            magnitude_eps=0.0,
+        ),
+        "DiffSinger edd1a1a, lib/feature/nvSTFT.py; 06af544, configs/acoustic.yaml",
+        "DiffSinger stores it times 0.434294, a decimal logarithm, where mel_base is 10",
+    ),
+    Profile(
+        "fish-speech",
+        dataclasses.replace(
+            _HIFIGAN,
+            sample_rate=44_100,
+            n_fft=2048,
+            win_length=2048,
+            hop_length=512,
+            n_mels=160,
+            f_max=22_050.0,
+            magnitude_eps=1e-6,
+        ),
+        "fish-speech 9bbf513, fish_speech/utils/spectrogram.py; 072e9ac, "
+        "fish_speech/configs/firefly_gan_vq.yaml",
     ),
     Profile(
         "tacotron2",

@@ -23,8 +23,11 @@ from torch import Tensor
 
 _Values = TypeVar("_Values", float, Tensor)
 
-FLOORS_IN_USE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
-"""What projects keep a logarithm finite with."""
+FLOORS_IN_USE = (
+    *(1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12),
+    *(2.0**-23, 2.0**-24),
+)
+"""What projects keep a logarithm finite with; Kaldi by the step of float32 at 1, 2^-23."""
 
 BENIGN_FLOORS = (0.99e-9, 1.01e-5)
 """Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""
@@ -326,11 +329,16 @@ def band_centres_hz(recipe: MelRecipe) -> tuple[float, ...]:
 
     The bands' edges are equally spaced on the mel scale, band k peaking at edge k + 1.
     """
-    low, high = (_hz_to_mel(f, recipe.mel_scale) for f in (recipe.f_min, recipe.f_max))
-    step = (high - low) / (recipe.n_mels + 1)
-    return tuple(
-        _mel_to_hz(low + step * (band + 1), recipe.mel_scale) for band in range(recipe.n_mels)
-    )
+    limits = torch.tensor([recipe.f_min, recipe.f_max], dtype=torch.float64)
+    edges = band_edges_hz(limits, recipe.n_mels, recipe.mel_scale)
+    return tuple(edges[1:-1].tolist())
+
+
+def band_edges_hz(limits: Tensor, n_mels: int, mel_scale: str) -> Tensor:
+    """Return the edges of the bands between limits in Hz, `[..., 2]` to `[..., n_mels + 2]`."""
+    low, high = _hz_to_mel(limits, mel_scale).unbind(-1)
+    share = torch.linspace(0, 1, n_mels + 2, dtype=limits.dtype)
+    return _mel_to_hz(low[..., None] + (high - low)[..., None] * share, mel_scale)
 
 
 def log_mel(waveform: Tensor, recipe: MelRecipe = VOCOS) -> Tensor:
@@ -449,19 +457,17 @@ _SLANEY_KNEE_HZ = 1000.0
 _SLANEY_LOG_STEP = math.log(6.4) / 27.0
 
 
-def _hz_to_mel(frequency_hz: float, mel_scale: str) -> float:
+def _hz_to_mel(hz: Tensor, mel_scale: str) -> Tensor:
     if mel_scale == "htk":
-        return 2595.0 * math.log10(1.0 + frequency_hz / 700.0)
-    if frequency_hz < _SLANEY_KNEE_HZ:
-        return frequency_hz / _SLANEY_HZ_PER_MEL
+        return 2595.0 * torch.log10(1.0 + hz / 700.0)
     knee = _SLANEY_KNEE_HZ / _SLANEY_HZ_PER_MEL
-    return knee + math.log(frequency_hz / _SLANEY_KNEE_HZ) / _SLANEY_LOG_STEP
+    above = knee + (hz.clamp(min=_SLANEY_KNEE_HZ) / _SLANEY_KNEE_HZ).log() / _SLANEY_LOG_STEP
+    return torch.where(hz < _SLANEY_KNEE_HZ, hz / _SLANEY_HZ_PER_MEL, above)
 
 
-def _mel_to_hz(mel: float, mel_scale: str) -> float:
+def _mel_to_hz(mel: Tensor, mel_scale: str) -> Tensor:
     if mel_scale == "htk":
-        return 700.0 * (math.pow(10.0, mel / 2595.0) - 1.0)
+        return 700.0 * (torch.pow(10.0, mel / 2595.0) - 1.0)
     knee = _SLANEY_KNEE_HZ / _SLANEY_HZ_PER_MEL
-    if mel < knee:
-        return mel * _SLANEY_HZ_PER_MEL
-    return _SLANEY_KNEE_HZ * math.exp(_SLANEY_LOG_STEP * (mel - knee))
+    above = _SLANEY_KNEE_HZ * torch.exp(_SLANEY_LOG_STEP * (mel.clamp(min=knee) - knee))
+    return torch.where(mel < knee, mel * _SLANEY_HZ_PER_MEL, above)

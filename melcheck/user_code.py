@@ -27,7 +27,17 @@ from torch import Tensor
 from melcheck.files import plain_text
 from melcheck.process_state import Escaped, is_library, listed, their_turn
 
-_RATE_ARGUMENTS = ("sample_rate", "sampling_rate", "target_sample_rate", "sr", "fs")
+_RATE_ARGUMENTS = (
+    *("sample_rate", "sampling_rate", "target_sample_rate", "samplerate", "sample_frequency"),
+    *("orig_sr", "rate", "sr", "fs"),
+)
+# What an input is called where it can be given by name alone.
+_INPUT_NAMES = (
+    *("y", "x", "waveform", "audio", "wav", "wave", "raw_speech", "speech", "signal", "samples"),
+    *("data", "input", "inputs", "mel", "features"),
+)
+# What the extractors of transformers take beside their audio: neither padded nor cut.
+_PLAIN_BATCHES = {"padding": False, "return_tensors": "np"}
 _LISTED_NAMES = 8
 # Where a repository keeps its packages.
 _SOURCE_FOLDERS = ("", "src")
@@ -49,6 +59,20 @@ FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 class CallableError(ValueError):
     """The user's code cannot be imported or called; the message says why."""
+
+
+class NeedsArgumentsError(CallableError):
+    """The user's code needs more than its input; a wrapper can give it that.
+
+    Attributes:
+        missing: Names of the arguments that nobody gives.
+        is_class: Whether it is a class, whose instance needs them.
+    """
+
+    def __init__(self, text: str, missing: list[str], *, is_class: bool) -> None:
+        super().__init__(text)
+        self.missing = tuple(missing)
+        self.is_class = is_class
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,19 +252,63 @@ def _as_target(
         module.eval()
         tensors = (*module.parameters(), *module.buffers())
         device = tensors[0].device if tensors else device
-    missing = _required(target, inputs=inputs)
+    parameters = _parameters(target)
+    by_name = _input_by_name(parameters) if inputs == 1 else ""
+    missing = [each for each in _required(target, inputs=inputs) if each != by_name]
     others = [argument for argument in missing if argument not in _RATE_ARGUMENTS]
     if others:
-        raise CallableError(
+        raise NeedsArgumentsError(
             f"{name} needs {' and '.join(others)} beside its input. Name a function of the input "
-            "alone, such as `def mel(waveform): return mel_spectrogram(waveform, ...)`."
+            "alone, such as `def mel(waveform): return mel_spectrogram(waveform, ...)`.",
+            others,
+            is_class=False,
         )
-    rates = dict.fromkeys(missing, sample_rate)
-    if rates:
-        given = " and ".join(f"{argument}={rate}" for argument, rate in rates.items())
-        notes.append(f"{name} is called with {given}")
-    call: Callable[..., Any] = functools.partial(target, **rates)
+    given: dict[str, Any] = dict.fromkeys(missing, sample_rate)
+    for argument in parameters:
+        if argument.name in _RATE_ARGUMENTS and argument.default is None:
+            given[argument.name] = sample_rate
+    if _PLAIN_BATCHES.keys() <= {argument.name for argument in parameters}:
+        given |= _PLAIN_BATCHES
+    if given:
+        told = " and ".join(f"{argument}={value!r}" for argument, value in given.items())
+        notes.append(f"{name} is called with {told}")
+    call: Callable[..., Any] = functools.partial(target, **given)
+    if by_name:
+        notes.append(f"{name} is given its input as {by_name}=")
+        call = _named(call, by_name)
     return Target(name, call, device, _place(target), tuple(notes), habits)
+
+
+def _named(call: Callable[..., Any], argument: str) -> Callable[[Any], Any]:
+    return lambda value: call(**{argument: value})
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    """Return the parameters of a callable; none of code in C, which does not tell them."""
+    function = target.forward if isinstance(target, torch.nn.Module) else target
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+_BY_PLACE = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+)
+
+
+def _input_by_name(parameters: list[inspect.Parameter]) -> str:
+    """Return the argument that is the input where none can be given by its place; "" else."""
+    if any(each.kind in _BY_PLACE for each in parameters):
+        return ""
+    named = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
+    usual = [name for name in _INPUT_NAMES if name in named]
+    needed = [name for name, each in named.items() if each.default is each.empty]
+    # `functools.partial` makes keywords of what follows the one that it gives.
+    likely = [name for name in usual if name in needed] or usual or needed
+    return likely[0] if likely else ""
 
 
 def instance(target: Any, name: str) -> tuple[Any, list[str]]:
@@ -254,9 +322,11 @@ def instance(target: Any, name: str) -> tuple[Any, list[str]]:
     with blaming(name, "looking at its arguments"):
         missing = _required(target, inputs=0)
     if missing:
-        raise CallableError(
+        raise NeedsArgumentsError(
             f"{name}: {target.__name__} is a class that needs {' and '.join(missing)}. Make an "
-            f"instance in your module, `made = {target.__name__}(...)`, and name that."
+            f"instance in your module, `made = {target.__name__}(...)`, and name that.",
+            missing,
+            is_class=True,
         )
     with blaming(name, "making an instance"):
         made = target()
@@ -411,11 +481,7 @@ def _explain(reference: str, error: BaseException) -> NoReturn:
 
 def _required(target: Any, *, inputs: int) -> list[str]:
     """Return the arguments that have no default, but for the first `inputs` ones."""
-    function = target.forward if isinstance(target, torch.nn.Module) else target
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return []  # code in C tells nothing of its arguments; the call itself will
+    parameters = _parameters(target)
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     first = [each for each in parameters if each.kind in by_place][:inputs]

@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melcheck.profiles import PROFILES
+
 if TYPE_CHECKING:
     from melcheck.recipes import MelRecipe
 
@@ -24,6 +26,7 @@ class Explanation:
         evidence: What was measured: the attribute's value, the factor, the delay.
         fix: What to do, in one line.
         alternatives: Codes of causes that look the same.
+        gain: Factor on the waveform, where it is one.
     """
 
     code: str
@@ -31,6 +34,7 @@ class Explanation:
     evidence: str
     fix: str
     alternatives: tuple[str, ...] = ()
+    gain: float | None = None
 
     def __str__(self) -> str:
         return f"{self.title} ({self.evidence}). {self.fix}"
@@ -70,6 +74,7 @@ class Finding:
         alternatives: Codes of causes that look the same.
         fix: What to do about just this, in one line; "" for the cause's own fix.
         shift_nats: What it adds before the logarithm is scaled, power * ln(factor).
+        gain: Factor on the waveform, where it is one.
     """
 
     code: str
@@ -78,12 +83,20 @@ class Finding:
     alternatives: tuple[str, ...] = ()
     fix: str = ""
     shift_nats: float = 0.0
+    gain: float | None = None
 
     def explained(self, expected: MelRecipe) -> Explanation:
         """Return it in words; the fix names the numbers of the expected recipe."""
         known = cause(self.code, expected)
-        fix = self.fix or known.fix
-        return Explanation(self.code, known.title, self.text, fix, self.alternatives)
+        fix, text = self.fix or known.fix, self.text
+        name = self.code.removeprefix(PROFILE_PREFIX)
+        if name in PROFILES and name == text:
+            numbers = profile_numbers(name, expected)
+            text = "; ".join(
+                f"{key}={_written(own)}, {_written(wanted)} expected"
+                for key, (own, wanted) in numbers.items()
+            )
+        return Explanation(self.code, known.title, text, fix, self.alternatives, gain=self.gain)
 
 
 PROFILE_PREFIX = "profile:"
@@ -376,11 +389,7 @@ def cause(code: str, expected: MelRecipe | None = None) -> Explanation:
     if code.startswith(PROFILE_PREFIX):
         name = code.removeprefix(PROFILE_PREFIX)
         return Explanation(
-            code,
-            f"the mel follows the recipe of {name}",
-            "",
-            f"Extract with the expected recipe, or decode with a vocoder trained on {name} mels; "
-            "an equal rate, hop and number of bands do not make two mels compatible.",
+            code, f"the mel follows the recipe of {name}", "", _profile_fix(name, expected)
         )
     if code not in CAUSES:
         raise KeyError(f"code must be one of {', '.join(CAUSES)} or profile:<name>, got {code!r}.")
@@ -391,6 +400,22 @@ def cause(code: str, expected: MelRecipe | None = None) -> Explanation:
     numbers = ", ".join(f"{name}={_written(value)}" for name, value in values.items())
     hints = [_HINTS[item] for item in values.items() if item in _HINTS]
     return dataclasses.replace(found, fix=" ".join([f"Set {numbers}.", *hints]))
+
+
+def profile_numbers(name: str, expected: MelRecipe) -> dict[str, tuple[object, object]]:
+    """Return the numbers of a profile that differ from a recipe: its own, and the recipe's."""
+    own = dataclasses.asdict(PROFILES[name].recipe)
+    wanted = dataclasses.asdict(expected)
+    return {key: (own[key], wanted[key]) for key in own if own[key] != wanted[key]}
+
+
+def _profile_fix(name: str, expected: MelRecipe | None) -> str:
+    vocoder = f"decode with a vocoder trained on {name} mels"
+    if expected is None or name not in PROFILES:
+        return f"Extract with the expected recipe, or {vocoder}."
+    numbers = profile_numbers(name, expected)
+    changes = ", ".join(f"{key}={_written(wanted)}" for key, (_, wanted) in numbers.items())
+    return f"Set {changes}; or {vocoder}."
 
 
 def _written(value: object) -> str:

@@ -22,27 +22,30 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
-from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding, profile_numbers
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
-from melcheck.diagnosis.recipe_search.mel_axes import logarithms, orient
+from melcheck.diagnosis.recipe_search.mel_axes import Layout, logarithms, orient
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     Prepared,
     as_mel,
-    magnitude_rounding,
+    beyond_rounding,
     prepare,
     storage_of,
     storage_step,
 )
 from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
-from melcheck.diagnosis.recipe_search.unexplained_cells import altered, altered_cells, examine
+from melcheck.diagnosis.recipe_search.unexplained_cells import (
+    altered,
+    altered_cells,
+    examine,
+    of_change,
+)
 from melcheck.diagnosis.result import Diagnosis, Evidence, Nearest
 from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, filterbank, log_mel
 
-# Two cells are equal within the rounding of the log-mel, or of the magnitude.
-_SAME_NATS = 1e-4
 # Root mean square of what 16-bit samples, dithered or not, do to one bin's magnitude.
 _DITHER_MAGNITUDE = 4e-4
 
@@ -58,13 +61,21 @@ _AT_ZERO_DB = 1e-3
 _DIGITS_NATS = 1e-3
 _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
+# What leaves more is not explained.
+_EXPLAINED_NATS = 0.1
 # Residuals within this factor of the smallest are as good, where nothing explains the mel.
 _AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
+# Less is the rounding of float32. Values of a short type are next to its numbers, in its steps.
+_NOISE_NATS = 3e-4
+_FITS_A_TYPE = 0.05
 # What leaves more than this belongs to different audio.
 _DIFFERENT_AUDIO_NATS = 1.0
+
+OTHER_FILE = "It does not match this audio: is it the mel of a different file?"
+"""A note, for a mel that was read from a file."""
 
 _Best: TypeAlias = "tuple[Look, Choice, list[Finding]] | None"
 
@@ -99,7 +110,23 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     if float(clip.abs().max()) < SILENT_PEAK:
         note = f"The audio is silent (peak {float(clip.abs().max()):.1g}): it explains no mel."
         return _plain("unknown", (), reference, given, (note,))
-    layout = orient(given, clip, expected)
+    found = []
+    for layout in orient(given, clip, expected):
+        found.append(_of_layout(layout, clip, channels, reference, expected))
+        # The shape alone is no evidence: of two layouts the one is right that something explains.
+        if found[-1].evidence.residual < _EXPLAINED_NATS:
+            return found[-1]
+    return found[0]
+
+
+def _of_layout(
+    layout: Layout,
+    clip: Tensor,
+    channels: Tensor | None,
+    reference: Tensor,
+    expected: MelRecipe,
+) -> Diagnosis:
+    given = layout.mel
     mel, padded = _unpadded(layout.mel, reference.shape[-1])
     if padded is not None and (quick := _same(reference, mel, expected)) is not None:
         causes = (padded.explained(expected), *quick.causes)
@@ -147,7 +174,7 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if reference.shape != given.shape or not torch.isfinite(given).all():
         return None
     if expected.log_base is None or expected.dynamic_range is not None:
-        close = (given - reference).abs().max() <= _SAME_NATS
+        close = not beyond_rounding(reference, given, expected).any()
         return _plain("identical", (), reference, given) if close else None
     unit = expected.units_per_nat
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given))
@@ -155,16 +182,14 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     lowest = float(given.min())
     low, high = (expected.normalised(expected.logarithm(floor)) for floor in BENIGN_FLOORS)
     top = max(lowest, expected.log_floor) if clipped else expected.log_floor
-    difference = (given.clamp(min=top) - reference.clamp(min=top)).abs()
-    error = difference / unit - step * given.abs() / unit
-    # d ln m = dm / m, so that an error of the magnitude weighs more where the mel is low.
-    nats = expected.to_nats(reference)
-    rounding = magnitude_rounding(float(nats.max().exp()))
-    bound = torch.maximum(torch.tensor(_SAME_NATS), rounding * (-nats).exp())
-    if not bool((error <= bound).all()):
+    above = (reference.clamp(min=top), given.clamp(min=top))
+    if beyond_rounding(*above, expected, storage=storage_of(given)).any():
         return None
     causes = []
-    if abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest)):
+    # Above the floor the lowest bin is one of the audio, which rounding moves.
+    floored = float(reference.min()) <= expected.log_floor + 1e-3 * unit
+    moved = abs(lowest - float(reference.min())) > max(1e-3 * unit, step * abs(lowest))
+    if moved and (floored or prepare(given).floor is not None):
         if not clipped or not low <= lowest <= high:
             return None
         value = math.exp(expected.to_nats(lowest))
@@ -213,16 +238,18 @@ def _verdict(
     evidence = Evidence(
         residual=entry.residual,
         runner_up_residual=choice.runner_up.residual if choice.runner_up else math.inf,
-        runner_up=_text(choice.runner_up) if choice.runner_up else "none",
+        runner_up=_text(choice.runner_up, expected) if choice.runner_up else "none",
         slope=entry.slope,
         offset=entry.offset,
         frames=frames[0],
         expected_frames=frames[1],
         floor=prepared.floor,
     )
-    nearest = _nearest(choice)
+    nearest = _nearest(choice, expected)
     notes = [f"It is stored with the precision of {prepared.storage}."] if prepared.storage else []
     if choice.named:
+        if entry.bands is not None:
+            prepared, choice = _without_statistics(prepared, choice)
         return _explained(first + extra, prepared, choice, evidence, notes, expected)
     strange = _mask(reference, given, expected)
     if strange is not None and not first:
@@ -234,10 +261,29 @@ def _verdict(
     telling = [finding.code for finding in first if not finding.benign]
     if any(code in ("nan", "axes-transposed", "padded-frames") for code in telling):
         notes.append("Beyond that, no known recipe explains it.")
-        return Diagnosis("fault", causes, evidence, nearest, tuple(notes))
+        return Diagnosis("fault", causes, evidence, nearest, tuple(notes), explained=False)
     if entry.residual > _DIFFERENT_AUDIO_NATS:
-        notes.append("It does not match this audio: is it the mel of a different file?")
-    return Diagnosis("unknown", causes, evidence, nearest, tuple(notes))
+        notes.append(OTHER_FILE)
+    return Diagnosis("unknown", causes, evidence, nearest, tuple(notes), explained=False)
+
+
+def _without_statistics(prepared: Prepared, choice: Choice) -> tuple[Prepared, Choice]:
+    """Return a candidate of which the statistics of each band are undone, in nats."""
+    entry = choice.fit
+    assert entry.bands is not None  # asked for such fits alone
+    slopes, offsets = entry.bands[:, :, None]
+    nats = ((prepared.mel - offsets) / slopes).float()
+    known = ~slopes.isnan().expand(nats.shape)
+    undone = dataclasses.replace(
+        prepared,
+        mel=torch.where(known, nats, entry.mel),
+        usable=prepared.usable & known,
+        floor=None,
+        ceiling=None,
+    )
+    return undone, dataclasses.replace(
+        choice, fit=dataclasses.replace(entry, slope=1.0, offset=0.0)
+    )
 
 
 def _explained(
@@ -248,36 +294,60 @@ def _explained(
     notes: list[str],
     expected: MelRecipe,
 ) -> Diagnosis:
-    rest = [*first, *examine(prepared, choice)]
+    settled, more = examine(prepared, choice)
+    rest = [*first, *more]
     if all(finding.benign for finding in rest) and _is_expected(choice):
-        strange = altered(prepared, choice)
+        strange = altered(prepared, settled)
         rest += [] if strange is None else [strange]
     named = [finding.explained(expected) for finding in first if not finding.benign]
     for change in choice.fit.hypothesis.all_changes:
-        named.append(Finding(change.code, str(change)).explained(expected))
-    if named and choice.affine and _as_expected(choice, expected):
+        finding = of_change(change)
+        if finding.benign:
+            rest.append(finding)
+        else:
+            named.append(finding.explained(expected))
+    unlike = {"no-log", "double-log"} & {finding.code for finding in first}
+    whole = choice.fit.bands is None
+    if named and whole and not unlike and choice.affine and _as_expected(choice, expected):
         notes.append("Its logarithm and normalisation are the expected ones.")
     else:
-        for affine in _about_maximum(choice.affine, prepared):
+        for affine in _about_maximum(choice, prepared):
             named.append(affine.explained(expected))
     harmless = [finding for finding in rest if finding.benign]
     named += [finding.explained(expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
+        if not harmless and evidence.residual > _NOISE_NATS:
+            harmless = [_rounded(prepared, evidence.residual)]
         causes = tuple(finding.explained(expected) for finding in harmless)
-        if not causes:
-            notes.append(f"The difference is noise of {evidence.residual:.4f} nats.")
-        return Diagnosis("benign", causes, evidence, _nearest(choice), tuple(notes))
+        return Diagnosis("benign", causes, evidence, _nearest(choice, expected), tuple(notes))
     for finding in harmless:
         if finding.code == "floor" and any(c.code.startswith(PROFILE_PREFIX) for c in named):
             continue
         notes.append(f"Also, without effect on decoding: {finding.text}.")
-    return Diagnosis("fault", tuple(named), evidence, _nearest(choice), tuple(notes))
+    return Diagnosis("fault", tuple(named), evidence, _nearest(choice, expected), tuple(notes))
 
 
-def _about_maximum(causes: tuple[Finding, ...], prepared: Prepared) -> tuple[Finding, ...]:
+def _rounded(prepared: Prepared, residual: float) -> Finding:
+    """Name the noise of arithmetic in fewer bits: exactly, where the bands fit a short type."""
+    bands = prepared.mel[prepared.usable].exp()
+    fix = "Compute the mel in float32: outside of autocast, and without .half() or .bfloat16()."
+    for dtype, steps in ((torch.bfloat16, 2**8), (torch.float16, 2**11)):
+        apart = (bands.to(dtype).float() / bands - 1).abs() * steps
+        if float(apart.median()) < _FITS_A_TYPE:
+            name = str(dtype).removeprefix("torch.")
+            text = f"the bands were rounded to {name} before the logarithm, {residual:.4f} nats"
+            return Finding("rounding", text, benign=True, fix=fix)
+    text = f"noise of {residual:.4f} nats"
+    return Finding("rounding", text, benign=True, fix=fix)
+
+
+def _about_maximum(choice: Choice, prepared: Prepared) -> tuple[Finding, ...]:
     """Name the offset of decibels whose maximum is 0 as such, not as a gain."""
+    causes = choice.affine
     gain = any(cause.code == "gain" for cause in causes)
-    decibels = any(cause.code == "decibels" for cause in causes)
+    # Whole or energies' decibels, with or without what a profile expects.
+    slope = choice.fit.slope * choice.fit.hypothesis.recipe.power
+    decibels = any(abs(slope * math.log(10) / each - 1) < _SAME_SLOPE for each in (10, 20))
     if not (gain and decibels) or abs(float(prepared.mel.max())) > _AT_ZERO_DB:
         return causes
     text = "0 dB is the clip's own maximum (ref=np.max)"
@@ -298,12 +368,20 @@ def _as_expected(choice: Choice, expected: MelRecipe) -> bool:
     return profile and near and abs(choice.fit.offset - offset) < _SAME_OFFSET_NATS * slope
 
 
-def _text(entry: Fit) -> str:
-    changes = entry.hypothesis.all_changes
-    return ", ".join(str(change) for change in changes) or "the expected recipe"
+def _text(entry: Fit, expected: MelRecipe) -> str:
+    """Return how a hypothesis differs from the expected recipe, number by number."""
+    found = []
+    for change in entry.hypothesis.all_changes:
+        if change.code.startswith(PROFILE_PREFIX):
+            differing = profile_numbers(change.code.removeprefix(PROFILE_PREFIX), expected)
+            numbers = ", ".join(f"{name}={own!r}" for name, (own, _) in differing.items())
+            found.append(f"{change} ({numbers})")
+        else:
+            found.append(str(change))
+    return ", ".join(found) or "the expected recipe"
 
 
-def _nearest(choice: Choice) -> tuple[Nearest, ...]:
+def _nearest(choice: Choice, expected: MelRecipe) -> tuple[Nearest, ...]:
     """Return the best three that predict different mels; of those as good, the simplest first."""
     found: list[tuple[Fit, Nearest]] = []
     smallest = min(entry.residual for entry in choice.fits)
@@ -317,7 +395,7 @@ def _nearest(choice: Choice) -> tuple[Nearest, ...]:
         codes = tuple(change.code for change in entry.hypothesis.all_changes)
         if any(near.codes == codes or same_mel(entry, other, nats=close) for other, near in found):
             continue
-        found.append((entry, Nearest(codes, _text(entry), entry.residual)))
+        found.append((entry, Nearest(codes, _text(entry, expected), entry.residual)))
     return tuple(near for _, near in found[:3])
 
 

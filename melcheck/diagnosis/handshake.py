@@ -1,14 +1,22 @@
 """Does a front end extract the mels that a vocoder expects? Run probes through both and compare.
 
-`handshake` takes the user's own function, so that what is checked is what runs in training. Its
-verdict is "identical", "differs only at the floor", "incompatible" or "failed"; with where (edges,
-bands, floor, length) and, by `melcheck.diagnosis.diagnose.diagnose`, why. Each clip goes through
-the front end twice: what it raises, what it returns instead of a mel, and mels that differ from
-call to call are reported in one line each, without a diagnosis.
+`handshake` takes the user's own function and calls it as it wants to be called
+(`melcheck.frontends`), so that what is checked is what runs in training. Its verdict is that of
+`melcheck.diagnosis.diagnose.diagnose` on each clip, and so are its causes:
+
+    identical                  every mel is the expected one, up to rounding
+    differs only at the floor  the vocoder can take the mels as they are
+    compatible                 the same, for another difference that does not affect decoding
+    incompatible               a clip has a fault, or nothing explains its mel
+    failed                     no mel came back, or another one at the second call
+
+Each clip goes through the front end twice: what it raises, what it returns instead of a mel, and
+mels that differ from call to call are reported in one line each, without a diagnosis.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,21 +26,23 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Explanation
-from melcheck.diagnosis.diagnose import diagnose
+from melcheck.diagnosis.diagnose import OTHER_FILE, diagnose
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     as_mel,
     as_tensor,
+    beyond_rounding,
     kind_of,
     storage_of,
     storage_step,
 )
 from melcheck.diagnosis.result import Diagnosis
+from melcheck.frontends import Frontend, adapt_frontend
 from melcheck.probe_clips import Probe, probes
 from melcheck.process_state import their_turn
-from melcheck.recipes import VOCOS, MelRecipe, log_mel
-from melcheck.user_code import THEIR_ERRORS, first_line, float_tensor
+from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, log_mel
+from melcheck.user_code import THEIR_ERRORS, CallableError, first_line, float_tensor
 
 # Beyond the rounding of a different library and of the type that is returned: float16 and bfloat16
 # resolve 0.004 and 0.03 nats at -16, which does not affect decoding.
@@ -101,6 +111,8 @@ def _extract_once(frontend: Callable[[Tensor], Any], clip: Probe) -> FrontendRes
     try:
         with their_turn({}):
             returned = frontend(waveform)
+    except CallableError as error:
+        return FrontendResult(None, 0, f"the front end returned no mel: {error}", _RETURN_A_MEL)
     # Whatever the user's own code raises is the finding.
     except THEIR_ERRORS as error:
         kind, _, reason = first_line(error).partition(": ")
@@ -149,17 +161,16 @@ def explain_front_end(name: str, found: Handshake) -> Explanation | None:
     return Explanation("front-end", f"{name}: {cause}", found.verdict, fix)
 
 
-HandshakeVerdict = Literal["identical", "differs only at the floor", "incompatible", "failed"]
+HandshakeVerdict = Literal[
+    "identical", "differs only at the floor", "compatible", "incompatible", "failed"
+]
 
-# Below the floors in use, from 1e-5 down, a difference is one of the floor.
-_FLOOR_MAGNITUDE = 1.2e-5
-
-# Of a magnitude, relative to the loudest of its frame: four times what the transforms of float64
-# and of librosa differ by.
-_ROUNDING = 1e-7
 _EDGE_FRAMES = 2
 _MEL_DIM = 2
 _SPEECH = "speech"
+# Factors of one gain agree within this.
+_SAME_GAIN_NATS = 0.01
+_SAME_PEAK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +204,25 @@ class Handshake:
     """The verdict on a front end.
 
     Attributes:
-        verdict: "identical" (up to the precision of what it returns), "differs only at the floor",
-            "incompatible" or "failed".
+        verdict: As in the module's table.
         results: One for each probe, in order.
-        diagnosis: The diagnosis of a probe that names most, None where all failed.
+        diagnosis: The diagnosis of the probe that names most, None where all failed.
         layout: Order of the front end's axes, as "[batch, n_mels, frames]".
+        diagnosed: Name of the probe that `diagnosis` is about.
+        notes: How the front end had to be called, in sentences.
     """
 
     verdict: HandshakeVerdict
     results: tuple[ProbeResult, ...]
     diagnosis: Diagnosis | None
     layout: str
+    diagnosed: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def compatible(self) -> bool:
         """Whether the vocoder can take these mels as they are."""
-        return self.verdict in ("identical", "differs only at the floor")
+        return self.verdict not in ("incompatible", "failed")
 
     def message(self) -> str:
         """Return the verdict in words, one line for each probe that differs."""
@@ -225,8 +239,9 @@ class Handshake:
                 )
         if self.verdict == "failed":
             lines.append(f"do this: {self.cause()[1]}")
-        if self.diagnosis is not None and self.verdict != "identical":
-            lines.append(self.diagnosis.message())
+        elif self.diagnosis is not None and self.verdict != "identical":
+            about = f"diagnosis of {self.diagnosed}: " if self.diagnosed else ""
+            lines.append(f"{about}{self.diagnosis.message()}")
         return "\n".join(lines)
 
     def cause(self) -> tuple[str, str]:
@@ -257,9 +272,8 @@ def handshake(
     would hold for that one call only.
 
     Args:
-        frontend: Takes a waveform `[1, samples]`, float32, at `expected.sample_rate`, and returns
-            its mel: `[batch, n_mels, frames]`, `[n_mels, frames]` or with the last two axes
-            swapped; a tensor or a NumPy array.
+        frontend: A function, a class, a module or any callable that makes a mel of audio, called
+            as `melcheck.frontends.adapt_frontend` finds out; or one that is adapted already.
         expected: The recipe of the vocoder.
         speech: More clips, `[samples]` or `[1, samples]`, tensors or NumPy arrays: real speech
             distinguishes causes that the probes do not.
@@ -277,37 +291,68 @@ def handshake(
             "[1, samples] to a mel; melcheck.frontends.load_frontend makes one of "
             '"package.module:attribute".'
         )
+    # What is adapted has its bands first, whatever order the recipe has.
+    expected = dataclasses.replace(expected, axes="bands_first")
     clips = list(probes(sample_rate=expected.sample_rate))
     clips += [_spoken(index, clip, expected) for index, clip in enumerate(speech, 1)]
-    extracted = [extract_twice(frontend, clip) for clip in clips]
-    diagnoses, agreed = _diagnosed(clips, extracted, expected)
-    results, layouts = [], []
+    ready = frontend
+    if not isinstance(frontend, Frontend):
+        try:
+            ready = adapt_frontend(frontend, name=_name(frontend), expected=expected)
+        except CallableError as error:
+            # What it does with a probe says more, where it can be called as it is.
+            tried = extract_twice(frontend, clips[0])
+            if tried.mel is None:
+                told = (tried.error or str(error), tried.fix or _RETURN_A_MEL)
+                result = ProbeResult(clips[0].name, 0, 0, torch.nan, (), None, *told)
+                return Handshake("failed", (result,), None, "nothing usable")
+    extracted = [extract_twice(ready, clip) for clip in clips]
+    diagnoses = _diagnosed(clips, extracted, expected)
+    frames_first = False
+    notes: tuple[str, ...] = ()
+    if isinstance(ready, Frontend):
+        frames_first, notes = ready.frames_first, ready.notes
+        if ready.other is not None:
+            # Speech comes last, and shows most.
+            clip = Probe(f"{clips[-1].name}, {ready.other_form}", clips[-1].waveform)
+            other = [extract_twice(ready.other, clip)]
+            found = _diagnosed([clip], other, expected)
+            # What nothing explains is code that was not written for this form.
+            if found[0] is not None and found[0].kind != "unknown":
+                clips, extracted = [*clips, clip], extracted + other
+                diagnoses += found
+    results = []
     for clip, returned, diagnosis in zip(clips, extracted, diagnoses, strict=True):
-        if returned.mel is None:
-            frames = expected.frames(clip.waveform.shape[-1])
-            told = (returned.error, returned.fix)
-            results.append(ProbeResult(clip.name, 0, frames, torch.nan, (), None, *told))
-            continue
-        known = diagnosis or agreed
-        swapped = known is not None and known.names("axes-transposed")
-        bands_last = swapped != (expected.axes == "frames_first")
-        layout = "[frames, n_mels]" if bands_last else "[n_mels, frames]"
-        layouts.append(
-            layout.replace("[", "[batch, ") if returned.dimensions > _MEL_DIM else layout
-        )
-        upright = returned.mel.T if bands_last else returned.mel
         reference = log_mel(clip.waveform, expected)
-        if expected.axes == "frames_first":
-            reference = reference.T
-        where, largest = _where(reference, upright, expected)
-        frames, wanted = upright.shape[-1], reference.shape[-1]
+        wanted = reference.shape[-1]
+        if returned.mel is None:
+            told = (returned.error, returned.fix)
+            results.append(ProbeResult(clip.name, 0, wanted, torch.nan, (), None, *told))
+            continue
+        where, largest = _where(reference, returned.mel, expected)
+        frames = returned.mel.shape[-1]
         results.append(ProbeResult(clip.name, frames, wanted, largest, where, diagnosis))
+    dimensions = max(returned.dimensions for returned in extracted)
+    layout = "frames, n_mels]" if frames_first else "n_mels, frames]"
+    diagnosis, diagnosed = _most_telling(results, clips)
     return Handshake(
         verdict=_verdict(results),
         results=tuple(results),
-        diagnosis=_most_telling(results),
-        layout=layouts[0] if layouts else "nothing usable",
+        diagnosis=diagnosis,
+        layout=f"[batch, {layout}" if dimensions > _MEL_DIM else f"[{layout}",
+        diagnosed=diagnosed,
+        notes=notes,
     )
+
+
+def _name(frontend: object) -> str:
+    return getattr(frontend, "__qualname__", type(frontend).__name__)
+
+
+def _own(diagnosis: Diagnosis) -> Diagnosis:
+    """Return a diagnosis without the question whether the mel is another file's."""
+    notes = tuple(note for note in diagnosis.notes if note != OTHER_FILE)
+    return dataclasses.replace(diagnosis, notes=notes)
 
 
 def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
@@ -330,14 +375,14 @@ def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
 
 def _diagnosed(
     clips: Sequence[Probe], extracted: Sequence[FrontendResult], expected: MelRecipe
-) -> tuple[list[Diagnosis | None], Diagnosis | None]:
+) -> list[Diagnosis | None]:
     """Diagnose clips until two diagnoses of a wrong mel agree.
 
     What no recipe explains takes longest, and a third clip would not change the verdict. Speech
     comes first and a probe second, so that those two are as different as possible.
 
     Returns:
-        A diagnosis for each clip, None where there is no mel or no need; and the one agreed on.
+        A diagnosis for each clip, None where there is no mel or no need.
     """
     found: list[Diagnosis | None] = [None] * len(clips)
     speech = [index for index, clip in enumerate(clips) if clip.name.startswith(_SPEECH)]
@@ -347,14 +392,14 @@ def _diagnosed(
         mel = extracted[index].mel
         if mel is None:
             continue
-        diagnosis = diagnose(clips[index].waveform, mel, expected=expected)
+        diagnosis = _own(diagnose(clips[index].waveform, mel, expected=expected))
         found[index] = diagnosis
         if diagnosis.kind not in ("fault", "unknown"):
             continue
         if (diagnosis.kind, diagnosis.codes) in seen:
-            return found, diagnosis
+            return found
         seen.add((diagnosis.kind, diagnosis.codes))
-    return found, None
+    return found
 
 
 def _in_words(where: tuple[str, ...]) -> str:
@@ -374,7 +419,7 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
     frames = min(mel.shape[1], reference.shape[1])
     reference, mel = reference[:, :frames], mel[:, :frames]
     low = _low(reference, expected) & _low(mel, expected)
-    off = differs(reference, mel) & (low | ~_rounded(reference, mel, expected))
+    off = beyond_rounding(reference, mel, expected)
     largest = float((mel - reference).abs().max()) / expected.units_per_nat
     # The logarithm of zero is not a different floor: it makes a loss NaN.
     broken = ~torch.isfinite(mel)
@@ -397,38 +442,61 @@ def _where(reference: Tensor, mel: Tensor, expected: MelRecipe) -> tuple[tuple[s
     return tuple(found), largest
 
 
-def _rounded(reference: Tensor, mel: Tensor, expected: MelRecipe) -> Tensor:
-    """Return which cells differ by no more than a transform rounds, relative to its loudest bin."""
-    if expected.log_base is None:
-        return torch.zeros_like(mel, dtype=torch.bool)
-    one, other = (expected.to_magnitude(each.double()) for each in (reference, mel))
-    return (other - one).abs() <= _ROUNDING * one.amax(dim=0)
-
-
 def _low(mel: Tensor, expected: MelRecipe) -> Tensor:
-    limit = expected.normalised(expected.logarithm(max(_FLOOR_MAGNITUDE, 1.2 * expected.floor)))
+    highest = max(1.2 * BENIGN_FLOORS[1], 1.2 * expected.floor)
+    limit = expected.normalised(expected.logarithm(highest))
     return mel <= limit
 
 
 def _verdict(results: list[ProbeResult]) -> HandshakeVerdict:
     if any(result.error for result in results):
         return "failed"
-    places = {place for result in results for place in result.where}
-    transposed = any(r.diagnosis and r.diagnosis.names("axes-transposed") for r in results)
-    if not places and not transposed:
+    found = [result.diagnosis for result in results if result.diagnosis is not None]
+    if any(each.kind in ("fault", "unknown") for each in found):
+        return "incompatible"
+    codes = {code for each in found for code in each.codes}
+    if not codes:
         return "identical"
-    if places == {"floor"} and not transposed:
-        return "differs only at the floor"
-    return "incompatible"
+    return "differs only at the floor" if codes == {"floor"} else "compatible"
 
 
-def _most_telling(results: list[ProbeResult]) -> Diagnosis | None:
-    """Return the diagnosis that names most; one of speech before one of a probe."""
+def _most_telling(
+    results: list[ProbeResult], clips: Sequence[Probe]
+) -> tuple[Diagnosis | None, str]:
+    """Return the diagnosis that names most, one of speech first, and the clip that it is of."""
     order = ("identical", "benign", "unknown", "fault")
     found = [
-        (order.index(each.diagnosis.kind), each.probe.startswith(_SPEECH), each.diagnosis)
+        (order.index(each.diagnosis.kind), each.probe.startswith(_SPEECH), each.diagnosis, each)
         for each in results
         if each.diagnosis is not None
     ]
-    most = max(found, key=lambda entry: (*entry[:2], len(entry[2].causes)), default=None)
-    return most and most[2]
+    if not found:
+        return None, ""
+    _, _, diagnosis, result = max(found, key=lambda entry: (*entry[:2], len(entry[2].causes)))
+    return _one_level(diagnosis, results, clips), result.probe
+
+
+def _one_level(
+    diagnosis: Diagnosis, results: list[ProbeResult], clips: Sequence[Probe]
+) -> Diagnosis:
+    """Return a diagnosis whose gain, where it differs from clip to clip, is named as such."""
+    gains = {}
+    for clip, result in zip(clips, results, strict=True):
+        for cause in () if result.diagnosis is None else result.diagnosis.causes:
+            if cause.code == "gain" and cause.gain is not None:
+                gains[clip.name] = (cause.gain, float(clip.waveform.abs().max()))
+    factors = [gain for gain, _ in gains.values()]
+    if len(factors) < 2 or math.log(max(factors) / min(factors)) < _SAME_GAIN_NATS:
+        return diagnosis
+    peaks = [gain * peak for gain, peak in gains.values()]
+    level = f"a peak of {peaks[0]:.3g}" if max(peaks) / min(peaks) < 1 + _SAME_PEAK else "one level"
+    each = ", ".join(f"{gain:.4g} on {name}" for name, (gain, _) in gains.items())
+    text = f"each clip is brought to {level}: factor {each}"
+    fix = "Leave the normalisation of the level out: the vocoder was trained on clips as they are."
+    causes = tuple(
+        dataclasses.replace(cause, evidence=text, fix=fix, alternatives=())
+        if cause.code == "gain"
+        else cause
+        for cause in diagnosis.causes
+    )
+    return dataclasses.replace(diagnosis, causes=causes)

@@ -45,6 +45,11 @@ _USUAL_RANGE_NATS = 18.0
 _LINEAR_RATIO = 8.0
 _SMALLEST = 1e-12
 
+# Magnitudes of full scale come to 2.2 in a decimal logarithm, and speech spans 4.5 in it.
+_SCALED_TO = 4.0
+_LOUDEST_DECIMAL = 2.2
+_DECIMAL_RANGE = 4.5
+
 # Mean and standard deviation of a mel that was normalised by its own are 0 and 1 within this.
 _STANDARD_TOLERANCE = 5e-3
 
@@ -85,6 +90,10 @@ def marks_of(prepared: Prepared, values: Tensor) -> Marks:
     twice = _twice(prepared, low, high)
     if twice is not None:
         return Marks((twice,), foreign=twice.text)
+    if floor == -_SCALED_TO and high <= _SCALED_TO:
+        text = f"from {floor:g} on, {high:.3g} at most: clamped and scaled to [-4, 4]"
+        if high > _LOUDEST_DECIMAL:
+            return Marks((Finding("normalisation", text),), foreign=text)
     for scale, name, code in _LOGARITHMS:
         value = None if floor is None else _known_floor(floor / scale, prepared.storage)
         if value is not None and high / scale < _LOUDEST_INTEGERS_NATS:
@@ -103,7 +112,10 @@ def marks_of(prepared: Prepared, values: Tensor) -> Marks:
         return Marks(integers)
     if high - low < SHORTEST_RANGE_NATS:
         text = f"a range of {high - low:.2f}: normalised, a decimal logarithm, or steady noise"
-        return Marks((Finding("normalisation", text),), (high - low) / _USUAL_RANGE_NATS)
+        # Decimal logarithms of magnitudes lie here; what was normalised may.
+        decimal = low < -_DECIMAL_RANGE / 2 and high - low > _DECIMAL_RANGE
+        code = "" if decimal else "normalisation"
+        return Marks((Finding(code, text),), (high - low) / _USUAL_RANGE_NATS)
     if floor is not None:
         clue = Finding("floor", f"floor {floor:.4f}: no usual one in ln or log10")
         return Marks((clue,))
@@ -167,6 +179,15 @@ def log_ceiling(recipe: MelRecipe) -> float:
     return recipe.normalised(recipe.logarithm(strongest_band * recipe.win_length**recipe.power))
 
 
+@functools.lru_cache(maxsize=32)
+def _silence(recipe: MelRecipe) -> tuple[float, float]:
+    """Return the least and the most that digital silence comes to in a band, in the mel's unit."""
+    sums = filters_of(recipe).sum(dim=0)
+    added = recipe.magnitude_eps ** (recipe.power / 2)
+    low, high = (max(each.item() * added, recipe.floor) for each in (sums.min(), sums.max()))
+    return recipe.normalised(recipe.logarithm(low)), recipe.normalised(recipe.logarithm(high))
+
+
 def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
     """Return in words why a mel cannot be one of a recipe; "" where nothing speaks against it.
 
@@ -191,6 +212,9 @@ def contradiction(prepared: Prepared, values: Tensor, recipe: MelRecipe) -> str:
         if high - low > kept * (1 + _RANGE_ROUNDING):
             return f"a range of {high - low:.2f} where it keeps {kept:.2f}"
     elif prepared.floor is not None and abs(prepared.floor - lowest) > slack:
+        quietest, loudest = _silence(recipe)
+        if quietest - slack <= prepared.floor <= loudest + slack:
+            return ""  # bands that hold nothing but what is added under the root
         return f"a floor of {prepared.floor:.4f} where it has {lowest:.4f}"
     if low <= lowest + slack or recipe.log_base is None:
         return ""

@@ -11,6 +11,11 @@ from melcheck.diagnosis.causes import Explanation, cause
 Kind = Literal["identical", "benign", "fault", "unknown"]
 
 _ANY_CONSTANT = "gain"
+_RULED_OUT = (
+    "every known profile, and each usual rate, hop, transform, window, pre-emphasis, mel scale, "
+    "filter norm, band limit and power, alone and in pairs, at any place, level, logarithm and "
+    "normalisation"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Diagnosis:
         evidence: What that rests on.
         nearest: The three hypotheses that came nearest, best first.
         notes: What else was seen, in sentences.
+        explained: Whether the causes are all that differs; else `nearest` shows what else may.
     """
 
     kind: Kind
@@ -70,6 +76,7 @@ class Diagnosis:
     evidence: Evidence
     nearest: tuple[Nearest, ...]
     notes: tuple[str, ...] = ()
+    explained: bool = True
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -108,14 +115,17 @@ class Diagnosis:
         if math.isfinite(evidence.slope):
             seen += f"; slope {evidence.slope:.4f}, offset {evidence.offset:+.4f}"
         notes = " ".join(self.notes)
+        near = "; ".join(f"{each.text} ({each.residual:.3f})" for each in self.nearest)
+        nearest = f"nearest three (residual in nats): {near or 'none'}"
         if self.kind == "unknown":
-            nearest = "; ".join(f"{near.text} ({near.residual:.3f})" for near in self.nearest)
             return [
                 "unknown: no known recipe explains this mel",
                 f"evidence: {seen}",
-                f"nearest three (residual in nats): {nearest or 'none'}",
+                nearest,
                 notes,
-                "do this: compare every number of the front end with the expected recipe",
+                f"ruled out: {_RULED_OUT}",
+                "do this: compare every number of the front end with the expected recipe, first "
+                "those in which the nearest differ from it",
             ]
         causes = "; ".join(named.summary for named in self.causes)
         if self.kind == "benign":
@@ -132,7 +142,10 @@ class Diagnosis:
             f"likely cause: {causes}",
             "; ".join(alike),
             f"do this: {self.fix}",
-            f"confidence: residual {evidence.residual:.4f} nats, next best "
+            "" if self.explained else nearest,
+            ""
+            if not self.explained
+            else f"confidence: residual {evidence.residual:.4f} nats, next best "
             f"{evidence.runner_up_residual:.4f} ({evidence.runner_up})",
             notes,
         ]

@@ -8,6 +8,7 @@ and, by `melcheck.diagnosis.diagnose.diagnose`, a different recipe. Mels are `[n
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import string
@@ -225,12 +226,14 @@ class FreshMel:
         mel: `[n_mels, frames]`.
         recipe: The mel's recipe, up to what does not affect decoding; None if that is not known.
         front_end: Name of the user's front end; "" where the vocoder's recipe extracted it.
+        frames_first: Whether the front end itself returns [frames, n_mels], as its caches then do.
     """
 
     waveform: Tensor
     mel: Tensor
     recipe: MelRecipe | None
     front_end: str = ""
+    frames_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +278,13 @@ def fresh_mel(
     if extract is None:
         return FreshMel(waveform, reference, expected)
     mel = extract(waveform[None])[0].cpu()
-    if reference.shape == mel.shape and torch.equal(reference, mel):
-        return FreshMel(waveform, mel, expected, front_end)
-    found = diagnose(waveform, mel, expected=expected)
-    recipe = expected if found.kind in ("identical", "benign") else None
-    return FreshMel(waveform, mel, recipe, front_end)
+    # The method of a `Frontend`, or any function.
+    frames_first = bool(getattr(getattr(extract, "__self__", extract), "frames_first", False))
+    recipe: MelRecipe | None = expected
+    if reference.shape != mel.shape or not torch.equal(reference, mel):
+        found = diagnose(waveform, mel, expected=expected)
+        recipe = expected if found.kind in ("identical", "benign") else None
+    return FreshMel(waveform, mel, recipe, front_end, frames_first)
 
 
 def compare_stored(
@@ -311,7 +316,14 @@ def compare_stored(
         causes.append(("nan", _broken_cells(cells, clip.recipe)))
     if swapped:
         rows, columns = mel.shape
-        causes.append(("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"))
+        layout = f"[{rows}, {columns}] is [frames, n_mels]"
+        if clip.frames_first:
+            stored = dataclasses.replace(stored, mel=stored.mel.T.contiguous())
+            turned = dataclasses.replace(clip, frames_first=False)
+            found = compare_stored(stored, turned, owner=owner)
+            text = f"{found.text}; {layout}, as the front end returns it"
+            return dataclasses.replace(found, text=text, note=True) if found.fresh else found
+        causes.append(("axes-transposed", layout))
         mel, valid = upright, valid.T
     was, now = prepare(mel), prepare(fresh)
     common = _common_floor(was, now, clip.recipe)

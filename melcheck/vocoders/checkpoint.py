@@ -175,6 +175,9 @@ def _check_size(
         )
 
 
+_PARTS = ("feature_extractor.", "backbone.", "head.")
+
+
 def _check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
@@ -185,6 +188,11 @@ def _check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], pat
         for fragment, origin in _KEY_HINTS.items()
         if any(fragment in key for key in unexpected)
     ]
+    if not missing and not any(key.startswith(_PARTS) for key in unexpected):
+        hints = [
+            f"They belong to its training. Keep the names that begin with {', '.join(_PARTS)}: "
+            f"torch.save({{k: v for k, v in state.items() if k.startswith({_PARTS})}}, ...). "
+        ]
     raise VocoderError(
         f"{path} does not fit its {len(expected)} names: {len(missing)} missing "
         f"{_listed(missing)}, {len(unexpected)} unexpected {_listed(unexpected)}.\n"

@@ -69,16 +69,18 @@ def test_what_was_done_to_the_values_is_named_and_contradicts_every_profile(
 ) -> None:
     identity = identify(front(request.getfixturevalue(name)))
     assert value_codes(identity) == [code]
-    assert identity.profiles == ()
+    # A mel that is normalised may be one of a profile that normalises.
+    assert all(profile(known).std != 1 for known in identity.profiles)
 
 
-@pytest.mark.parametrize(("name", "code"), [("speech", "normalisation"), ("sparse", "log-base")])
+@pytest.mark.parametrize(("name", "codes"), [("speech", []), ("sparse", ["log-base"])])
 def test_a_decimal_logarithm_contradicts_every_profile(
-    request: pytest.FixtureRequest, name: str, code: str
+    request: pytest.FixtureRequest, name: str, codes: list[str]
 ) -> None:
     # Without a floor it looks like a normalisation, and is said to be one or the other.
     identity = identify(log_mel(request.getfixturevalue(name), DECIMAL))
-    assert value_codes(identity) == [code]
+    assert value_codes(identity) == codes
+    assert "a decimal logarithm" in str(identity) or codes
     assert identity.profiles == ()
 
 

@@ -22,17 +22,27 @@ from melcheck.diagnosis.recipe_search.spectra import first_centre, frame_offset
 from melcheck.profiles import PROFILES
 from melcheck.recipes import MelRecipe, band_centres_hz
 
-RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+RATES = (8_000, 11_025, 12_000, 16_000, 20_000, 22_050, 24_000, 32_000, 40_000, 44_100, 48_000)
 """Sampling rates in use, Hz."""
 
-_HOPS = (64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 256, 275, 300, 320, 384, 441, 480, 512)
+_HOPS = (
+    *(64, 80, 100, 120, 128, 160, 192, 200, 220, 240, 250, 256, 275, 300, 320),
+    *(384, 400, 441, 480, 512, 600, 640, 800, 882, 960, 1024),
+)
 _MAX_LAG_FRAMES = 14
 _FRAME_SLACK = 2
 # A part is looked for in so much of a longer clip, 43 s at 256 samples of 24,000 a second.
 _MAX_PART_FRAMES = 4_000
 PASSBAND = 0.86
 """Where a resampler's filter begins to fall, as a share of the lower Nyquist frequency."""
-_OFFSET_SNAP_SHARE = 0.12
+# An estimate is taken for a usual place within this share of a hop; within these shares of half a
+# hop for other rates and hops, whose place is moved later.
+_SNAPS = 0.12
+_NEAR_A_PLACE = 0.2
+_FAR_OFF = 0.8
+_MOST_READINGS = 16
+_MOST_PLACED = 2
+_PACE_STEPS = 10
 _CHANNELS_DIM = 2
 
 
@@ -91,26 +101,48 @@ def likely_readings(candidate: Tensor, waveform: Tensor, expected: MelRecipe) ->
     readings = [base]
     if abs(difference) > _FRAME_SLACK:
         readings += _other_rates(base, frames)
-        readings += _other_hops(base, frames)
-    aligned = []
+        readings += _usual_hops(base, frames) or _hops_for(base, frames)
+    # Where readings share an alignment it is that of the rate next to the expected one.
+    readings[1:] = sorted(readings[1:], key=lambda each: abs(math.log(_ratio(each, expected))))
+    aligned: list[tuple[float, AudioReading]] = []
+    # Readings of equally many frames have them at the same places.
+    found: dict[int, tuple[float, float]] = {}
     for reading in readings:
-        # Of a longer clip the mel may be any part; of a shorter one, the reverse.
-        apart = abs(difference) if reading is base else 0
-        offset, correlation = _align(candidate, reading, apart)
-        moved = dataclasses.replace(reading, offset=offset)
-        aligned.append((correlation, moved))
+        recipe, samples = reading.recipe, len(reading.waveform)
+        pace = round(_PACE_STEPS * samples / recipe.hop_length)
+        if pace not in found:
+            # Of a longer clip the mel may be any part; of a shorter one, the reverse.
+            apart = abs(difference) if reading is base else 0
+            offset, correlation = _align(candidate, reading, apart)
+            found[pace] = (offset / samples, correlation)
+        place, correlation = found[pace]
+        estimate = round(place * samples)
+        for offset in _places_near(estimate, recipe, exact=reading is base):
+            aligned.append((correlation, dataclasses.replace(reading, offset=offset)))
     aligned.sort(key=lambda entry: -entry[0])
     best = aligned[0][0]
-    likely = [reading for correlation, reading in aligned[:3] if correlation > best - 0.15]
-    # A longer window blurs the estimate: where it is less than a hop off, try the usual place too.
-    places = (base.offset, base.recipe.hop_length // 2, base.recipe.n_fft // 2)
-    usual = [
-        dataclasses.replace(reading, offset=place)
-        for reading in likely
-        for place in places
-        if 0 < abs(reading.offset - place) <= reading.recipe.hop_length
-    ]
+    likely = [reading for correlation, reading in aligned if correlation > best - 0.15]
+    likely = likely[:_MOST_READINGS]
+    usual = [placed for reading in likely[:_MOST_PLACED] for placed in _elsewhere(reading)]
     return likely + usual
+
+
+def _ratio(reading: AudioReading, expected: MelRecipe) -> float:
+    return reading.recipe.sample_rate / expected.sample_rate
+
+
+def _elsewhere(reading: AudioReading) -> list[AudioReading]:
+    """Return a reading at the usual places near to where it was aligned.
+
+    A longer window blurs the estimate; and the hop and the transform are those of the reading.
+    """
+    recipe = reading.recipe
+    places = dict.fromkeys((0, recipe.hop_length // 2, recipe.n_fft // 2, first_centre(recipe)))
+    return [
+        dataclasses.replace(reading, offset=place)
+        for place in places
+        if 0 < abs(reading.offset - place) <= recipe.hop_length
+    ]
 
 
 def drifting(candidate: Tensor, waveform: Tensor, expected: MelRecipe) -> list[AudioReading]:
@@ -134,15 +166,31 @@ def _align(candidate: Tensor, reading: AudioReading, apart: int = 0) -> tuple[in
     estimate, correlation = frame_offset(
         candidate[bands], reading.waveform, reading.recipe, filters, max_lag_frames=lags
     )
-    recipe = reading.recipe
-    usual = {0, recipe.hop_length // 2, first_centre(recipe)}
-    usual |= {first_centre(dataclasses.replace(recipe, padding="none"))}
-    usual |= {lag * recipe.hop_length for lag in range(-lags, lags + 1)}
-    usual |= {lag * recipe.hop_length + recipe.hop_length // 2 for lag in range(-3, 3)}
-    nearest = min(usual, key=lambda offset: abs(offset - estimate))
-    if abs(nearest - estimate) <= _OFFSET_SNAP_SHARE * recipe.hop_length:
-        return nearest, correlation
     return estimate, correlation
+
+
+def _places_near(estimate: int, recipe: MelRecipe, *, exact: bool) -> list[int]:
+    """Return where the first frame may lie, given an estimate to a quarter of a hop.
+
+    Args:
+        estimate: In samples.
+        recipe: Has the hop and the transform.
+        exact: Whether to keep the estimate where no usual place is near, as for a delay.
+    """
+    hop = recipe.hop_length
+    if not exact:
+        # Usual places are half a hop apart; in between, both are tried.
+        half = max(1, hop // 2)
+        below = estimate // half * half
+        share = (estimate - below) / half
+        return [below] if share < _NEAR_A_PLACE else [below, below + half][share > _FAR_OFF :]
+    usual = {0, hop // 2, first_centre(recipe)}
+    usual |= {first_centre(dataclasses.replace(recipe, padding="none"))}
+    lags = _MAX_LAG_FRAMES + abs(estimate) // hop
+    usual |= {lag * hop for lag in range(-lags, lags + 1)}
+    usual |= {lag * hop + hop // 2 for lag in range(-3, 3)}
+    nearest = min(usual, key=lambda offset: abs(offset - estimate))
+    return [nearest if abs(nearest - estimate) <= _SNAPS * hop else estimate]
 
 
 def _other_rates(base: AudioReading, frames: int) -> list[AudioReading]:
@@ -168,17 +216,43 @@ def _other_rates(base: AudioReading, frames: int) -> list[AudioReading]:
     return found
 
 
-def _other_hops(base: AudioReading, frames: int) -> list[AudioReading]:
-    samples = len(base.waveform)
+def _usual_hops(base: AudioReading, frames: int) -> list[AudioReading]:
+    """Return readings of usual rates and hops, filters laid out for that rate, that fit a count."""
+    own = base.recipe
+    found = []
+    for rate in RATES:
+        samples = math.ceil(len(base.waveform) * rate / own.sample_rate)
+        recipe = dataclasses.replace(own, **at_rate(own, rate))
+        hops = [hop for hop in _HOPS if _fits(recipe, hop, samples, frames)]
+        if rate == own.sample_rate:
+            found += _with_hops(base, hops)
+        elif hops:
+            text = f"sample_rate={rate}, {own.sample_rate} expected"
+            read = dataclasses.replace(
+                base,
+                changes=(*base.changes, RecipeChange("sample-rate", text=text)),
+                waveform=resampled(base.waveform, own.sample_rate, rate),
+                recipe=recipe,
+                highest_band=bands_below(recipe, PASSBAND * min(rate, own.sample_rate) / 2),
+            )
+            found += [read for hop in hops if hop == recipe.hop_length]
+            found += _with_hops(read, hops)
+    return found
 
-    def gives(hop: int, padding: Any) -> bool:
-        recipe = dataclasses.replace(base.recipe, hop_length=hop, padding=padding)
-        enough = samples >= recipe.min_samples
-        return enough and abs(recipe.frames(samples) - frames) <= _FRAME_SLACK
 
-    paddings = {base.recipe.padding, "center", "none"}
-    usual = [hop for hop in _HOPS if any(gives(hop, padding) for padding in paddings)]
-    return _with_hops(base, usual) or _hops_for(base, frames)
+def at_rate(recipe: MelRecipe, rate: int) -> dict[str, Any]:
+    """Return what a recipe's numbers are at a different rate: an f_max of half the rate follows."""
+    half = rate / 2
+    whole = recipe.f_max == recipe.sample_rate / 2
+    return {"sample_rate": rate, "f_max": half if whole else min(recipe.f_max, half)}
+
+
+def _fits(recipe: MelRecipe, hop: int, samples: int, frames: int) -> bool:
+    for padding in ("center", "none"):
+        trial = dataclasses.replace(recipe, hop_length=hop, padding=padding)
+        if samples >= trial.min_samples and abs(trial.frames(samples) - frames) <= _FRAME_SLACK:
+            return True
+    return False
 
 
 def _hops_for(base: AudioReading, frames: int) -> list[AudioReading]:

@@ -83,6 +83,8 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
         _SEPARATION_FACTOR * chosen.residual, chosen.residual + margin
     )
     named = (apart or not chosen.hypothesis.all_changes) and not _makes_up(chosen, affine)
+    if chosen.bands is not None and not affine:
+        return Choice(chosen, affine, False, runner_up, tuple(fits), ignored)
     if not named:
         # What the noise does not let apart is not named, where the expected recipe will do.
         for entry in explaining:
@@ -115,7 +117,48 @@ def same_mel(entry: Fit, other: Fit, *, nats: float = SAME_MEL_NATS) -> bool:
     return float((difference - difference.mean()).square().mean().sqrt()) <= nats
 
 
+def subtracts_nothing(entry: Fit) -> bool:
+    """Return whether bands that were divided each by their own number had no mean subtracted."""
+    if entry.bands is None:
+        return False
+    slopes, offsets = entry.bands
+    means = (offsets / slopes)[~slopes.isnan()]
+    return bool((means.abs() < _NO_MEAN_NATS).all())
+
+
+_NO_MEAN_NATS = 0.05
+_OWN_MEAN = 0.01
+_SAME_SLOPES = 0.01
+
+
+def _of_bands(prepared: Prepared, entry: Fit) -> tuple[Finding, ...]:
+    """Name statistics of each band; none where the bands differ by constants alone.
+
+    Those may be filters of other heights.
+    """
+    assert entry.bands is not None  # asked for such fits alone
+    kept = ~entry.bands[0].isnan()
+    slopes, offsets = entry.bands[:, kept]
+    mel = prepared.mel[kept]
+    own = float(mel.mean(dim=1).abs().median()) < _OWN_MEAN * float(mel.std())
+    if not own and float(slopes.std() / slopes.mean()) < _SAME_SLOPES:
+        return ()
+    if own:
+        text = "each band less its mean in the clip, divided by its deviation"
+        fix = "Extract without it, or keep each clip's statistics: they are lost with the clip."
+        return (Finding("normalisation", text, fix=fix),)
+    stds, means = 1 / slopes, -offsets / slopes
+    low, high = float(stds.min()), float(stds.max())
+    text = f"statistics of each band: divided by {low:.3g} to {high:.3g}"
+    if not subtracts_nothing(entry):
+        text += f" after means of {float(means.min()):.3g} to {float(means.max()):.3g} nats"
+    fix = "Before decoding multiply each band by its deviation and add its mean, from your file."
+    return (Finding("normalisation", text, fix=fix),)
+
+
 def _affine(prepared: Prepared, entry: Fit) -> tuple[Finding, ...]:
+    if entry.bands is not None:
+        return _of_bands(prepared, entry)
     recipe = entry.hypothesis.recipe
     count = max(1, int(entry.active.sum()))
     x = entry.mel[entry.active].double()

@@ -143,12 +143,19 @@ def damaged_readings(reading: AudioReading, channels: Tensor | None) -> list[Aud
     filtered = resampled(waveform, rate, rate // 2)
     add("aliasing", "samples repeated after a low-pass", filtered.repeat_interleave(2))
     add("aliasing", "linear interpolation from half the rate", _linear(filtered, len(waveform)))
-    third = _linear(waveform, len(waveform) * 2 // 3)
-    add(
-        "aliasing", "linear interpolation to 2/3 of the rate", resampled(third, rate * 2 // 3, rate)
-    )
-    two_thirds = resampled(waveform, rate, rate * 2 // 3)
-    add("aliasing", "linear interpolation from 2/3 of the rate", _linear(two_thirds, len(waveform)))
+    if rate % 3 == 0:  # of other rates the resampler's filter has one phase for each sample
+        third = _linear(waveform, len(waveform) * 2 // 3)
+        add(
+            "aliasing",
+            "linear interpolation to 2/3 of the rate",
+            resampled(third, rate * 2 // 3, rate),
+        )
+        two_thirds = resampled(waveform, rate, rate * 2 // 3)
+        add(
+            "aliasing",
+            "linear interpolation from 2/3 of the rate",
+            _linear(two_thirds, len(waveform)),
+        )
     return [
         dataclasses.replace(
             reading,

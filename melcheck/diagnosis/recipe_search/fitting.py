@@ -113,8 +113,9 @@ class Hypothesis:
         return energies(self.reading.waveform, recipe, self.reading.centres(frames))
 
     def filtered(self, energy: Tensor) -> Tensor:
-        """Return the natural log-mel of given spectra."""
-        return log_bands(energy, filters_of(self.recipe), self.recipe.power).T
+        """Return the natural log-mel of given spectra, with what is added under the logarithm."""
+        mel = log_bands(energy, filters_of(self.recipe), self.recipe.power).T
+        return mel if self.recipe.floor_mode == "clip" else (mel.exp() + self.recipe.floor).log()
 
     @property
     def spectrum(self) -> tuple[object, ...]:
@@ -152,6 +153,8 @@ class Fit:
         loud_residual: The residual over the loudest quarter of the cells.
         loud_allowed: The same bound for those.
         active: Which cells were fitted, `[n_mels, frames]`.
+        bands: Slope and offset of each band, `[2, n_mels]`, NaN where none was fitted; None where
+            all have one.
     """
 
     hypothesis: Hypothesis
@@ -163,6 +166,7 @@ class Fit:
     loud_residual: float
     loud_allowed: float
     active: Tensor
+    bands: Tensor | None = None
 
     @property
     def explains(self) -> bool:
@@ -188,7 +192,7 @@ def fit_hypothesis(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> F
     candidate = prepared.mel
     allowed = prepared.usable & reading.inner_frames(candidate.shape[-1], recipe.n_fft)
     allowed[reading.highest_band :] = False
-    level = mel / recipe.power - _filter_sums(recipe).log()[:, None]
+    level = (mel - _filter_sums(recipe).log()[:, None]) / recipe.power
     active = allowed & (level > math.log(_ACTIVE_MAGNITUDE))
     if int(active.sum()) < max(MIN_CELLS, _MIN_ACTIVE_SHARE * int(allowed.sum())):
         if not allowed.any():
@@ -219,6 +223,49 @@ def fit_hypothesis(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> F
         loud_allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds[loud].mean().sqrt())),
         active=active,
     )
+
+
+def fit_bands(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> Fit:
+    """Fit a slope and an offset of each band's own, over the cells that `fit_hypothesis` takes."""
+    # The floor, scaled with its band, is the lowest value of that band alone.
+    lowest = prepared.mel.amin(dim=1, keepdim=True)
+    at_lowest = prepared.mel <= lowest + _ATOM_SHARE * lowest.abs()
+    floored = at_lowest & (at_lowest.sum(dim=1, keepdim=True) > _MOST_ALIKE)
+    above = dataclasses.replace(prepared, usable=prepared.usable & ~floored)
+    whole = fit_hypothesis(above, hypothesis, mel)
+    active = whole.active & (whole.active.sum(dim=1, keepdim=True) >= _FRAMES_OF_A_BAND)
+    if int(active.sum()) < MIN_CELLS:
+        return _no_fit(hypothesis, mel, active)
+    weight = active.double()
+    count = weight.sum(dim=1, keepdim=True).clamp(min=1)
+    means = [(each.double() * weight).sum(1, keepdim=True) / count for each in (mel, prepared.mel)]
+    x, y = ((each - mean) * weight for each, mean in zip((mel, prepared.mel), means, strict=True))
+    slopes = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp(min=_TINY)
+    fitted = active.any(dim=1)
+    if not bool((slopes[fitted] > 0).all()):
+        return _no_fit(hypothesis, mel, active)
+    errors = ((y - slopes * x) / slopes.clamp(min=_TINY))[active]
+    residual = float(errors.square().mean().sqrt())
+    offsets = means[1] - slopes * means[0]
+    bands = torch.cat([slopes, offsets], dim=1).T
+    bands[:, ~fitted] = math.nan
+    return dataclasses.replace(
+        whole,
+        slope=float(slopes[fitted].median()),
+        offset=float(offsets[fitted].median()),
+        residual=residual,
+        allowed=_EXACT_RESIDUAL,
+        loud_residual=residual,
+        loud_allowed=_EXACT_RESIDUAL,
+        active=active,
+        bands=bands,
+    )
+
+
+_FRAMES_OF_A_BAND = 12
+_ATOM_SHARE = 1e-6
+_MOST_ALIKE = 2
+_TINY = 1e-12
 
 
 def _no_fit(hypothesis: Hypothesis, mel: Tensor, active: Tensor) -> Fit:

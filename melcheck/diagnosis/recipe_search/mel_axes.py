@@ -16,7 +16,7 @@ from melcheck.diagnosis.recipe_search.audio_readings import base_reading, correl
 from melcheck.diagnosis.recipe_search.mel_values import Prepared, prepare
 from melcheck.recipes import MelRecipe
 
-USUAL_BANDS = (20, 23, 32, 40, 64, 80, 96, 100, 120, 128, 160, 229, 256)
+USUAL_BANDS = (20, 23, 24, 26, 32, 40, 48, 64, 80, 96, 100, 120, 125, 128, 160, 180, 229, 256)
 """Numbers of bands in use."""
 # A mel that follows the audio this well is not lying on its side.
 _GOOD_CORRELATION = 0.78
@@ -37,26 +37,39 @@ class Layout:
     findings: tuple[Finding, ...]
 
 
-def orient(given: Tensor, waveform: Tensor, expected: MelRecipe) -> Layout:
-    """Put the axes of a candidate right, judging by its shape and by the audio."""
+def orient(given: Tensor, waveform: Tensor, expected: MelRecipe) -> tuple[Layout, ...]:
+    """Put the axes of a candidate right, judging by its shape and by the audio.
+
+    Returns:
+        One layout; or two where both axes may be the bands, for the search to decide: any mel has
+        as many frames as another has bands, at some length.
+    """
     rows, columns = given.shape
     upright = Layout(given, ())
     lying = Layout(
         given.T.contiguous(),
         (Finding("axes-transposed", f"[{rows}, {columns}] is [frames, n_mels]"),),
     )
+    bands = {expected.n_mels, *USUAL_BANDS}
     if rows == columns == expected.n_mels:
-        options = [upright, lying]
-    elif rows == expected.n_mels:
-        options = [upright]
-    elif columns == expected.n_mels or (rows not in USUAL_BANDS and columns in USUAL_BANDS):
+        better = _follows(lying.mel, waveform, expected)
+        best = _follows(given, waveform, expected)
+        options = [lying] if better > best + _CLEARLY_BETTER else [upright]
+    elif rows in bands and columns in bands:
+        return upright, lying
+    elif rows != expected.n_mels and rows not in USUAL_BANDS and columns in bands:
         options = [lying]
     else:
         options = [upright]
-    scored = [(_follows(option.mel, waveform, expected), option) for option in options]
-    best, layout = max(scored, key=lambda entry: entry[0])
-    if len(scored) > 1 and best < scored[0][0] + _CLEARLY_BETTER:
-        best, layout = scored[0]
+    return (_turned(options[0], waveform, expected),)
+
+
+def _turned(layout: Layout, waveform: Tensor, expected: MelRecipe) -> Layout:
+    """Return a layout with its bands and frames in order, where the audio shows that they are not.
+
+    A mel that follows the audio well is taken as it is.
+    """
+    best = _follows(layout.mel, waveform, expected)
     if best >= _GOOD_CORRELATION:
         return layout
     for code, dims in (("frequency-flipped", (-2,)), ("time-flipped", (-1,)), ("both", (-2, -1))):
@@ -65,8 +78,7 @@ def orient(given: Tensor, waveform: Tensor, expected: MelRecipe) -> Layout:
         if score > max(_FOLLOWS, best + _CLEARLY_BETTER):
             codes = ("frequency-flipped", "time-flipped") if code == "both" else (code,)
             found = tuple(Finding(each, "") for each in codes)
-            layout, best = Layout(flipped.contiguous(), (*layout.findings, *found)), score
-            break
+            return Layout(flipped.contiguous(), (*layout.findings, *found))
     return layout
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from melcheck.recipes import MelRecipe
+
 _ATOM_CELLS = 4
 _ATOM_TOLERANCE = 2e-6
 
@@ -22,6 +24,7 @@ _STORAGE_STEPS = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "": 0.0}
 STORAGE_ROUNDINGS = 2.0
 """Cells of a mel stored in short floats may be off by so many steps: one rounding more."""
 
+_ROUNDING_NATS = 1e-4
 _ROUNDING_MAGNITUDE = 2e-6
 _ROUNDING_SHARE = 4e-7
 
@@ -101,6 +104,35 @@ def magnitude_rounding(loudest: float) -> float:
     It grows with the loudest cell, by the rounding of a float32 transform.
     """
     return _ROUNDING_MAGNITUDE + _ROUNDING_SHARE * loudest
+
+
+def beyond_rounding(
+    reference: Tensor, mel: Tensor, recipe: MelRecipe, *, storage: str | None = None
+) -> Tensor:
+    """Return which bins of two mels differ by more than arithmetic alone makes them differ.
+
+    The one bound of the project: a front end that follows the recipe in another library, or in
+    float64, stays below it. d ln m = dm / m, so that an error of the magnitude weighs more where
+    the mel is low.
+
+    Args:
+        reference: `[n_mels, frames]`, as the recipe extracts it.
+        mel: The same shape; what its type rounds is allowed on top.
+        recipe: The recipe of the reference.
+        storage: The type that it was rounded to, where that is known; None looks at its values.
+
+    Returns:
+        `[n_mels, frames]`; NaN is beyond.
+    """
+    difference = (mel - reference).abs()
+    storage = storage_of(mel) if storage is None else storage
+    step = STORAGE_ROUNDINGS * storage_step(storage) * mel.abs()
+    if recipe.log_base is None:
+        return ~(difference <= _ROUNDING_NATS + step)
+    nats = recipe.to_nats(reference)
+    rounding = magnitude_rounding(float(nats.max().exp()))
+    bound = torch.maximum(torch.tensor(_ROUNDING_NATS), rounding * (-nats).exp())
+    return ~(difference <= bound * recipe.units_per_nat + step)
 
 
 def as_mel(candidate: object, *, name: str = "candidate_mel") -> Tensor:

@@ -24,11 +24,13 @@ from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
     change,
     changed,
-    filter_bank,
+    filter_edges,
     filters_of,
+    possible,
     spectrum_changes,
 )
 from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
+from melcheck.recipes import MelRecipe
 
 # How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
 _PRECISION = 2.5e-5
@@ -147,8 +149,17 @@ def _with(hypothesis: Hypothesis, number: _Number, value: float) -> Hypothesis:
 
 _FRAMES = 16
 _BANDS = 34
+# To find out which spectra are worth filters of any range.
+_FEWER_FRAMES = 12
+# A band of its own slope and offset needs more frames than all of them together.
+_BY_BAND_FRAMES = 32
+_FEWER_BANDS = 24
 _QUIET_SHARE = 0.2
 _PROMISING_SPECTRA = 3
+_WIDE = 6
+_FURTHER = 20
+_AGAIN = 6
+_EXACT_RANK = 3e-5
 _PROMISING_FIRST = 6
 _RANKED = 40
 
@@ -163,6 +174,8 @@ class Cells:
         values: Their values less the mean, `[cells]`.
         band_step: See `mask`.
         highest_band: Bands from here up are left out.
+        by_band: Values less the mean of their own band, `[few, bands]`, 0 outside the mask, where
+            each band may have a slope and an offset of its own; None where all have one.
     """
 
     frames: Tensor
@@ -170,15 +183,24 @@ class Cells:
     values: Tensor
     band_step: int
     highest_band: int
+    by_band: Tensor | None = None
 
 
-def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BANDS) -> Cells | None:
+def louder_cells(
+    prepared: Prepared,
+    reading: AudioReading,
+    *,
+    bands: int = _BANDS,
+    frames: int = _FRAMES,
+    by_band: bool = False,
+) -> Cells | None:
     """Choose the cells to compare; None where too few say anything."""
-    frames = _loud_frames(prepared, reading)
+    frames = _BY_BAND_FRAMES if by_band else frames
+    chosen = _loud_frames(prepared, reading, frames)
     band_step = max(1, math.ceil(reading.highest_band / bands))
     kept = slice(0, reading.highest_band, band_step)
-    cells = prepared.mel[kept, frames].T
-    mask = prepared.usable[kept, frames].T
+    cells = prepared.mel[kept, chosen].T
+    mask = prepared.usable[kept, chosen].T
     if mask.any():
         mask = mask & (cells > quantile(cells[mask], _QUIET_SHARE))
     if int(mask.sum()) < MIN_CELLS:
@@ -187,17 +209,103 @@ def louder_cells(prepared: Prepared, reading: AudioReading, *, bands: int = _BAN
     values = values - values.mean()
     if not float(values.square().sum()) > 0:
         return None
-    return Cells(frames, mask, values, band_step, reading.highest_band)
+    grid = _less_own_mean(cells, mask) if by_band else None
+    return Cells(chosen, mask, values, band_step, reading.highest_band, grid)
 
 
-def rank(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothesis]]:
-    """Rank hypotheses about one reading by 1 - correlation^2, 0 for a perfect one, best first."""
-    narrow, promising = _each_spectrum(cells, reading)
-    spectra = [narrow[index].spectrum for index in promising[:_PROMISING_SPECTRA]]
-    scores = _scores(cells, reading, [()], every_range=True)
-    scores += _scores(cells, reading, spectra, every_range=True)
-    scores += [narrow[index] for index in promising[_PROMISING_SPECTRA:]]
-    return _best(reading, scores, _RANKED)
+@dataclass(frozen=True, slots=True, eq=False)
+class Narrow:
+    """How every spectrum ranks with the usual filters, under some readings.
+
+    Attributes:
+        ranked: The best hypotheses, with their distance.
+        promising: Spectra and readings that are worth filters of any range, best first.
+    """
+
+    ranked: tuple[tuple[float, Hypothesis], ...]
+    promising: tuple[tuple[tuple[RecipeChange, ...], AudioReading], ...]
+
+
+def rank_narrow(
+    prepared: Prepared, readings: Sequence[AudioReading], *, by_band: bool = False
+) -> Narrow:
+    """Rank each spectrum with the usual filters by 1 - correlation^2, 0 for a perfect one.
+
+    Args:
+        prepared: The candidate.
+        readings: What may have been made of the audio.
+        by_band: Whether each band has a slope and an offset of its own.
+    """
+    found: list[tuple[float, Hypothesis]] = []
+    promising: list[tuple[float, int, tuple[RecipeChange, ...], AudioReading]] = []
+    for reading in readings:
+        cells = louder_cells(
+            prepared, reading, bands=_FEWER_BANDS, frames=_FEWER_FRAMES, by_band=by_band
+        )
+        if cells is None:
+            continue
+        narrow, order = _each_spectrum(cells, reading)
+        found += _best(reading, narrow, _RANKED)
+        for index in order[:_PROMISING_SPECTRA]:
+            distance = float(narrow[index].distances.min())
+            promising.append((distance, len(promising), narrow[index].spectrum, reading))
+        # A wrong range may hide that the spectrum is the expected one.
+        promising.append((distance, len(promising), (), reading))
+    best = dict.fromkeys((each[2], each[3]) for each in sorted(promising, key=lambda e: e[:2]))
+    return Narrow(tuple(_leading(found)), tuple(best))
+
+
+def rank(
+    prepared: Prepared, narrow: Narrow, *, by_band: bool = False, further: bool = False
+) -> list[tuple[float, Hypothesis]]:
+    """Rank the most promising spectra with filters of every range, best first.
+
+    Args:
+        prepared: The candidate.
+        narrow: How they rank with the usual filters.
+        by_band: As for `rank_narrow`.
+        further: Whether to try those that come next instead.
+    """
+    found = list(narrow.ranked)
+    turn = slice(_WIDE, _FURTHER) if further else slice(_WIDE)
+    for spectrum, reading in narrow.promising[turn]:
+        cells = louder_cells(prepared, reading, bands=_FEWER_BANDS, by_band=by_band)
+        if cells is not None:
+            wide = _scores(cells, reading, [spectrum], every_range=True)
+            found += _best(reading, wide, _RANKED)
+    # The spectrum may have been chosen under a wrong range: with the best filters all are tried.
+    again: dict[AudioReading, dict[tuple[RecipeChange, ...], None]] = defaultdict(dict)
+    for _, hypothesis in sorted(found, key=_order)[:_AGAIN]:
+        again[hypothesis.reading].setdefault(_filters_of(hypothesis))
+    for reading, filters in again.items():
+        cells = louder_cells(prepared, reading, by_band=by_band)
+        if cells is not None:
+            spectra = spectrum_changes(reading.recipe)
+            scores = _scores(cells, reading, spectra, every_range=True, filters=tuple(filters))
+            found += _best(reading, scores, _RANKED)
+    return _leading(found)
+
+
+def _leading(found: list[tuple[float, Hypothesis]]) -> list[tuple[float, Hypothesis]]:
+    """Return the best, each once."""
+    leading: dict[tuple[AudioReading, frozenset[RecipeChange]], tuple[float, Hypothesis]] = {}
+    for distance, hypothesis in sorted(found, key=_order):
+        leading.setdefault(
+            (hypothesis.reading, frozenset(hypothesis.changes)), (distance, hypothesis)
+        )
+    return list(leading.values())[:_RANKED]
+
+
+def _order(entry: tuple[float, Hypothesis]) -> tuple[float, int]:
+    # Twice the rate, hop and transform are the same but for rounding: the simpler ones come first.
+    return max(entry[0], _EXACT_RANK), len(entry[1].all_changes)
+
+
+_OF_FILTERS = ("mel-scale", "filter-norm", "f-max", "f-min", "filterbank-rate")
+
+
+def _filters_of(hypothesis: Hypothesis) -> tuple[RecipeChange, ...]:
+    return tuple(change for change in hypothesis.changes if change.code in _OF_FILTERS)
 
 
 def best(cells: Cells, reading: AudioReading) -> tuple[float, Hypothesis]:
@@ -209,10 +317,13 @@ def best(cells: Cells, reading: AudioReading) -> tuple[float, Hypothesis]:
 def rank_pairs(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothesis]]:
     """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
     narrow, promising = _each_spectrum(cells, reading)
-    ordered = [narrow[index].spectrum for index in promising]
-    pairs = _two_spectra(ordered[:_PROMISING_FIRST], ordered)
-    scores = _scores(cells, reading, ordered[_PROMISING_SPECTRA:], every_range=True)
-    scores += _scores(cells, reading, pairs, every_range=False)
+    ordered = [narrow[index].spectrum for index in promising if narrow[index].spectrum]
+    pairs = _two_spectra(reading.recipe, ordered[:_PROMISING_FIRST], ordered)
+    scores = _scores(cells, reading, pairs, every_range=False)
+    order = sorted(range(len(scores)), key=lambda i: float(scores[i].distances.min()))
+    best_pairs = [scores[index].spectrum for index in order[:_WIDE]]
+    wide = [*ordered[_PROMISING_SPECTRA : _PROMISING_SPECTRA + _WIDE], *best_pairs]
+    scores += _scores(cells, reading, wide, every_range=True)
     return _best(reading, scores, _RANKED)
 
 
@@ -256,6 +367,20 @@ def _distances(centred: Tensor, values: Tensor) -> Tensor:
     return 1 - correlation.clamp(0.0, 1.0).square()
 
 
+def _less_own_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return `[..., frames, bands]` less the mean of each band within the mask, 0 outside."""
+    weight = mask.to(values.dtype)
+    mean = (values * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
+    return (values - mean) * weight
+
+
+def _band_distances(logs: Tensor, mask: Tensor, values: Tensor) -> Tensor:
+    """Return what regressions of each band leave, as a share of the variance, `[..., hyp.]`."""
+    x = _less_own_mean(logs.float(), mask)
+    explained = (x * values).sum(-2).clamp(min=0).square() / x.square().sum(-2).clamp(min=1e-9)
+    return (1 - explained.sum(-1) / values.square().sum()).clamp(min=0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scores:
     """The distance of every hypothesis about one spectrum.
@@ -279,8 +404,17 @@ def _scores(
     spectra: Sequence[tuple[RecipeChange, ...]],
     *,
     every_range: bool,
+    filters: Sequence[tuple[RecipeChange, ...]] = (),
 ) -> list[_Scores]:
-    """Score every change of the filters under each of some spectra, those of one length at once."""
+    """Score changes of the filters under each of some spectra, those of one length at once.
+
+    Args:
+        cells: Cells of the candidate.
+        reading: The reading.
+        spectra: The changes of the spectrum.
+        every_range: Whether the filters may have any range, or the usual ones.
+        filters: Of the changes of the filters these alone; () for all.
+    """
     centres = reading.centres_of(cells.frames)
     by_length: dict[tuple[int, float], list[tuple[RecipeChange, ...]]] = defaultdict(list)
     for spectrum in spectra:
@@ -290,24 +424,30 @@ def _scores(
     for (n_fft, own), group in by_length.items():
         recipes = [changed(reading.recipe, spectrum) for spectrum in group]
         energy = energies_of(reading.waveform, recipes, centres)
-        bank = filter_bank(reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range)
+        edges = filter_edges(
+            reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range
+        )
+        edges = edges.only(filters) if filters else edges
         powers = sorted({1.0, 2.0, own})
         distances = []
         for power in powers:
-            logs = log_bands(energy, bank.filters, power)
-            logs = logs.view(*energy.shape[:2], len(bank.changes), bank.bands).transpose(1, 2)
+            logs = edges.log_bands(energy, power).permute(2, 0, 3, 1)
+            if cells.by_band is not None:
+                distances.append(_band_distances(logs, cells.mask, cells.by_band))
+                continue
             logs = logs[:, :, cells.mask]  # [spectra, hypotheses, cells]
-            distances.append(_distances(logs - logs.mean(dim=-1, keepdim=True), cells.values))
+            centred = (logs - logs.mean(dim=-1, keepdim=True)).float()
+            distances.append(_distances(centred, cells.values))
         named = tuple((change("power", power=power),) if power != own else () for power in powers)
         for index, spectrum in enumerate(group):
             of_one = torch.stack([each[index] for each in distances])
-            found.append(_Scores(spectrum, bank.changes, named, of_one))
+            found.append(_Scores(spectrum, edges.changes, named, of_one))
     return found
 
 
 def _each_spectrum(cells: Cells, reading: AudioReading) -> tuple[list[_Scores], list[int]]:
     """Score each change of the spectrum; return the scores, and which of them are best."""
-    narrow = _scores(cells, reading, spectrum_changes(reading.recipe)[1:], every_range=False)
+    narrow = _scores(cells, reading, spectrum_changes(reading.recipe), every_range=False)
     return narrow, sorted(range(len(narrow)), key=lambda i: float(narrow[i].distances.min()))
 
 
@@ -326,7 +466,7 @@ def _best(
         power, filters = divmod(local, len(score.filters))
         changes = (*score.spectrum, *score.filters[filters], *score.powers[power])
         found.append((value, changes))
-    found.sort(key=lambda entry: (entry[0], len(entry[1])))
+    found.sort(key=lambda entry: (max(entry[0], _EXACT_RANK), len(entry[1])))
     return [
         (value, Hypothesis(reading, changes, changed(reading.recipe, changes)))
         for value, changes in found
@@ -334,7 +474,9 @@ def _best(
 
 
 def _two_spectra(
-    first: list[tuple[RecipeChange, ...]], second: list[tuple[RecipeChange, ...]]
+    recipe: MelRecipe,
+    first: list[tuple[RecipeChange, ...]],
+    second: list[tuple[RecipeChange, ...]],
 ) -> list[tuple[RecipeChange, ...]]:
     """Return the pairs of changes of the spectrum that do not touch the same number."""
     found: dict[frozenset[RecipeChange], tuple[RecipeChange, ...]] = {}
@@ -342,23 +484,23 @@ def _two_spectra(
         names = [name for change in (*one, *other) for name, _ in change.numbers]
         numbers = {name: value for change in (*one, *other) for name, value in change.numbers}
         # A shorter transform brings its own window, so that no pair has one that is too long.
-        if len(names) == len(numbers):
+        if len(names) == len(numbers) and possible(recipe, (*one, *other)):
             found.setdefault(frozenset((*one, *other)), (*one, *other))
     return list(found.values())
 
 
-def _loud_frames(prepared: Prepared, reading: AudioReading) -> Tensor:
+def _loud_frames(prepared: Prepared, reading: AudioReading, most: int) -> Tensor:
     """Return some of the louder frames that see no padding, in order."""
     candidate, heard = prepared.mel, prepared.usable.any(dim=0)
     centres = reading.centres(candidate.shape[-1])
     # Room for a transform of twice the length.
     inner = reading.inner_frames(candidate.shape[-1], 2 * reading.recipe.n_fft)
     inside = inner & heard
-    if int(inside.sum()) < _FRAMES // 2:
+    if int(inside.sum()) < most // 2:
         inside = (centres >= 0) & (centres < len(reading.waveform)) & heard
     frames = inside.nonzero()[:, 0]
     loudness = candidate[:, frames].mean(dim=0)
     louder = frames[loudness.argsort(descending=True)[: max(1, math.ceil(0.6 * len(frames)))]]
     louder = louder.sort().values
-    step = max(1, len(louder) // _FRAMES)
-    return louder[::step][:_FRAMES]
+    step = max(1, len(louder) // most)
+    return louder[::step][:most]

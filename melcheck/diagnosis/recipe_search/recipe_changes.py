@@ -13,25 +13,46 @@ import dataclasses
 import functools
 import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from melcheck.recipes import MelRecipe, filters
+from melcheck.recipes import MelRecipe, band_edges_hz, filters
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
-_N_FFTS = (256, 400, 512, 800, 1024, 1200, 1280, 1920, 2048)
-_SHORT_WINDOWS = (400, 480, 512, 600, 640, 800, 960, 1200)
-_LONG_TRANSFORM = 2048
+# Transforms in use, each with the windows that are centred in it.
+_TRANSFORMS: dict[int, tuple[int, ...]] = {
+    256: (),
+    400: (),
+    512: (320, 400, 480),
+    640: (),
+    800: (),
+    1024: (400, 480, 512, 600, 640, 800, 960),
+    1200: (),
+    1280: (),
+    1536: (),
+    1600: (),
+    1920: (),
+    2048: (800, 1000, 1024, 1100, 1102, 1200),
+    4096: (),
+}
 _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
+_USUAL_PRE_EMPHASIS = 0.97
 _MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
-_F_MAXIMA_HZ = (4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0)
+_F_MAXIMA_HZ = (
+    *(4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0),
+    *(16_000.0, 20_000.0, 22_050.0, 24_000.0),
+)
 _F_MINIMA_HZ = (0.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 125.0)
+_USUAL_RANGES_HZ = ((8_000.0, 0.0), (7_600.0, 80.0), (16_000.0, 40.0))
 # A filterbank for a different rate ends at half that rate, or at the f_max that was asked for,
 # though there may be no bin up there.
-_FILTERBANK_RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
+_FILTERBANK_RATES = (8_000, 16_000, 20_000, 22_050, 24_000, 32_000, 40_000, 44_100, 48_000)
+_ITS_F_MAXIMA_HZ = (7_600.0, 8_000.0, 11_025.0, 12_000.0, 16_000.0)
+_ITS_F_MINIMA_HZ = (0.0, 20.0, 40.0, 50.0, 55.0, 80.0, 90.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,16 @@ def changed(recipe: MelRecipe, changes: tuple[RecipeChange, ...]) -> MelRecipe:
     return dataclasses.replace(recipe, **numbers) if numbers else recipe
 
 
+def possible(recipe: MelRecipe, changes: tuple[RecipeChange, ...]) -> bool:
+    """Return whether the numbers of changes go together: no window longer than its transform."""
+    numbers = {name: value for each in changes for name, value in each.numbers}
+    n_fft, win_length = (numbers.get(name, getattr(recipe, name)) for name in _LENGTHS)
+    return bool(win_length <= n_fft)
+
+
+_LENGTHS = ("n_fft", "win_length")
+
+
 @functools.lru_cache(maxsize=16)
 def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...]:
     """Return what can differ about the spectrum: one tuple of changes each, the first empty."""
@@ -76,25 +107,31 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
     for name in _WINDOWS:
         add("window", window=name)
     add("window", periodic=not expected.periodic)
-    for n_fft in _N_FFTS:
-        add("n-fft", n_fft=n_fft, win_length=n_fft)
-    if expected.win_length <= _LONG_TRANSFORM != expected.n_fft:
-        add("n-fft", n_fft=_LONG_TRANSFORM)
-    for win_length in _SHORT_WINDOWS:
-        if win_length < expected.n_fft:
-            add("win-length", win_length=win_length)
-    if expected.n_fft != _LONG_TRANSFORM:
-        found.append(
-            (change("n-fft", n_fft=_LONG_TRANSFORM), change("win-length", win_length=1200))
-        )
+    for n_fft, windows in _TRANSFORMS.items():
+        if (n_fft, n_fft) != (expected.n_fft, expected.win_length):
+            add("n-fft", n_fft=n_fft, win_length=n_fft)
+        for win_length in windows:
+            if n_fft == expected.n_fft:
+                add("win-length", win_length=win_length)
+            elif win_length == expected.win_length:
+                add("n-fft", n_fft=n_fft)
+            else:
+                # A window of its own is named beside the transform, and never without it.
+                found.append(
+                    (change("n-fft", n_fft=n_fft), change("win-length", win_length=win_length))
+                )
     for coefficient in (0.0, *_PRE_EMPHASES):
         add("pre-emphasis", pre_emphasis=coefficient)
+    if not expected.pre_emphasis:
+        # It comes with transforms of every length, and hides them.
+        emphasis = change("pre-emphasis", pre_emphasis=_USUAL_PRE_EMPHASIS)
+        found += [(emphasis, *each) for each in found if each and each[0].code == "n-fft"]
     for epsilon in (0.0, *_MAGNITUDE_EPSILONS):
         add("magnitude-eps", magnitude_eps=epsilon)
     return tuple(found)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[RecipeChange, ...], ...]:
     """Return what can differ about the filters: the product of scale, norm and range."""
     scales: list[tuple[RecipeChange, ...]] = [()]
@@ -103,64 +140,106 @@ def filter_changes(expected: MelRecipe, every_range: bool) -> tuple[tuple[Recipe
     norms: list[tuple[RecipeChange, ...]] = [()]
     other_norm = None if expected.norm == "slaney" else "slaney"
     norms.append((change("filter-norm", norm=other_norm),))
-    ranges = _range_changes(expected) if every_range else [()]
+    ranges = _range_changes(expected) if every_range else _usual_ranges(expected)
     return tuple(
         (*scale, *norm, *limits) for scale, norm, limits in itertools.product(scales, norms, ranges)
     )
 
 
+def _usual_ranges(expected: MelRecipe) -> list[tuple[RecipeChange, ...]]:
+    half = (expected.filterbank_rate or expected.sample_rate) / 2
+    usual = [(f_max, f_min) for f_max, f_min in _USUAL_RANGES_HZ if f_max <= half]
+    return list(dict.fromkeys([(), *(_limits(expected, *limits) for limits in usual)]))
+
+
 def _range_changes(expected: MelRecipe) -> list[tuple[RecipeChange, ...]]:
-    nyquist_hz = (expected.filterbank_rate or expected.sample_rate) / 2
-    ranges: list[tuple[RecipeChange, ...]] = [()]
-    for f_max in _F_MAXIMA_HZ:
-        if f_max != expected.f_max and f_max <= nyquist_hz:
-            ranges.append((change("f-max", f_max=f_max),))
-    for f_min in _F_MINIMA_HZ:
-        if f_min != expected.f_min and f_min < expected.f_max:
-            ranges.append((change("f-min", f_min=f_min),))
-    for f_max in (7_600.0, 8_000.0):
-        for f_min in (50.0, 80.0):
-            if f_max < nyquist_hz and (f_min, f_max) != (expected.f_min, expected.f_max):
-                ranges.append((change("f-max", f_max=f_max), change("f-min", f_min=f_min)))
+    own = expected.filterbank_rate or expected.sample_rate
+    ranges: list[tuple[RecipeChange, ...]] = []
+    maxima = {expected.f_max, *(f_max for f_max in (*_F_MAXIMA_HZ, own / 2) if f_max <= own / 2)}
+    minima = {expected.f_min, *_F_MINIMA_HZ}
+    for f_max, f_min in itertools.product(sorted(maxima), sorted(minima)):
+        if f_min < f_max:
+            ranges.append(_limits(expected, f_max, f_min))
     for rate in _FILTERBANK_RATES:
-        if rate == (expected.filterbank_rate or expected.sample_rate):
+        if rate == own:
             continue
-        for f_max in sorted({expected.f_max, rate / 2}):
-            numbers = {"f_max": f_max} if f_max != expected.f_max else {}
-            ranges.append((change("filterbank-rate", filterbank_rate=rate, **numbers),))
-    return ranges
+        maxima = {expected.f_max, rate / 2, *(f for f in _ITS_F_MAXIMA_HZ if f < rate / 2)}
+        highest = max(rate, expected.sample_rate) / 2
+        minima = {expected.f_min, *_ITS_F_MINIMA_HZ}
+        for f_max, f_min in itertools.product(sorted(maxima), sorted(minima)):
+            if f_max <= highest and f_min < f_max:
+                numbers = {} if f_max == expected.f_max else {"f_max": f_max}
+                laid_out = change("filterbank-rate", filterbank_rate=rate, **numbers)
+                ranges.append((laid_out, *_limits(expected, expected.f_max, f_min)))
+    # The expected limits come first, so that they win where others rank as well.
+    return sorted(ranges, key=len)
+
+
+def _limits(expected: MelRecipe, f_max: float, f_min: float) -> tuple[RecipeChange, ...]:
+    found: tuple[RecipeChange, ...] = ()
+    if f_max != expected.f_max:
+        found += (change("f-max", f_max=f_max),)
+    if f_min != expected.f_min:
+        found += (change("f-min", f_min=f_min),)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FilterBank:
-    """The filters of many hypotheses side by side, for one product with one spectrum.
+class FilterEdges:
+    """Where the triangles of many hypotheses begin, peak and end, on the axis of STFT bins.
+
+    A band is a sum of bins with weights that rise and fall in straight lines, so it follows from
+    sums of S and of k S up to the three places, whatever the transform and without any filters:
+
+        sum_{a <= k < b} (k - low) S_k = (C1_b - C1_a) - low (C0_b - C0_a)
 
     Attributes:
         changes: What each hypothesis changes.
-        filters: `[bins, hypotheses * bands]`.
-        bands: How many bands of each hypothesis are kept.
+        places: Beginning, peak and end in bins, `[3, hypotheses, bands]`, float64.
+        bins: The first bin at or beyond each of them, `[3, hypotheses, bands]`.
+        heights: Logarithm of the filters' height, `[hypotheses, bands]`, float64.
     """
 
     changes: tuple[tuple[RecipeChange, ...], ...]
-    filters: Tensor
-    bands: int
+    places: Tensor
+    bins: Tensor
+    heights: Tensor
+
+    def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> FilterEdges:
+        """Return the edges of some of the hypotheses."""
+        where = torch.tensor([self.changes.index(each) for each in changes])
+        return FilterEdges(
+            tuple(changes), self.places[:, where], self.bins[:, where], self.heights[where]
+        )
+
+    def log_bands(self, energy: Tensor, power: float) -> Tensor:
+        """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float64."""
+        values = energy.double() if power == 2.0 else energy.double() ** (power / 2)
+        leading = values.shape[:-1]
+        values = values.reshape(-1, values.shape[-1]).T  # bins first, to be picked in rows
+        number = torch.arange(len(values), dtype=torch.float64)[:, None]
+        sums = torch.cat([values, values * number], dim=1).cumsum(0)
+        sums = torch.nn.functional.pad(sums, (0, 0, 1, 0))
+        first, second, third = (sums.index_select(0, each.flatten()) for each in self.bins)
+        low, peak, high = self.places.flatten(1)[:, :, None]
+        (zero_up, one_up), (zero_down, one_down) = (
+            each.chunk(2, dim=1) for each in (second - first, third - second)
+        )
+        bands = (one_up - low * zero_up) / (peak - low)
+        bands += (high * zero_down - one_down) / (high - peak)
+        logs: Tensor = bands.clamp_(min=_TINY).log_().add_(self.heights.flatten()[:, None])
+        return logs.view(*self.heights.shape, *leading)
 
 
-@functools.lru_cache(maxsize=512)
-@torch.inference_mode(mode=False)
-def filters_of(recipe: MelRecipe) -> Tensor:
-    """Return the filters of a recipe without torchaudio's warning of bands that hold no bin."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return filters(recipe)
+_TINY = 1e-12
 
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
-def filter_bank(
+def filter_edges(
     expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
-) -> FilterBank:
-    """Return the filters of every change of the filters, every `band_step`-th band of them.
+) -> FilterEdges:
+    """Return the edges of every change of the filters, for every `band_step`-th band.
 
     Args:
         expected: The recipe that is varied.
@@ -170,7 +249,26 @@ def filter_bank(
         every_range: As for `filter_changes`.
     """
     changes = filter_changes(expected, every_range)
-    win_length = min(expected.win_length, n_fft)
-    base = dataclasses.replace(expected, n_fft=n_fft, win_length=win_length)
-    columns = [filters_of(changed(base, each))[:, :highest_band:band_step] for each in changes]
-    return FilterBank(changes, torch.cat(columns, dim=1).contiguous(), columns[0].shape[1])
+    recipes = [changed(expected, each) for each in changes]
+    rates = torch.tensor([r.filterbank_rate or r.sample_rate for r in recipes]).double()
+    slaney = torch.tensor([r.norm == "slaney" for r in recipes])
+    edges = torch.empty(len(recipes), expected.n_mels + 2, dtype=torch.float64)
+    for scale in ("htk", "slaney"):
+        chosen = torch.tensor([r.mel_scale == scale for r in recipes])
+        limits = [(r.f_min, r.f_max) for r in recipes if r.mel_scale == scale]
+        edges[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
+    kept = torch.arange(0, highest_band, band_step)
+    hz = torch.stack([edges[:, kept], edges[:, kept + 1], edges[:, kept + 2]])
+    places = hz * (n_fft / rates)[:, None]
+    bins = places.ceil().long().clamp(max=n_fft // 2 + 1)
+    heights = torch.where(slaney[:, None], (2.0 / (hz[2] - hz[0])).log(), 0.0)
+    return FilterEdges(changes, places, bins, heights)
+
+
+@functools.lru_cache(maxsize=512)
+@torch.inference_mode(mode=False)
+def filters_of(recipe: MelRecipe) -> Tensor:
+    """Return the filters of a recipe without torchaudio's warning of bands that hold no bin."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return filters(recipe)

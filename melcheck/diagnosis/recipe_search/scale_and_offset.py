@@ -39,6 +39,9 @@ _NORMALISATIONS = (
     (-4.0, 4.0, "(x + 4) / 4, as Whisper"),
 )
 
+# Decibels that a range is divided by: 100 dB to [0, 1], to [-1, 1] or to [-4, 4], and so on.
+_RANGES_DB = (10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 80.0, 90.0, 100.0, 120.0)
+
 _LEFT_OUT = "the recipe's mean and standard deviation were not applied"
 
 # Gains with a name: (factor on the waveform, code, what it is).
@@ -81,7 +84,12 @@ def explain_affine(
     expected_scale = recipe.log_units_per_nat
     slope_left = slope * recipe.std
     offset_left = offset * recipe.std + recipe.mean
-    options: list[tuple[int, int, tuple[Finding, ...]]] = []
+    options: list[tuple[float, int, tuple[Finding, ...]]] = []
+    scaled = _decibel_range(
+        slope_left, offset_left, recipe, slope_tolerance, offset_tolerance / expected_scale
+    )
+    if scaled:
+        options.append((1.5, 0, scaled))
     for logarithm, normalisation in itertools.product(
         _logarithms(expected_scale, recipe), _normalisations(recipe)
     ):
@@ -109,6 +117,46 @@ def explain_affine(
         return min(options)[2]
     text = f"unnamed statistics: mean {-offset_left / slope_left:+.4f}, std {1 / slope_left:.4f}"
     return (Finding("normalisation", text),)
+
+
+def _decibel_range(
+    slope: float, offset: float, recipe: MelRecipe, slope_tolerance: float, tolerance_nats: float
+) -> tuple[Finding, ...]:
+    """Return the causes where whole decibels were subtracted and a usual range divided by.
+
+    There is no gain then: a level that changed would leave a mean that is no whole number.
+    """
+    scale = 20 / _LN10 / recipe.power
+    std = scale / slope
+    usual = min(_RANGES_DB, key=lambda each: abs(std / each - 1))
+    if abs(std / usual - 1) > slope_tolerance:
+        return ()
+    for shift_nats, normalised in ((0.0, ()), *_normalised_stfts(recipe)):
+        mean = scale * shift_nats - offset * std
+        if abs(mean - round(mean)) > scale * tolerance_nats + _ROUNDED_DB:
+            continue
+        found = list(normalised)
+        factor = recipe.log_units_per_nat / scale
+        if abs(factor - 1) > 1e-6:
+            name = f"{20 / recipe.power:g} log10"
+            found.append(Finding("decibels", name, fix=_logarithm_fix(recipe, factor)))
+        text = f"mean {round(mean)} dB, std {usual:g} dB"
+        fix = f"Multiply by {usual:g} and add {round(mean)} to have decibels again."
+        return (*found, Finding("normalisation", text, fix=fix))
+    return ()
+
+
+def _normalised_stfts(recipe: MelRecipe) -> list[tuple[float, tuple[Finding, ...]]]:
+    """Return what a normalised STFT adds, in nats, with its finding."""
+    found: list[tuple[float, tuple[Finding, ...]]] = []
+    for divisor, name in _stft_norms(recipe):
+        shift = -recipe.power * math.log(divisor)
+        text = f"STFT divided by {divisor:.4g} (normalized={name!r})"
+        found.append((shift, (Finding("stft-normalized", text, shift_nats=shift),)))
+    return found
+
+
+_ROUNDED_DB = 5e-3
 
 
 def _logarithms(expected_scale: float, recipe: MelRecipe) -> list[tuple[float, str, str]]:
@@ -160,12 +208,13 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> Finding | N
             f"{level}, or two channels added",
             alternatives=("stereo-sum",),
             shift_nats=shift_nats,
+            gain=math.exp(shift),
         )
     for divisor, name in _stft_norms(recipe):
         if abs(shift + math.log(divisor)) <= tolerance:
             text = f"STFT divided by {divisor:.4g} (normalized={name!r}), or a {level}"
             return Finding("stft-normalized", text, alternatives=("gain",), shift_nats=shift_nats)
-    return Finding("gain", level, shift_nats=shift_nats)
+    return Finding("gain", level, shift_nats=shift_nats, gain=math.exp(shift))
 
 
 def _stft_norms(recipe: MelRecipe) -> tuple[tuple[float, str], ...]:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,13 @@ from melcheck.diagnosis.recipe_search.audio_readings import (
     likely_readings,
     profile_readings,
 )
-from melcheck.diagnosis.recipe_search.choice import Choice, decide
+from melcheck.diagnosis.recipe_search.choice import Choice, decide, same_mel, subtracts_nothing
 from melcheck.diagnosis.recipe_search.damaged_audio import damaged, fallen
 from melcheck.diagnosis.recipe_search.fitting import (
     AudioReading,
     Fit,
     Hypothesis,
+    fit_bands,
     fit_hypothesis,
     refine,
 )
@@ -33,15 +35,20 @@ from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
     louder_cells,
     rank,
+    rank_narrow,
     rank_pairs,
     residuals,
     tuned,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import changed
+from melcheck.diagnosis.recipe_search.recipe_changes import change, changed, possible
+from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.diagnosis.recipe_search.unexplained_cells import TOP_BANDS_SHARE, top_bands
 from melcheck.recipes import MelRecipe
 
 _REFINED = 6
+_REFINED_OF_ALL = 12
+_PLAIN_READINGS = 3
+_BY_BAND_READINGS = 8
 # Pairs are many, so fewer bands are compared.
 _PAIR_BANDS = 20
 # Where the frames lie is searched in steps of so many samples, four to each side.
@@ -83,16 +90,86 @@ class Look:
 def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Look | None:
     """Fit what is likely; None where nothing could be fitted."""
     readings = likely_readings(prepared.mel, waveform, expected)
-    found: list[Hypothesis] = []
-    for reading in readings:
-        likely = _likely(prepared, reading)
-        if all(hypothesis.changes for hypothesis in likely):
-            likely.append(_plain(reading))
-        found += likely
+    narrow = rank_narrow(prepared, readings)
+    found = [hypothesis for _, hypothesis in narrow.ranked[:_REFINED]]
+    found += [_plain(reading) for reading in readings[:_PLAIN_READINGS]]
     for reading in profile_readings(prepared.mel, waveform, expected):
         found.append(_plain(reading))
-    fits = refine(prepared, found)
+    fits = refine(prepared, _distinct(found))
+    fits += _with_constants(prepared, fits)
+    for further in (False, True):
+        if _settled(prepared, fits):
+            break
+        known = {_key(entry.hypothesis) for entry in fits}
+        ranked = rank(prepared, narrow, further=further)
+        wide = [hypothesis for _, hypothesis in ranked[:_REFINED_OF_ALL]]
+        more = refine(prepared, [each for each in _distinct(wide) if _key(each) not in known])
+        fits += [*more, *_with_constants(prepared, more)]
     return Look(prepared, waveform, expected, tuple(readings), tuple(fits)) if fits else None
+
+
+_ADDENDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
+
+
+def _with_constants(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
+    """Return the best fit, and the expected recipe's, with what is small changed as well.
+
+    A constant added to the energies under the root, or to the bands under the logarithm, and a
+    symmetric window hardly show in loud cells, and yet are more than rounding.
+    """
+    if not fits or _settled(prepared, fits):
+        return []
+    found = []
+    best = min(fits, key=lambda entry: entry.residual)
+    plain = min(fits, key=lambda entry: (len(entry.hypothesis.all_changes), entry.residual))
+    for entry in {id(best): best, id(plain): plain}.values():
+        hypothesis = entry.hypothesis
+        if not hypothesis.recipe.magnitude_eps and entry.residual < _NEARLY_NATS:
+            found += refine(
+                prepared, [_plus(hypothesis, "magnitude-eps", magnitude_eps=e) for e in _EPSILONS]
+            )
+        if entry.residual < _NEARLY_NATS:
+            periodic = not hypothesis.recipe.periodic
+            found += refine(prepared, [_plus(hypothesis, "window", periodic=periodic)])
+        if hypothesis.recipe.floor_mode == "clip":
+            mel = entry.mel.exp()
+            for addend in _ADDENDS:
+                other = _plus(hypothesis, "floor", floor=addend, floor_mode="add")
+                fitted = fit_hypothesis(prepared, other, (mel + addend).log())
+                # What leaves little range leaves little residual too, whatever it is fitted to.
+                found += [fitted] if fitted.explains else []
+    return [entry for entry in found if math.isfinite(entry.residual)]
+
+
+_NEARLY_NATS = 0.3
+
+
+def _plus(hypothesis: Hypothesis, code: str, **numbers: Any) -> Hypothesis:
+    added = change(code, **numbers)
+    recipe = dataclasses.replace(hypothesis.recipe, **numbers)
+    return Hypothesis(hypothesis.reading, (*hypothesis.changes, added), recipe)
+
+
+def _settled(prepared: Prepared, fits: list[Fit]) -> bool:
+    """Return whether a hypothesis leaves nothing and stands apart: no more need be tried."""
+    choice = decide(prepared, fits) if fits else None
+    if choice is None or not choice.named or choice.fit.residual >= _ROUNDING_NATS:
+        return False
+    # With a gain, the same transform at another rate may be the simpler truth.
+    moved = any(each.code in _OF_TIME for each in choice.fit.hypothesis.reading.changes)
+    return not (moved and any(each.code == "gain" for each in choice.affine))
+
+
+_OF_TIME = ("sample-rate", "hop-length")
+
+
+def _key(hypothesis: Hypothesis) -> tuple[object, ...]:
+    return hypothesis.all_changes, hypothesis.reading.offset, hypothesis.recipe
+
+
+def _distinct(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
+    return list({_key(each): each for each in hypotheses}.values())
 
 
 def closer_look(look: Look, channels: Tensor | None) -> Choice:
@@ -113,6 +190,9 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
     if not _explained(fits):
         fits += _tuned(prepared, fits)
     if not _explained(fits):
+        banded = _by_band(look)
+        if banded is not None:
+            return banded
         trimmed = _without_top(prepared, fits)
         if trimmed is not None:
             return trimmed
@@ -121,6 +201,37 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
         fitted = refine(prepared, ranked[:_REFINED])
         fits += [entry for entry in fitted if fallen(prepared, entry, reading)]
     return decide(prepared, fits)
+
+
+def _by_band(look: Look) -> Choice | None:
+    """Fit with a slope and an offset of each band's own; None where that explains nothing.
+
+    The filters' norm is a constant of each band too, so that it shows only where no mean was
+    subtracted.
+    """
+    prepared = look.prepared
+    narrow = rank_narrow(prepared, look.readings[:_BY_BAND_READINGS], by_band=True)
+    ranked = [hypothesis for _, hypothesis in rank(prepared, narrow, by_band=True)]
+    plain = [each for each in ranked if "filter-norm" not in {c.code for c in each.changes}]
+    fits = []
+    for hypothesis in _distinct(plain[:_REFINED]):
+        fits.append(fit_bands(prepared, hypothesis, hypothesis.log_mel(prepared.mel.shape[-1])))
+    fits = [entry for entry in fits if math.isfinite(entry.residual)]
+    if fits and not _explained(fits):
+        nearest = min(fits, key=lambda entry: entry.residual).hypothesis
+        other = _plus(nearest, "window", periodic=not nearest.recipe.periodic)
+        fits.append(fit_bands(prepared, other, other.log_mel(prepared.mel.shape[-1])))
+    if not _explained(fits):
+        return None
+    best = min(fits, key=lambda entry: entry.residual)
+    if not subtracts_nothing(best):
+        norm = None if best.hypothesis.recipe.norm == "slaney" else "slaney"
+        other = _plus(best.hypothesis, "filter-norm", norm=norm)
+        normed = fit_bands(prepared, other, other.log_mel(prepared.mel.shape[-1]))
+        if subtracts_nothing(normed):
+            fits = [normed, *(entry for entry in fits if not same_mel(entry, best))]
+    choice = decide(prepared, fits)
+    return choice if choice.named else None
 
 
 def _paired(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
@@ -136,8 +247,7 @@ def _explained(fits: Iterable[Fit]) -> bool:
 
 def _likely(prepared: Prepared, reading: AudioReading) -> list[Hypothesis]:
     """Return the hypotheses about a reading that rank first."""
-    cells = louder_cells(prepared, reading)
-    return [] if cells is None else _first(rank(cells, reading))
+    return _first(rank(prepared, rank_narrow(prepared, [reading])))
 
 
 def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
@@ -184,8 +294,14 @@ def _placed(prepared: Prepared, hypothesis: Hypothesis, steps: tuple[int, ...]) 
     cells = louder_cells(prepared, hypothesis.reading)
     if cells is None:
         return hypothesis
+    recipe, offset = hypothesis.recipe, hypothesis.reading.offset
+    usual = (0, recipe.hop_length // 2, recipe.win_length // 2, first_centre(recipe))
+    near = [place - offset for place in usual if abs(place - offset) <= recipe.hop_length]
     for step in steps:
         moves = step * torch.arange(-_PLACE_REACH, _PLACE_REACH + 1)
+        if step == steps[0] and len(steps) > 1:
+            # With the right hypothesis one of the usual places may fit as it is.
+            moves = torch.cat([torch.tensor(near, dtype=torch.long), moves])
         left = residuals(cells, hypothesis, moves).tolist()
         move = min(zip(left, moves.abs().tolist(), moves.tolist(), strict=True))[2]
         hypothesis = hypothesis.moved(hypothesis.reading.offset + move)
@@ -219,9 +335,11 @@ def _simpler(hypothesis: Hypothesis) -> list[Hypothesis]:
     shorter = {tuple(c for c in hypothesis.changes if c is not other) for other in others}
     if others:
         shorter.add(hypothesis.changes[:1])
-    recipe = hypothesis.reading.recipe
+    reading = hypothesis.reading
     return [
-        Hypothesis(hypothesis.reading, changes, changed(recipe, changes)) for changes in shorter
+        Hypothesis(reading, changes, changed(reading.recipe, changes))
+        for changes in shorter
+        if possible(reading.recipe, changes)
     ]
 
 

@@ -9,24 +9,41 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Finding
 from melcheck.diagnosis.recipe_search.choice import Choice
-from melcheck.diagnosis.recipe_search.fitting import Fit
+from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, quantile
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     Prepared,
     magnitude_rounding,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import change, filters_of
+from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
 from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.recipes import BENIGN_FLOORS, MelRecipe
 
 _MIN_CELLS = 4
 _FLOOR_NATS = 0.02
+# What keeps a logarithm finite shows in the quietest cells and those little louder.
+_QUIET_SHARE = 0.1
+_QUIET_RANGE_NATS = 3.0
+# It is told apart where it predicts them so much better than the recipe does; of two that are as
+# good, the first is taken.
+_MUCH_BETTER = 0.2
+_ALIKE_NATS = 1e-4
+_LEAST_EPS = 1e-13
+# Rounding moves an estimate from quiet bins by so much.
+_NEAR = 0.5
+# The root of it is the magnitude of 16-bit dither in a bin, 3e-4.
+_SILENT_EPS = 9e-8
+_USUAL_CONSTANTS = (
+    *(mantissa * 10.0**exponent for exponent in range(-13, 1) for mantissa in (1.0, 2.0, 5.0)),
+    *(2.0**-24, float(np.finfo(np.float32).eps)),
+)
 _VISIBLE_NATS = 0.05
 _EDGE_NATS = 0.02
 # A shift of so few samples is nobody's fault: 0.0017 nats for one sample.
@@ -54,15 +71,16 @@ _LONGEST_DELAY_SAMPLES = 4_096
 _ALTERED_CELLS = 16
 
 
-def examine(prepared: Prepared, choice: Choice) -> list[Finding]:
-    """Return what else differs, given a chosen hypothesis."""
+def examine(prepared: Prepared, choice: Choice) -> tuple[Choice, list[Finding]]:
+    """Return what else differs, given a chosen hypothesis, which then predicts the floor too."""
     entry = choice.fit
     findings = _place(prepared, entry)
     findings += _edges(prepared, entry, findings)
     findings += _ceiling(prepared, entry)
-    findings += _floor(prepared, choice)
+    settled, floors = guarded(prepared, choice)
+    findings += floors
     top = top_bands(prepared, entry) if "top" in choice.ignored_bands else None
-    return findings if top is None else [*findings, top]
+    return settled, findings if top is None else [*findings, top]
 
 
 def _place(prepared: Prepared, entry: Fit) -> list[Finding]:
@@ -160,50 +178,122 @@ def _ceiling(prepared: Prepared, entry: Fit) -> list[Finding]:
     ]
 
 
-def _floor(prepared: Prepared, choice: Choice) -> list[Finding]:
-    """Explain the lowest cells: a clip, an addend, a limited range, energy under the root."""
+def guarded(prepared: Prepared, choice: Choice) -> tuple[Choice, list[Finding]]:
+    """Explain the lowest cells: what keeps the logarithm finite, if it is not the recipe's.
+
+    A clip, a constant added to the bands, and one added to the energies under the root are told
+    apart by what each predicts for the quiet cells.
+
+    Returns:
+        The choice, predicting these cells too, and what was found.
+    """
     entry = choice.fit
-    recipe = entry.hypothesis.recipe
+    if entry.bands is not None:
+        return choice, []  # each band hides a constant of its own
+    hypothesis, recipe = entry.hypothesis, entry.hypothesis.recipe
     # A gain moves cells, not the floor: take its share out of the offset.
     shift = _waveform_shift(choice)
     base = entry.offset - entry.slope * shift
-    prediction = entry.slope * entry.mel + entry.offset
-    edge = _inner(prepared, entry)
+    nats = ((prepared.mel - base) / entry.slope).double()
+    plain = entry.mel.double() + shift
+    cells = _inner(prepared, entry) & (prepared.usable | _at_floor(prepared, entry))
+    if int(cells.sum()) < _MIN_CELLS:
+        return choice, []
+    quiet = cells & (nats < quantile(nats[cells], _QUIET_SHARE) + _QUIET_RANGE_NATS)
+
+    def left(predicted: Tensor, where: Tensor) -> float:
+        errors = (predicted - nats)[where].abs().clamp(max=1.0)
+        return float(errors.square().mean().sqrt())
+
+    log_floor = math.log(recipe.floor)
+    clips = recipe.floor_mode == "clip"
+    expected = plain.clamp(min=log_floor) if clips else plain
+    lowest = (
+        float(nats[cells].min())
+        if prepared.floor is None
+        else ((prepared.floor - base) / entry.slope)
+    )
+    options: list[tuple[str, float, Tensor]] = [("", recipe.floor, expected)]
     if prepared.floor is not None:
-        if _explains_floor(prepared, prepared.floor, prediction, edge, entry.slope):
-            return []
-        if _is_mask(prepared, prepared.floor, choice, prediction, edge):
-            return []
-        value = (prepared.floor - base) / entry.slope
-        span = float(prepared.mel.max()) - prepared.floor
-        for limit in (80.0, 8.0 / recipe.std):
-            if abs(span - limit) < 1e-3 * limit and abs(value - math.log(recipe.floor)) > 0.05:
-                text = f"cut off {limit:g} below the maximum"
-                return [] if recipe.dynamic_range else [Finding("floor", text)]
-        if recipe.dynamic_range:
-            return []
-        return _other_floor(math.exp(min(value, 50.0)), recipe, "clipped at")
-    # Cells that should be at the expected floor, if it were there.
-    low = base + entry.slope * math.log(recipe.floor)
-    below = edge & prepared.usable & (prediction < low - _VISIBLE_NATS * entry.slope)
-    if recipe.floor_mode == "clip" and int(below.sum()) >= _MIN_CELLS:
-        nats = (prepared.mel - base) / entry.slope
-        added = (nats.exp() - (entry.mel + shift).exp())[below]
-        typical = float(added.median())
-        if typical <= 0:
-            return [Finding("floor", "no floor, or a lower one", benign=True)]
-        return _other_floor(typical, recipe, "an addend near")
-    return _quiet_cells(prepared, choice, recipe, edge)
+        options.append(("clip", math.exp(min(lowest, 50.0)), plain.clamp(min=lowest)))
+    if clips:
+        options.append(("none", 0.0, plain))
+        added = (nats.exp() - plain.exp())[quiet]
+        if float(added.median()) > 0:
+            value = _usual(float(added.median()), share=_NEAR)
+            options.append(("add", value, (plain.exp() + value).log()))
+    if not recipe.magnitude_eps:
+        sums = filters_of(recipe).sum(dim=0).double().clamp(min=1e-6)[:, None]
+        energies = [((each.exp() / sums) ** (2 / recipe.power))[quiet] for each in (nats, plain)]
+        value = float((energies[0] - energies[1]).median())
+        if value > _LEAST_EPS:
+            value = _usual(value, share=_NEAR)
+            factor = math.exp(2 * shift / recipe.power)
+            options.append(("root", value, _under_root(hypothesis, value / factor, nats) + shift))
+    errors = [left(predicted, quiet) for _, _, predicted in options]
+    shared = cells & _at_floor(prepared, entry)
+    if shared.any():
+        # Bins that share one value are a clip, unless something else predicts that value.
+        kept = [index for index, each in enumerate(options) if left(each[2], shared) < _FLOOR_NATS]
+        options, errors = [options[i] for i in kept], [errors[i] for i in kept]
+    if not options:
+        return choice, []  # a mask, which no floor explains
+    best = min(range(len(options)), key=lambda index: errors[index] + _ALIKE_NATS * index)
+    how, value, predicted = options[best]
+    unclear = options[0][0] == "" and errors[best] > max(_ALIKE_NATS, _MUCH_BETTER * errors[0])
+    if how == "" or unclear:
+        return choice, []
+    settled = dataclasses.replace(
+        choice, fit=dataclasses.replace(entry, mel=(predicted - shift).float())
+    )
+    if how == "root":
+        harmless = value <= _SILENT_EPS
+        return settled, [Finding("magnitude-eps", f"magnitude_eps={value:g}", benign=harmless)]
+    if how == "add":
+        text = "added under the logarithm:"
+        return settled, _other_floor(value, recipe, text)
+    if how == "none":
+        below = cells & (nats < log_floor - _VISIBLE_NATS)
+        if int(below.sum()) < _MIN_CELLS:
+            return choice, []
+        return settled, [Finding("floor", "no floor, or a lower one", benign=True)]
+    return choice, _clipped(prepared, choice, lowest, value)
 
 
-def _explains_floor(
-    prepared: Prepared, floor: float, prediction: Tensor, edge: Tensor, slope: float
-) -> bool:
-    """Return whether the lowest cells are what is predicted without a floor, as under the root."""
-    at_floor = edge & (prepared.mel <= floor + _FLOOR_NATS * slope)
-    if not at_floor.any():
-        return False
-    return bool(((prediction - prepared.mel)[at_floor].abs() <= _FLOOR_NATS * slope).all())
+def _at_floor(prepared: Prepared, entry: Fit) -> Tensor:
+    if prepared.floor is None:
+        return torch.zeros_like(prepared.usable)
+    return prepared.mel <= prepared.floor + _FLOOR_NATS * abs(entry.slope)
+
+
+def _under_root(hypothesis: Hypothesis, value: float, nats: Tensor) -> Tensor:
+    recipe = dataclasses.replace(hypothesis.recipe, magnitude_eps=value)
+    other = dataclasses.replace(hypothesis, recipe=recipe)
+    return other.log_mel(nats.shape[-1]).double()
+
+
+def _usual(value: float, *, share: float) -> float:
+    """Return the usual constant that a value is near to, or the value."""
+    usual = min(_USUAL_CONSTANTS, key=lambda each: abs(math.log(value / each)))
+    return usual if abs(value / usual - 1) <= share else value
+
+
+def _clipped(prepared: Prepared, choice: Choice, lowest_nats: float, value: float) -> list[Finding]:
+    """Explain a clip: a floor of its own, a range below the maximum, or a mask."""
+    entry = choice.fit
+    recipe = entry.hypothesis.recipe
+    floor = prepared.floor
+    assert floor is not None  # a clip leaves cells that share it
+    prediction = entry.slope * entry.mel + entry.offset
+    if _is_mask(prepared, floor, choice, prediction, _inner(prepared, entry)):
+        return []
+    span = float(prepared.mel.max()) - floor
+    for limit in (80.0, 8.0 / recipe.std):
+        far = abs(lowest_nats - math.log(recipe.floor)) > 0.05
+        if abs(span - limit) < 1e-3 * limit and far:
+            text = f"cut off {limit:g} below the maximum"
+            return [] if recipe.dynamic_range else [Finding("floor", text)]
+    return [] if recipe.dynamic_range else _other_floor(value, recipe, "clipped at")
 
 
 def _is_mask(
@@ -218,29 +308,6 @@ def _is_mask(
     return float(louder[at_floor].float().mean()) > _MASKED_SHARE
 
 
-def _quiet_cells(
-    prepared: Prepared, choice: Choice, recipe: MelRecipe, edge: Tensor
-) -> list[Finding]:
-    entry = choice.fit
-    if recipe.magnitude_eps or any(c.code == "magnitude-eps" for c in entry.hypothesis.changes):
-        return []
-    quiet = edge & prepared.usable & ~entry.active & (entry.mel < _quiet(recipe))
-    if int(quiet.sum()) < 10 * _MIN_CELLS:
-        return []
-    plain = _rms(prepared.mel, entry.mel, entry, quiet)
-    for epsilon in (1e-9, 1e-6):
-        added = change("magnitude-eps", magnitude_eps=epsilon)
-        other = dataclasses.replace(
-            entry.hypothesis,
-            changes=(*entry.hypothesis.changes, added),
-            recipe=dataclasses.replace(recipe, magnitude_eps=epsilon),
-        )
-        mel = other.log_mel(prepared.mel.shape[-1])
-        if plain > _VISIBLE_NATS and _rms(prepared.mel, mel, entry, quiet) < 0.1 * plain:
-            return [Finding("magnitude-eps", f"magnitude_eps={epsilon:g}")]
-    return []
-
-
 def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     """Return the cells that the chosen hypothesis does not predict, of all that there are.
 
@@ -250,12 +317,14 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     entry = choice.fit
     hypothesis = entry.hypothesis
     recipe, bands, frames = hypothesis.recipe, *prepared.mel.shape
+    length = len(hypothesis.reading.waveform)
     cells = torch.ones(bands, frames, dtype=torch.bool)
     processed = entry.residual > _UNTOUCHED_NATS
     if processed or hypothesis.reading.offset != first_centre(recipe):
         cells &= hypothesis.reading.inner_frames(frames, recipe.n_fft)
-    elif frames != recipe.frames(len(hypothesis.reading.waveform)):
-        cells[:, -1] = False
+    elif frames != recipe.frames(length):
+        # What was added after the audio, or cut, shows where a frame reaches beyond it.
+        cells &= hypothesis.reading.centres(frames) < length - recipe.n_fft // 2
     highest = math.floor(TOP_BANDS_SHARE * bands) if processed else bands
     cells[min(highest, hypothesis.reading.highest_band) :] = False
     # A benign floor may be higher than the recipe's, or lower: what lies below both is not judged.
@@ -332,6 +401,18 @@ def _waveform_shift(choice: Choice) -> float:
     if not codes & {"gain", "int16-scale", "stereo-sum", "stft-normalized"}:
         return 0.0
     return sum(cause.shift_nats for cause in choice.affine)
+
+
+def of_change(change: RecipeChange) -> Finding:
+    """Return the finding of a change; that of a constant which cannot be heard is benign."""
+    numbers = dict(change.numbers)
+    if change.code == "magnitude-eps":
+        return Finding(change.code, str(change), benign=numbers["magnitude_eps"] <= _SILENT_EPS)
+    if change.code == "floor":
+        text = f"{numbers['floor']:.3g} added under the logarithm"
+        low, high = BENIGN_FLOORS
+        return Finding(change.code, text, benign=low <= numbers["floor"] <= high)
+    return Finding(change.code, str(change))
 
 
 def _other_floor(value: float, recipe: MelRecipe, how: str) -> list[Finding]:
