@@ -152,7 +152,7 @@ _BANDS = 34
 # To find out which spectra are worth filters of any range.
 _FEWER_FRAMES = 12
 # A band of its own slope and offset needs more frames than all of them together.
-_BY_BAND_FRAMES = 32
+_BY_BAND_FRAMES = 20
 _FEWER_BANDS = 24
 _QUIET_SHARE = 0.2
 _PROMISING_SPECTRA = 3

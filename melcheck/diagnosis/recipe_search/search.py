@@ -98,7 +98,8 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
     fits = refine(prepared, _distinct(found))
     fits += _with_constants(prepared, fits)
     for further in (False, True):
-        if _settled(prepared, fits):
+        # Of one rate and hop alone no reading hides another.
+        if _settled(prepared, fits) or (further and fits and not _moved_in_time(fits)):
             break
         known = {_key(entry.hypothesis) for entry in fits}
         ranked = rank(prepared, narrow, further=further)
@@ -157,11 +158,17 @@ def _settled(prepared: Prepared, fits: list[Fit]) -> bool:
     if choice is None or not choice.named or choice.fit.residual >= _ROUNDING_NATS:
         return False
     # With a gain, the same transform at another rate may be the simpler truth.
-    moved = any(each.code in _OF_TIME for each in choice.fit.hypothesis.reading.changes)
+    moved = _moved_in_time([choice.fit])
     return not (moved and any(each.code == "gain" for each in choice.affine))
 
 
 _OF_TIME = ("sample-rate", "hop-length")
+
+
+def _moved_in_time(fits: list[Fit]) -> bool:
+    """Return whether the best fit reads the audio at another rate or hop."""
+    best = min(fits, key=lambda entry: entry.residual)
+    return any(each.code in _OF_TIME for each in best.hypothesis.reading.changes)
 
 
 def _key(hypothesis: Hypothesis) -> tuple[object, ...]:
