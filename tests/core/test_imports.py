@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
 _version files config recipes metrics user_code probe_clips
-clips profiles sanity
-audio mel_files plots
+clips profiles sanity clip_condition
+accepted audio mel_files plots
 vocoders
 frontends pipeline goldens
 artifacts

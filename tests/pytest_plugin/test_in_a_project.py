@@ -179,23 +179,6 @@ def test_a_handshake_without_a_front_end_fails(run: Run, pytester: pytest.Pytest
     assert "Name one with --mel-frontend MODULE:NAME" in result.stdout.str()
 
 
-def test_a_known_miss_is_on_record_in_the_project(run: Run, pytester: pytest.Pytester) -> None:
-    drums = CLIP.with_name("drums-clicks.flac")
-    shutil.copy(drums, pytester.path / "clips" / "kumo.wav")
-    options = ("-m", "sanity", "--mel-vocoder", "embedded", "--mel-audio", "clips/kumo.wav")
-    run(*options).assert_outcomes(failed=1, deselected=21)
-    pytester.makeconftest(
-        """
-        import pytest
-
-        @pytest.fixture
-        def mel_known_misses():
-            return {("kumo", "embedded"): {"snr_db": 15.37, "pearson": 0.9778}}
-        """
-    )
-    run(*options).assert_outcomes(xfailed=1, deselected=21)
-
-
 # A front end and a vocoder of the project.
 
 
