@@ -53,7 +53,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     if folders:
         return _of_folders(options, recipe, folders, terminal)
     reference, estimate, notes = _read(options, recipe)
-    metrics = compare(reference[None], estimate[None], log_floor=recipe.log_floor)[0]
+    in_nats = (recipe.in_nats(mel)[None] for mel in (reference, estimate))
+    metrics = compare(*in_nats, log_floor=recipe.floor_nats)[0]
     verdict = judge(metrics)
     if options.plot is not None:
         _plot(options.plot, reference, estimate, recipe)

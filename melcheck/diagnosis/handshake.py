@@ -9,6 +9,7 @@ call to call are reported in one line each, without a diagnosis.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.causes import Explanation
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation
 from melcheck.diagnosis.diagnose import diagnose
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.mel_values import (
@@ -331,7 +332,9 @@ def _diagnosed(
         mel = extracted[index].mel
         if mel is None:
             continue
-        diagnosis = diagnose(clips[index].waveform, mel, expected=expected)
+        diagnosis = _of_the_front_end(
+            diagnose(clips[index].waveform, mel, expected=expected), expected
+        )
         found[index] = diagnosis
         if diagnosis.kind not in ("fault", "unknown"):
             continue
@@ -339,6 +342,31 @@ def _diagnosed(
             return found, diagnosis
         seen.add((diagnosis.kind, diagnosis.codes))
     return found, None
+
+
+def _of_the_front_end(found: Diagnosis, expected: MelRecipe) -> Diagnosis:
+    """Return a diagnosis in which the rate of the clips, which is the expected one, is no fault.
+
+    A front end of another rate takes them for samples of its own: that is its recipe.
+    """
+    if not any(each.code == "sample-rate" for each in found.causes):
+        return found
+    others = tuple(each for each in found.causes if each.code != "sample-rate")
+    if any(each.code.startswith(PROFILE_PREFIX) for each in others):
+        return dataclasses.replace(found, causes=others)
+    rate = f"{expected.sample_rate:,} Hz"
+    causes = tuple(
+        dataclasses.replace(
+            each,
+            title="the front end takes its samples for those of a different rate",
+            evidence=f"it was given samples at {rate}, the rate of the expected recipe",
+            fix=f"Lay it out for {rate}; or name the mel that you train for as the profile.",
+        )
+        if each.code == "sample-rate"
+        else each
+        for each in found.causes
+    )
+    return dataclasses.replace(found, causes=causes)
 
 
 def _in_words(where: tuple[str, ...]) -> str:

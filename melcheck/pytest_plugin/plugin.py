@@ -9,15 +9,24 @@ its first test, with pytest's usage error (exit code 4). Nothing heavy is import
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from melcheck.pytest_plugin import reports as report_plugin
-from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
-from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
+from melcheck.pytest_plugin.cases import FOUND, PLAN, REFUSED, is_worker, plan_of
+from melcheck.pytest_plugin.end_of_run import EndOfRun
+from melcheck.pytest_plugin.options import (
+    OPTIONS,
+    add_options,
+    check_keys,
+    overlooked_configuration,
+    texts,
+)
 from melcheck.pytest_plugin.terminal import (
     CASE_PROPERTY,
+    KIND_PROPERTY,
     PLACE_PROPERTY,
     Annotations,
     Notes,
@@ -26,6 +35,7 @@ from melcheck.pytest_plugin.terminal import (
 )
 
 if TYPE_CHECKING:
+    from melcheck.clips import Clip
     from melcheck.plan import Plan
 
 
@@ -44,7 +54,17 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column", "cache-pattern")
+_NO_PLAN = (
+    "artifacts",
+    "report",
+    "baseline",
+    "bench",
+    "accept",
+    "strict-input",
+    "keep-runs",
+    "column",
+    "cache-pattern",
+)
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 _ARTIFACTS_INPUT = "melcheck_artifacts"
 
@@ -58,11 +78,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, the report and the sections at the end of the output."""
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    try:
+        check_keys(config)
+    except ValueError as error:
+        raise pytest.UsageError(f"melcheck: {error}") from None
     summary = None if is_worker(config) else Summary()
     if summary is not None:
         config.pluginmanager.register(Annotations(config), "melcheck-annotations")
         config.pluginmanager.register(summary, "melcheck-summary")
         config.pluginmanager.register(Notes(config), "melcheck-notes")
+        config.pluginmanager.register(EndOfRun(config, summary), "melcheck-end")
     report_plugin.register(config, lambda: config.stash.get(PLAN, None), summary)
 
 
@@ -172,6 +197,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         clip = params.get("mel_clip")
+        _note_kind(config, item, clip)
         if clip is None:  # no test of a clip, or all clips of the run are gated
             continue
         item.user_properties.append((PLACE_PROPERTY, str(clip.source)))
@@ -181,12 +207,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
 
 
+def _note_kind(config: pytest.Config, item: pytest.Item, clip: Clip | None) -> None:
+    """Note that a test is about the front end or a stored mel, for tables of their own."""
+    needs = item.get_closest_marker("mel_needs")
+    frontend = config.stash[PLAN].frontend if PLAN in config.stash else None
+    if needs is None:
+        return
+    if "cache" in needs.args and clip is not None:
+        kind = ["stored mel", clip.name]
+    elif "frontend" in needs.args and frontend is not None:
+        kind = ["front end", frontend.name]
+    else:
+        return
+    item.user_properties.append((KIND_PROPERTY, json.dumps(kind)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail what cannot run in a worker of pytest-xdist, which has no usage errors of its own."""
     refused = item.config.stash.get(REFUSED, "")
     if refused and set(_PARAMETRIZED) & set(getattr(item, "fixturenames", ())):
         pytest.fail(f"melcheck: {refused}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report what a fixture found of a clip or a stored mel as a failure, not as an error."""
+    report = yield
+    if report.when == "setup" and report.failed and FOUND in item.stash:
+        report.when = "call"
+    return report
 
 
 def _applies(config: pytest.Config, item: pytest.Item) -> bool:

@@ -136,7 +136,8 @@ def test_check_passes_a_clip_beside_griffin_lim_and_leaves_its_pictures(
     assert max(map(len, out.splitlines())) <= 80
     rows = [line.split() for line in out.splitlines() if "griffin-lim  " in line]
     assert [row[-1] for row in rows] == ["baseline"]
-    [folder] = artifacts.iterdir()
+    assert (artifacts / ".gitignore").read_text() == "*\n"
+    [folder] = (path for path in artifacts.iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} == {
         "mels.png",
         "difference.png",
@@ -228,7 +229,7 @@ def test_a_quick_check_gives_verdicts_alone(
     assert "failed: drums-clicks with embedded: pearson" in answer
     assert "likely cause: only some places are wrong" in answer
     assert "embedded: melcheck package, 0.7 M parameters, sha256" in answer
-    assert "clips of which only the start was checked: 11" in answer
+    assert "clips of which only a part was checked: 11" in answer
     assert answer.endswith("11 of 12 checks passed\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -269,12 +270,21 @@ def test_a_quick_check_and_a_plain_one_give_the_same_verdicts(told: Run) -> None
     assert found == {}
 
 
-@pytest.mark.parametrize(
-    "more", [("--frontend", "mytts:mel"), ("--artifacts", "out"), ("--report", "r.html")]
-)
-def test_a_quick_check_refuses_what_it_would_not_do(refused: Run, more: tuple[str, str]) -> None:
-    message = refused(2, "check", CLIP, "--quick", *more)
-    assert f"leave out {more[0]}" in message
+def test_a_quick_check_draws_no_pictures(refused: Run) -> None:
+    assert "leave out --artifacts" in refused(2, "check", CLIP, "--quick", "--artifacts", "out")
+
+
+def test_a_quick_check_takes_a_front_end_and_writes_a_report(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontends(tmp_path, monkeypatch)
+    options = ["--quick", "--frontend", "mytts_cli:edges", "--report", tmp_path / "r.json"]
+    answer = told(1, "check", CLIP, *options)
+    assert "failed: front end mytts_cli:edges and the mel of embedded: incompatible" in answer
+    report = read_report(tmp_path / "r.json")
+    [case] = report.cases
+    assert (case.clip, case.path) == ("kokoro-kumo-en", str(CLIP))
+    assert [test.kind for test in report.failed_tests] == ["front end"]
 
 
 def test_a_vocoder_that_breaks_off_fails_its_check(
@@ -320,11 +330,20 @@ def test_check_refuses_what_cannot_be_used(
     assert says in refused(2, "check", *options)
 
 
-def test_check_names_every_bad_file_before_it_starts(refused: Run, tmp_path: Path) -> None:
+def test_a_bad_file_fails_and_the_others_are_judged(told: Run, tmp_path: Path) -> None:
+    answer = told(1, "check", text_as_wav(tmp_path), CLIP, "--no-artifacts", "--quick")
+    assert "failed: text with embedded: cannot be decoded as audio" in answer
+    assert answer.endswith("1 of 2 checks passed\n")
+
+
+@pytest.mark.parametrize("good", [[], [CLIP, "--strict-input"]], ids=["all-bad", "strict"])
+def test_check_names_every_bad_file_before_it_starts(
+    refused: Run, tmp_path: Path, good: list[object]
+) -> None:
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(512), RATE)
     artifacts = tmp_path / "pictures"
-    errors = refused(2, "check", text_as_wav(tmp_path), CLIP, short, "--artifacts", artifacts)
+    errors = refused(2, "check", text_as_wav(tmp_path), short, *good, "--artifacts", artifacts)
     assert "text.wav: cannot be decoded as audio" in errors
     assert "short.wav: the clip must have at least 768 samples" in errors
     assert not artifacts.exists()

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 FLOORS = """
 _version files config recipes user_code probe_clips columnar
 metrics manifests
-clips profiles sanity
-audio mel_files plots
+clips profiles sanity clip_condition
+accepted audio mel_files plots
 vocoders
 frontends pipeline goldens clip_lists
 artifacts
