@@ -209,6 +209,9 @@ class Plan:
         if known is None:
             return Judged(verdict, None, "")
         problem = known.problem(verdict, audio_sha256 or sha256_file(clip.path))
+        if not problem:
+            note = f"accepted on {known.date}: {known.reason}"
+            verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
         return Judged(verdict, known, problem)
 
     def handshake(self, recipe: MelRecipe) -> Handshake:

@@ -122,7 +122,7 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
         pytest.fail("no stored mels to look at. Name a folder with --mel-cache DIR.", pytrace=False)
     paths = plan.stored.mels.get(mel_clip.name, ())
     stem = one_line(Path(mel_clip.path.stem))
-    absence = f"no mel called {stem} in the cache, of {one_line(mel_clip.path)}."
+    absence = f"{one_line(mel_clip.path)}: no mel called {stem} in the cache."
     problem = "" if paths else absence
     stored = []
     for path in paths:
@@ -132,7 +132,8 @@ def mel_stored(request: pytest.FixtureRequest, mel_clip: Clip) -> tuple[StoredMe
         except (ValueError, OSError) as error:
             problem = str(error)
     if problem:
-        fail_case(request.node, f"{mel_clip.name}: {problem}")
+        short = "its mel cannot be read" if paths else "no mel in the cache"
+        fail_case(request.node, f"{mel_clip.name}: {short}\n{problem}")
     return tuple(stored)
 
 

@@ -677,6 +677,19 @@ def test_fetch_offline_says_how_to_get_them(refused: Run) -> None:
     assert "hf download charactr/vocos-mel-24khz" in refused(3, "fetch")
 
 
+@pytest.mark.parametrize("quick", [["--quick"], ["--no-artifacts"]], ids=["quick", "plain"])
+def test_a_miss_is_accepted_and_then_known(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["check", AUDIO / "drums-clicks.flac", "--vocoder", "embedded", *quick]
+    told(1, *options, "--accept")
+    assert "1 of 1 checks passed" in told(0, *options)
+    assert "no longer needs what was accepted" in " ".join(
+        told(1, *options, "--threshold", "snr_db=10, pearson=0.9").split()
+    )
+
+
 # A recipe of the user's on every command.
 
 
