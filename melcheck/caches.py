@@ -35,6 +35,8 @@ _MOST_OWNERS = 32
 _OWN = 0.6
 _CLEARLY = 0.15
 
+_WORDS = {"missing": "no mel in the cache", "unreadable": "its mel cannot be read"}
+
 
 @dataclass(frozen=True, slots=True)
 class CacheResult:
@@ -53,6 +55,12 @@ class CacheResult:
     codes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The clip and its codes, in a few words."""
+        told = [_WORDS.get(code, code) for code in dict.fromkeys(self.codes)]
+        return f"{self.clip.name}: {', '.join(told)}"
 
     @property
     def passed(self) -> bool:

@@ -223,6 +223,9 @@ class Plan:
         if known is None:
             return Judged(verdict, None, "")
         problem = known.problem(verdict, audio_sha256 or sha256_file(clip.path))
+        if not problem:
+            note = f"accepted on {known.date}: {known.reason}"
+            verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
         return Judged(verdict, known, problem)
 
     def handshake(self, recipe: MelRecipe) -> Handshake:
@@ -388,6 +391,27 @@ def default_vocoders(name: str | None, *, official: bool) -> tuple[str, ...]:
     return (BASELINE,)
 
 
+def check_decodes(vocoder: str, own: MelRecipe, name: str, option: str) -> None:
+    """Refuse a vocoder that does not decode the mel of a profile.
+
+    Args:
+        vocoder: The vocoder, as the message names it.
+        own: Its recipe.
+        name: The profile.
+        option: The option that named that.
+
+    Raises:
+        ValueError: Its recipe is another, but for floor and last frame.
+    """
+    expected = profile(name)
+    if not decodes(own, expected):
+        raise ValueError(
+            f"{vocoder} must decode the mel of {option} {name}, got one that "
+            f"{_differing(own, expected)}. Name your vocoder of that mel, as "
+            f"package.module:attribute, or {BASELINE}, which follows any recipe."
+        )
+
+
 def decodes(own: MelRecipe, mel: MelRecipe) -> bool:
     """Return whether a vocoder of one recipe takes mels of another: but for floor and last frame.
 
@@ -424,12 +448,8 @@ def load_plan(
             continue
         except (VocoderError, ValueError) as error:
             raise ValueError(f"{prefix}vocoder {name}: {error}") from None
-        if expected is not None and not decodes(own, expected):
-            raise ValueError(
-                f"{prefix}vocoder {name} must decode the mel of {prefix}profile {plan.profile}, "
-                f"got one that {_differing(own, expected)}. Name your vocoder of that mel, as "
-                f"package.module:attribute, or {BASELINE}, which follows any recipe."
-            )
+        if plan.profile is not None:
+            check_decodes(f"{prefix}vocoder {name}", own, plan.profile, f"{prefix}profile")
         rate = own.sample_rate
         if plan.sample_rate not in (None, rate):
             raise ValueError(

@@ -183,8 +183,7 @@ def test_stored_mel_is_fresh(
     for path in mel_cache_result.files:
         mel_blame(path)
     if not mel_cache_result.passed:
-        codes = ", ".join(dict.fromkeys(mel_cache_result.codes))
-        lines = [f"{mel_cache_result.clip.name}: {codes}", *mel_cache_result.problems]
+        lines = [mel_cache_result.summary, *mel_cache_result.problems]
         pytest.fail("\n".join(lines), pytrace=False)
 
 

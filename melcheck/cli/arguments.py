@@ -32,6 +32,19 @@ def add_profile(
     )
 
 
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold`, a limit of the user's own."""
+    parser.add_argument(
+        "--threshold",
+        "--thresholds",
+        metavar="METRIC=NUMBER",
+        action="append",
+        default=[],
+        help="a limit of your own, such as snr_db=18, or for clips of some names, such as "
+        '"noisy/*: snr_db=15, mae=0.3"; shown beside the default wherever it decides; repeatable',
+    )
+
+
 def add_array(parser: argparse.ArgumentParser) -> None:
     """Add `--array`, the name of a mel in a file of several."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melcheck.accepted import DEFAULT_FILE
-from melcheck.cli.arguments import add_profile, count, duration, offset
+from melcheck.cli.arguments import add_profile, add_thresholds, count, duration, offset
 from melcheck.cli.output import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -71,15 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="NUMBER", type=int, default=0, help="which clips --sample chooses"
     )
-    parser.add_argument(
-        "--threshold",
-        "--thresholds",
-        metavar="METRIC=NUMBER",
-        action="append",
-        default=[],
-        help="a limit of your own, such as snr_db=18, or for clips of some names, such as "
-        '"noisy/*: snr_db=15, mae=0.3"; shown beside the default wherever it decides; repeatable',
-    )
+    add_thresholds(parser)
     parser.add_argument(
         "--accepted",
         metavar="FILE",

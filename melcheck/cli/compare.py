@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, add_profile, upright
+from melcheck.cli.arguments import add_array, add_profile, add_thresholds, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
 from melcheck.files import refuse, replacing
 
@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", metavar="A", type=Path, help="reference: a file or a folder")
     parser.add_argument("estimate", metavar="B", type=Path, help="what to measure: likewise")
     parser.add_argument("--plot", metavar="PNG", type=Path, help="write the difference map there")
+    add_thresholds(parser)
     add_profile(parser)
     add_array(parser)
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Read both mels, measure, judge, and draw where that is asked for."""
     from melcheck.metrics import compare
     from melcheck.profiles import profile
-    from melcheck.sanity import judge
+    from melcheck.sanity import judge, threshold_rule, thresholds_of
 
     recipe = profile(options.profile)
     folders = [path for path in (options.reference, options.estimate) if path.is_dir()]
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     reference, estimate, notes = _read(options, recipe)
     in_nats = (recipe.in_nats(mel)[None] for mel in (reference, estimate))
     metrics = compare(*in_nats, log_floor=recipe.floor_nats)[0]
-    verdict = judge(metrics)
+    rules = tuple(map(threshold_rule, options.threshold))
+    verdict = judge(metrics, thresholds_of("", rules))
     if options.plot is not None:
         _plot(options.plot, reference, estimate, recipe)
     text = [

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melcheck._version import __version__
+from melcheck.cli.arguments import add_profile
 from melcheck.cli.output import Answer, MissingError, Terminal
 from melcheck.files import plain
 
@@ -34,16 +35,16 @@ _PACKAGES = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: all of it fits a screen."""
-    del parser
+    """Add the recipe to show."""
+    add_profile(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Describe this machine; the packaged weights must be intact."""
-    del options
     from melcheck.audio import decoder_name
-    from melcheck.recipes import VOCOS
+    from melcheck.profiles import profile
 
+    recipe = profile(options.profile)
     weights = _weights()
     if weights[0]["state"] != "verified":
         raise MissingError(str(weights[0]["note"]))
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     system = f"{system} {platform.machine()}"
     packages = {name: _version(name) for name in _PACKAGES}
     devices = _devices()
+    rate = f"{recipe.sample_rate:,} Hz"
     rows = [
         ("melcheck", f"{__version__}, Python {python}, {system}"),
         *((name, version or "absent") for name, version in packages.items()),
@@ -59,10 +61,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         *((str(entry["name"]), _weights_text(entry)) for entry in weights),
         (
             "recipe",
-            f"{VOCOS.digest()}: {VOCOS.sample_rate:,} Hz, n_fft {VOCOS.n_fft}, "
-            f"hop {VOCOS.hop_length}, {VOCOS.n_mels} {VOCOS.mel_scale} bands "
-            f"{VOCOS.f_min:g}-{VOCOS.f_max:g} Hz, power {VOCOS.power:g}, "
-            f"ln of clip at {VOCOS.floor:g} ({VOCOS.log_floor:.3f})",
+            f"{options.profile}, {recipe.digest()}: {rate}, n_fft {recipe.n_fft}, "
+            f"hop {recipe.hop_length}, {recipe.n_mels} {recipe.mel_scale} bands "
+            f"{recipe.f_min:g}-{recipe.f_max:g} Hz, power {recipe.power:g}, floor {recipe.floor:g} "
+            f"({recipe.floor_nats:.3f} nats)",
         ),
     ]
     data = {
@@ -72,8 +74,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         "decoder": decoder_name(),
         "devices": devices,
         "weights": weights,
-        "recipe": plain(VOCOS),
-        "recipe_digest": VOCOS.digest(),
+        "recipe": plain(recipe),
+        "recipe_digest": recipe.digest(),
     }
     return Answer(passed=True, text=terminal.table(("what", "which"), rows), data=data)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melcheck.cli.output import Terminal, stdout_to_stderr
+from melcheck.files import MAX_LISTED
 
 if TYPE_CHECKING:
     from melcheck.cli.check_clips import ClipCheck
@@ -141,7 +142,14 @@ def _read(judged: Sequence[_Figures]) -> list[str]:
     parts = sum(each.is_part for each in judged)
     if parts:
         lines.append(f"clips of which only a part was checked: {parts} (--duration all)")
-    return lines + [f"{each.clip}: {note}" for each in judged for note in each.notes]
+    noted: dict[str, list[str]] = {}
+    for each in judged:
+        for note in each.notes:
+            noted.setdefault(note, []).append(each.clip)
+    return lines + [
+        f"{', '.join(clips[:MAX_LISTED])}{', ...' if len(clips) > MAX_LISTED else ''}: {note}"
+        for note, clips in noted.items()
+    ]
 
 
 def _document(judged: _Figures) -> dict[str, object]:

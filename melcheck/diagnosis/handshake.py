@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -344,29 +345,39 @@ def _diagnosed(
     return found, None
 
 
-def _of_the_front_end(found: Diagnosis, expected: MelRecipe) -> Diagnosis:
-    """Return a diagnosis in which the rate of the clips, which is the expected one, is no fault.
+# What the search for a recipe calls the rate of a clip. Here the clips have the expected one, and a
+# front end that is laid out for another takes them for its own.
+_OTHER_RATE = re.compile(r"\d+ Hz samples taken for (\d+) Hz(?:, ratio [\d.]+)?")
 
-    A front end of another rate takes them for samples of its own: that is its recipe.
-    """
-    if not any(each.code == "sample-rate" for each in found.causes):
-        return found
-    others = tuple(each for each in found.causes if each.code != "sample-rate")
-    if any(each.code.startswith(PROFILE_PREFIX) for each in others):
-        return dataclasses.replace(found, causes=others)
-    rate = f"{expected.sample_rate:,} Hz"
+
+def _of_the_front_end(found: Diagnosis, expected: MelRecipe) -> Diagnosis:
+    """Return a diagnosis in which the rate of the clips, which is the expected one, is no fault."""
+    named = tuple(each for each in found.causes if each.code != "sample-rate")
+    if not any(each.code.startswith(PROFILE_PREFIX) for each in named):
+        named = found.causes
     causes = tuple(
         dataclasses.replace(
             each,
-            title="the front end takes its samples for those of a different rate",
-            evidence=f"it was given samples at {rate}, the rate of the expected recipe",
-            fix=f"Lay it out for {rate}; or name the mel that you train for as the profile.",
+            title="the front end is laid out for a different sampling rate",
+            evidence=_OTHER_RATE.sub(r"\1 Hz", each.evidence),
+            fix=f"Lay it out for {expected.sample_rate:,} Hz; or name the mel that you train for "
+            "as the profile.",
         )
         if each.code == "sample-rate"
         else each
-        for each in found.causes
+        for each in named
     )
-    return dataclasses.replace(found, causes=causes)
+    nearest = tuple(
+        dataclasses.replace(each, text=_OTHER_RATE.sub(r"laid out for \1 Hz", each.text))
+        for each in found.nearest
+    )
+    runner_up = _OTHER_RATE.sub(r"laid out for \1 Hz", found.evidence.runner_up)
+    return dataclasses.replace(
+        found,
+        causes=causes,
+        nearest=nearest,
+        evidence=dataclasses.replace(found.evidence, runner_up=runner_up),
+    )
 
 
 def _in_words(where: tuple[str, ...]) -> str:

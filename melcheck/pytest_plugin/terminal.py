@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -142,6 +143,7 @@ class Summary:
         self.records: dict[Key, CaseRecord] = {}
         self.planned: set[str] = set()
         self.skipped: dict[str, set[str]] = {}
+        self.failed: set[str] = set()
         self.speeds: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -157,6 +159,8 @@ class Summary:
         """Collect the case, its record and the speeds of a test."""
         cases = _properties(report, CASE_PROPERTY)
         self.planned.update(cases)
+        if report.failed:
+            self.failed.update(cases)
         if cases and report.skipped and report.when == "setup":
             _, _, reason = cast("tuple[str, int, str]", report.longrepr)
             self.skipped.setdefault(reason.removeprefix("Skipped: "), set()).update(cases)
@@ -196,6 +200,8 @@ class Summary:
             write(f"  ... and {len(pictures) - _LISTED_PATHS} more folders beside them")
         outcomes = (record.case.outcome for record in records)
         counts = Counter[str](outcome for outcome in outcomes if outcome != "baseline")
+        measured = {json.dumps(list(record.case.key)) for record in records}
+        counts["failed"] += len(self.failed - measured)  # a clip that cannot be read, say
         counts["skipped"] = sum(map(len, self.skipped.values()))
         counts["without a result"] = len(self.planned) - counts.total()
         listed = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)

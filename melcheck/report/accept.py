@@ -15,8 +15,9 @@ from melcheck.report.model import CaseResult
 def accept_cases(path: Path, cases: Iterable[CaseResult], *, front_end: str, day: date) -> str:
     """Write the cases that miss a gate to the file of accepted misses.
 
-    A case without figures, or with NaN among them, is not accepted. Entries of cases that pass are
-    dropped, those of clips that the run did not check stay.
+    A case without figures, or with NaN among them, is not accepted, nor is one that a wrong front
+    end explains. Entries of cases that pass are dropped, those of clips that the run did not check
+    stay.
 
     Args:
         path: The file.
@@ -32,14 +33,20 @@ def accept_cases(path: Path, cases: Iterable[CaseResult], *, front_end: str, day
         OSError: It cannot be written.
     """
     judged = [case for case in cases if case.gates and case.audio is not None]
-    missed = [_entry(case, front_end, day) for case in judged if case.missed]
-    lasting = [entry for entry in missed if all(map(math.isfinite, entry.figures.values()))]
+    faults = {id(case) for case in judged if case.cause and case.cause.code == "front-end"}
+    lasting = [
+        _entry(case, front_end, day)
+        for case in judged
+        if case.missed
+        and id(case) not in faults
+        and all(math.isfinite(gate.value) for gate in case.gates)
+    ]
     keys = [_entry(case, front_end, day).key for case in judged]
     changed, dropped = update_accepted(path, lasting, keys)
-    left = len(missed) - len(lasting)
+    left = sum(bool(case.missed) for case in judged) - len(lasting)
     return (
         f"{one_line(path)}: {changed} misses accepted, {dropped} no longer needed"
-        + (f", {left} not accepted, since their figures are not finite" if left else "")
+        + (f", {left} not accepted: the front end is wrong, or NaN was decoded" if left else "")
         + ". Read it, and run again without the option."
     )
 

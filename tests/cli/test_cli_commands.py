@@ -19,7 +19,7 @@ import torchaudio
 from huggingface_hub import constants
 
 from melcheck import MelCheckConfig, MelPipeline, MelRecipe, log_mel
-from melcheck.cli.main import main
+from melcheck.cli.main import COMMANDS, main
 from melcheck.report.json_format import read_report
 from melcheck.vocoders.weights import (
     OFFICIAL_REPO,
@@ -675,3 +675,61 @@ def test_fetch_refuses_weights_that_are_not_the_official_ones(refused: Run, hub:
 
 def test_fetch_offline_says_how_to_get_them(refused: Run) -> None:
     assert "hf download charactr/vocos-mel-24khz" in refused(3, "fetch")
+
+
+@pytest.mark.parametrize("quick", [["--quick"], ["--no-artifacts"]], ids=["quick", "plain"])
+def test_a_miss_is_accepted_and_then_known(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["check", AUDIO / "drums-clicks.flac", "--vocoder", "embedded", *quick]
+    told(1, *options, "--accept")
+    assert "1 of 1 checks passed" in told(0, *options)
+    assert "no longer needs what was accepted" in " ".join(
+        told(1, *options, "--threshold", "snr_db=10, pearson=0.9").split()
+    )
+
+
+# A recipe of the user's on every command.
+
+
+def test_every_command_takes_a_profile(capsys: Captured) -> None:
+    for command in COMMANDS:
+        main([command, "--help"])
+        assert "--profile NAME" in capsys.readouterr().out, command
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["check", CLIP, "--vocoder", "embedded"], ["bench", "--vocoder", "embedded"], ["fetch"]],
+    ids=lambda words: words[0],
+)
+def test_a_vocoder_of_another_mel_is_refused(refused: Run, words: list[object]) -> None:
+    message = refused(2, *words, "--profile", "hifigan-22k")
+    assert "must decode the mel of --profile hifigan-22k, got one that has sample_rate=24000" in (
+        message
+    )
+
+
+def test_griffin_lim_follows_the_profile(told: Run) -> None:
+    answer = told(0, "check", CLIP, "--profile", "hifigan-22k", "--quick", "--json")
+    [checked] = json.loads(answer)["quick"]
+    assert checked["vocoder"] == "griffin-lim"
+    assert "hifigan-22k" in told(0, "info", "--profile", "hifigan-22k")
+
+
+def test_a_normalised_mel_is_compared_in_nats(told: Run, stored: Callable[..., Path]) -> None:
+    two = [
+        stored("a.npy", lambda mel: mel[:80] / 2),
+        stored("b.npy", lambda mel: mel[:80] / 2 + 0.1),
+    ]
+    measured = json.loads(told(1, "compare", *two, "--profile", "matcha-22k", "--json"))
+    assert measured["metrics"]["mae"] == pytest.approx(0.1 * 2.116101, abs=1e-5)
+
+
+def test_two_mels_are_compared_by_thresholds_of_the_users(
+    told: Run, stored: Callable[..., Path]
+) -> None:
+    two = [stored("a.npy"), stored("b.npy", lambda mel: mel + 0.1)]
+    answer = told(1, "compare", *two, "--threshold", "mae=0.05")
+    assert "mae 0.1 must be below 0.05 (default 0.2)" in answer

@@ -113,7 +113,9 @@ def accepted(run: Run, pytester: pytest.Pytester) -> Path:
 
 
 def test_an_accepted_miss_is_known_and_can_be_read(run: Run, accepted: Path) -> None:
-    run().assert_outcomes(xfailed=1)
+    result = run()
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["* known miss", "*note: accepted on 20*: SNR is 18.6 dB, must*"])
     [entry] = yaml.safe_load(accepted.read_text())
     assert (entry["clip"], entry["file"]) == ("emma/1", "spk/emma/1.wav")
     assert entry["misses"] == ["snr_db"]
@@ -165,6 +167,15 @@ def test_an_accepted_miss_holds_for_its_part_and_front_end_alone(
     run(*options, "--mel-accept")
     run(*options).assert_outcomes(xfailed=1, passed=2)
     assert len(yaml.safe_load(accepted.read_text())) == 2
+
+
+def test_a_wrong_front_end_is_not_accepted(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        labfront="from melcheck import MelRecipe, log_mel\n\ndef mel(waveform):\n"
+        "    return log_mel(waveform, MelRecipe(power=2.0))\n"
+    )
+    result = run("--mel-frontend=labfront:mel", "--mel-accept")
+    result.stdout.fnmatch_lines(["*0 misses accepted, 0 no longer needed, 1 not accepted: the *"])
 
 
 def test_a_file_of_accepted_misses_that_is_damaged_ends_the_run(run: Run, accepted: Path) -> None:

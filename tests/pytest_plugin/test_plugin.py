@@ -162,6 +162,7 @@ def test_a_file_that_cannot_be_used_fails_and_the_others_are_judged(
     bad = text_as_wav(tmp_path)
     result = run("--mel-audio", bad, CLIP, "--mel-vocoder", "embedded", "--mel-report=r.json")
     result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["2 cases planned: 1 passed, 1 failed"])
     [failed] = [case for case in report_cases(pytester) if case["outcome"] == "failed"]
     assert (failed["clip"], failed["path"]) == ("text", str(bad))
     assert failed["reason"].startswith("text (embedded): cannot be decoded as audio")
@@ -372,7 +373,8 @@ def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     end = next(number for number, line in enumerate(lines) if line.startswith("gates"))
     assert end - start > 3 * len(clips)
     assert max(map(len, lines[start:end])) <= 80
-    verdicts = {line.rsplit(maxsplit=1)[-1] for line in lines[start + 2 : end - 1] if "0." in line}
+    rows = [line for line in lines[start + 2 : end - 1] if line.startswith("   ") and "0." in line]
+    verdicts = {line.rsplit(maxsplit=1)[-1] for line in rows}
     assert verdicts <= {"passed", "failed", "baseline"}, "a verdict was cut off"
 
 
