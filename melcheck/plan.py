@@ -287,7 +287,9 @@ class Plan:
             f"{len(self.clips)} clips, {self.part()}, {vocoders} on {' and '.join(self.devices)}"
         ]
         if self.profile is not None:
-            lines.append(f"expected mel: {self.profile}")
+            untrained = f", decoded by {BASELINE} alone, which has no training"
+            alone = self.vocoders == (BASELINE,)
+            lines.append(f"expected mel: {self.profile}{untrained if alone else ''}")
         if self.frontend is None:
             lines.append("front end: none, your own code is not checked")
         else:
