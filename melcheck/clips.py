@@ -75,8 +75,9 @@ def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
     problems: list[Exception] = []
     for path in paths:
         try:
+            root = path if path.is_dir() else path.parent
             for file in _audio_files(path):
-                files.setdefault(file.resolve(), (file, path if path.is_dir() else file.parent))
+                files.setdefault(file.resolve(), (file, root))
         except (FileNotFoundError, ClipError) as problem:
             problems.append(problem)
     if len(problems) == 1:

@@ -7,12 +7,9 @@ first check, in the spelling of the option.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from torch import Tensor
 
 from melcheck.accepted import AcceptedMiss, key_of
 from melcheck.audio import load_audio
-from melcheck.clip_lists import with_files
+from melcheck.clip_lists import file_clips
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
@@ -301,7 +298,9 @@ class Plan:
             f"{len(self.clips)} clips, {self.part()}, {vocoders} on {' and '.join(self.devices)}"
         ]
         if self.profile is not None:
-            lines.append(f"expected mel: {self.profile}")
+            untrained = f", decoded by {BASELINE} alone, which has no training"
+            alone = self.vocoders == (BASELINE,)
+            lines.append(f"expected mel: {self.profile}{untrained if alone else ''}")
         if self.frontend is None:
             lines.append("front end: none, your own code is not checked")
         else:
@@ -437,7 +436,7 @@ def load_plan(
         ValueError: A vocoder, rate, front end or cache that cannot be used.
         OSError: A cache that does not exist.
     """
-    plan = dataclasses.replace(plan, clips=_files_of(plan.clips))
+    plan = dataclasses.replace(plan, clips=file_clips(plan.clips))
     if cache is not None:
         plan = dataclasses.replace(plan, stored=_stored(cache, plan, prefix))
     expected = profile_recipe(plan.profile)
@@ -460,15 +459,6 @@ def load_plan(
     # One front end cannot extract the mels of two recipes.
     loaded = None if frontend is None else load_frontend(frontend, expected=recipe)
     return dataclasses.replace(plan, recipe=recipe, frontend=loaded)
-
-
-def _files_of(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
-    """Return clips that are files; parts of other files are written to a folder of the run."""
-    if all(clip.item is None for clip in clips):
-        return clips
-    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return with_files(clips, folder)
 
 
 def _stored(folder: Path, plan: Plan, prefix: str) -> Matches:

@@ -106,7 +106,8 @@ def test_mel_survives_the_loop(
         pytest.xfail(f"{case.title}: {verdict}; accepted on {judged.known.date}")
     if outcome == "failed":
         first = judged.problem or (case.reason if cause is None else cause.title)
-        lines = [f"{case.title}: {first}", f"{one_line(mel_clip.path)}: {verdict}"]
+        # pytest's summary has room for little more than the first words of the first line.
+        lines = [f"{mel_clip.name}: {first}", f"{one_line(mel_clip.path)}: {verdict}"]
         lines += [] if cause is None else [f"likely cause: {mel_say_once(cause)}"]
         pytest.fail("\n".join(lines), pytrace=False)
 

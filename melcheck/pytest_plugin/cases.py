@@ -86,8 +86,10 @@ def round_trip_of(item: pytest.Item, pipeline: MelPipeline, clip: Clip) -> Round
         if reason:
             plan, path = plan_of(config), one_line(clip.path)
             cause = plan.front_end_fault(pipeline.vocoder.recipe)
-            title = f"{clip.name} ({plan.label(pipeline.vocoder.info.name)})"
-            lines = [f"{title}: {reason.removeprefix(f'{path}: ')}", f"file: {place(clip.source)}"]
+            lines = [
+                f"{clip.name}: {reason.removeprefix(f'{path}: ')}",
+                f"file: {place(clip.source)}, vocoder: {plan.label(pipeline.vocoder.info.name)}",
+            ]
             lines += [] if cause is None else [f"likely cause: {said_once(config, cause)}"]
             fail_case(item, "\n".join(lines))
         while len(trips) > _CACHED_TRIPS:

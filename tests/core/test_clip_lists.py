@@ -143,3 +143,13 @@ def test_a_clip_without_a_row_stays_as_it_is(tmp_path: Path) -> None:
     [clip] = list_clips([CLIP])
     assert with_files([clip], tmp_path) == (clip,)
     assert dataclasses.replace(clip, item=None) == clip
+
+
+def test_a_front_end_is_tried_on_the_clips_of_a_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rows(tmp_path / "x.jsonl", {"audio": str(CLIP), "offset": 0.5, "duration": 2.0})
+    front_end = "melcheck.recipes:log_mel"
+    assert main(["handshake", front_end, "--audio", str(path), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["handshake"]["results"]
+    assert 48_000 // 256 + 1 in [result["frames"] for result in results]

@@ -141,7 +141,7 @@ def test_an_accepted_miss_that_no_longer_holds_fails(
     accepted.write_text(yaml.safe_dump([entry]))
     result = run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"emma/1 (embedded on cpu): *{says}*"])
+    result.stdout.fnmatch_lines([f"emma/1: *{says}*"])
 
 
 def test_an_accepted_miss_that_is_not_needed_fails_until_it_is_dropped(
@@ -328,7 +328,7 @@ def test_the_summary_of_pytest_shows_clip_and_cause(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    run().stdout.fnmatch_lines(["FAILED * - Failed: emma/1 (embedded on cpu): the clip is loud*"])
+    run().stdout.fnmatch_lines(["FAILED * - Failed: emma/1: the clip is loud*"])
 
 
 def test_a_cause_that_cases_share_is_said_once_with_how_many(

@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_used_fails_and_the_others_are_judged(
     result.stdout.fnmatch_lines(["2 cases planned: 1 passed, 1 failed"])
     [failed] = [case for case in report_cases(pytester) if case["outcome"] == "failed"]
     assert (failed["clip"], failed["path"]) == ("text", str(bad))
-    assert failed["reason"].startswith("text (embedded): cannot be decoded as audio")
+    assert failed["reason"].startswith("text: cannot be decoded as audio")
 
 
 def report_cases(pytester: pytest.Pytester) -> list[dict[str, Any]]:
