@@ -321,6 +321,7 @@ def saved(path: Path, table: dict[str, list[object]]) -> Path:
     arrow(split / "data-00000-of-00001.arrow", table)
     state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
     (split / "state.json").write_text(json.dumps(state))
+    (split / "dataset_info.json").write_text("{}")
     (path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     return path
 
@@ -384,6 +385,19 @@ def test_a_saved_dataset_names_files_of_its_own_alone(corpus: Path) -> None:
     (path / "train" / "state.json").write_text('{"_data_files": [{"filename": "../../x.arrow"}]}')
     with pytest.raises(ManifestError, match="must hold names of files beside it"):
         items(path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"_data_files": [{}]}'])
+def test_a_saved_dataset_that_is_damaged_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"state.json: .* Save the dataset again"):
+        items(tmp_path)
+
+
+def test_any_state_does_not_make_a_saved_dataset(corpus: Path) -> None:
+    (corpus / "state.json").write_text("{}")
+    assert not is_manifest(corpus)
 
 
 def test_without_pyarrow_the_package_is_named(
