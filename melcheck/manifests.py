@@ -82,7 +82,7 @@ _LARGEST_AUDIO_BYTES = 2**30
 _LONGEST_SECONDS = 366 * 24 * 3600.0
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-_DAMAGE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+_DAMAGE = (OSError, EOFError, ValueError, csv.Error, tarfile.TarError, zlib.error)
 
 
 class ManifestError(ValueError):

@@ -189,6 +189,7 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
         "line 1: offset must",
     ),
     "true": ("x.jsonl", '{"audio": "a.wav", "offset": true}\n', "line 1: offset must be seconds"),
+    "torn-header": ("x.csv", 'path,"te"xt\nwavs/a.wav,One\n', "it cannot be read"),
     "few-fields": ("x.csv", "text,path\nOne\n", "line 2: it has 1 fields where the header has 2"),
     "empty-file": ("x.csv", "\n\n", "the list is empty"),
     "latin-1": ("x.csv", "path,text\nwavs/a.wav,\udce9\n", "line 2: it is no UTF-8"),
