@@ -107,7 +107,7 @@ def test_mel_survives_the_loop(
     if outcome == "failed":
         first = judged.problem or (case.reason if cause is None else cause.title)
         # pytest's summary has room for little more than the first words of the first line.
-        lines = [f"{mel_clip.name}: {first}", f"{one_line(mel_clip.path)}: {verdict}"]
+        lines = [f"{mel_clip.name}: {first}", f"{one_line(mel_clip.source)}: {verdict}"]
         lines += [] if cause is None else [f"likely cause: {mel_say_once(cause)}"]
         pytest.fail("\n".join(lines), pytrace=False)
 

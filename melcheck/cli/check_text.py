@@ -101,7 +101,7 @@ class CheckAnswer:
             title = f"{check.clip.name} with {check.vocoder}"
             reason = check.reason
             if check.judged is None:
-                reason += f" ({place(check.clip.path)})"
+                reason += f" ({place(check.clip.source)})"
             self._failures.append(Failure(check.clip.name, title, reason, cause))
         if check.artifacts is not None:
             self._drawn.append(check.artifacts)
@@ -114,7 +114,7 @@ class CheckAnswer:
                     outcome="failed",
                     reason=check.reason,
                     cause=cause,
-                    path=place(check.clip.path),
+                    path=place(check.clip.source),
                 )
             )
         elif self._keep_records:
@@ -142,6 +142,7 @@ class CheckAnswer:
             outcome=outcome,
             device=check.device,
             path=check.clip.path,
+            source=check.clip.source,
             verdict=None if known is None else known.verdict,
             cause=cause,
             artifacts=check.artifacts if judged else None,

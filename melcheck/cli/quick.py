@@ -104,7 +104,7 @@ def _figures(check: ClipCheck) -> _Figures:
     trip, judged = check.trip, check.judged
     return _Figures(
         clip=check.clip.name,
-        path=place(check.clip.path),
+        path=place(check.clip.source),
         metrics=None if trip is None else trip.metrics()[0],
         outcome=check.outcome,
         reason=check.reason,

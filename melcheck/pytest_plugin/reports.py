@@ -97,6 +97,7 @@ def record_case(
         # A device is called "cuda" in a plan and "cuda:0" by a tensor.
         device=item.callspec.params.get("mel_device"),  # type: ignore[attr-defined]
         path=clip.path,
+        source=clip.source,
         verdict=verdict,
         cause=cause,
         artifacts=artifacts,
@@ -323,7 +324,7 @@ class Reporter:
         from melcheck.report.model import CaseResult
 
         plan = self.plan()
-        files = {} if plan is None else {clip.name: place(clip.path) for clip in plan.clips}
+        files = {} if plan is None else {clip.name: place(clip.source) for clip in plan.clips}
         cases = {key: record.case for key, record in records.items()}
         reasons = {case: why for why, found in self.summary.skipped.items() for case in found}
         for planned in self.summary.planned:

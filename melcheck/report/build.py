@@ -44,6 +44,7 @@ def case_record(
     outcome: CaseOutcome,
     device: str | None = None,
     path: Path | None = None,
+    source: Path | None = None,
     verdict: Verdict | None = None,
     cause: Explanation | None = None,
     artifacts: Path | None = None,
@@ -58,6 +59,7 @@ def case_record(
         outcome: Outcome of the case.
         device: Name of the device in this run; None for the name that torch gives it.
         path: File that `trip.audio` was read from, which is hashed; None for other waveforms.
+        source: The user's file that holds it, to be shown; None for `path`.
         verdict: Verdict of the gates; None where none applies.
         cause: Likely cause of a failure.
         artifacts: Folder of its pictures and audio; None where none were written.
@@ -83,7 +85,7 @@ def case_record(
         cause=cause,
         audio=_audio_source(trip, path),
         recipe=recipe.digest,
-        path="" if path is None else place(path),
+        path="" if path is None else place(source or path),
     )
     folder = "" if artifacts is None else str(artifacts)
     return CaseRecord(case=case, vocoder=trip.vocoder, recipe=recipe, artifacts=folder)

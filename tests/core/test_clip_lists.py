@@ -108,6 +108,8 @@ def test_a_clip_of_a_list_is_checked_as_its_file_is(
         [case] = json.loads(capsys.readouterr().out)["report"]["cases"]
         figures.append(case["metrics"])
     assert figures[0] == figures[1]
+    # Not the file of the run that the part was written to.
+    assert case["path"] == "long.wav"
     assert case["clip"] == "kumo"
 
 
