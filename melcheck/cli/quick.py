@@ -130,7 +130,7 @@ def _table(label: str, judged: Sequence[_Figures], terminal: Terminal) -> list[s
     for name, title, decimals, worst_of in _GATED:
         values = [getattr(each.metrics, name) for each in measured]
         worst = worst_of(values)
-        clip = measured[values.index(worst)].clip
+        clip = measured[values.index(worst)].path
         median = statistics.median(values)
         rows.append([title, format(median, decimals), format(worst, decimals), clip])
     return [*lines, "", terminal.table(["metric", "median", "worst", "clip"], rows), ""]

@@ -260,7 +260,8 @@ def explain_round_trip(
     for check in checks:
         found = check()
         if found is not None:
-            return found
+            fix = _FIXES_OF_VERIFIED.get(found.code, "") if _verified(trip.vocoder) else ""
+            return dataclasses.replace(found, fix=fix or found.fix)
     if decode is not None:
         found = _level(trip, encode, decode, item, limits)
         if found is not None:
@@ -494,6 +495,18 @@ def _as_good_as_any(error: float, baseline_mae: float | None) -> bool:
     return baseline_mae > _MUCH_BETTER * error
 
 
+# What to do where the cause's own fix would doubt the weights.
+_FIXES_OF_VERIFIED = {
+    "silent-output": "The mel is far below the range of speech, or a later step mutes what it gave.",
+    "non-finite": "Run in float32, and find the first step that makes them.",
+}
+
+
+def _verified(vocoder: VocoderInfo) -> bool:
+    """Return whether a vocoder's weights are not in doubt: melcheck has checked them, or none."""
+    return vocoder.weights_sha256 in VERIFIED_WEIGHTS or vocoder.name == BASELINE
+
+
 def _whose(error: float, baseline_mae: float | None, vocoder: VocoderInfo) -> Explanation:
     if baseline_mae is not None and baseline_mae > error:
         return explanation(
@@ -503,7 +516,7 @@ def _whose(error: float, baseline_mae: float | None, vocoder: VocoderInfo) -> Ex
         "" if baseline_mae is None else f"Griffin-Lim reaches {baseline_mae:.2f} nats on it; "
     )
     evidence = f"{baseline}no delay, gain or place explains the {error:.2f} nats"
-    if vocoder.weights_sha256 not in VERIFIED_WEIGHTS and vocoder.name != BASELINE:
+    if not _verified(vocoder):
         return explanation("vocoder", evidence)
     if _as_good_as_any(error, baseline_mae):
         return explanation("clip", evidence)

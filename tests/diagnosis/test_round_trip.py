@@ -385,3 +385,10 @@ def test_weights_are_named_only_where_they_are_in_doubt(vocoder: VocosVocoder) -
         trip = dataclasses.replace(pipeline.round_trip(), vocoder=info)
         fixes.append(explain_round_trip(trip, pipeline.waveform2mel, baseline_mae=0.05).fix)
     assert ["weights" in fix for fix in fixes] == [False, True]
+
+
+@pytest.mark.parametrize("damage", [scaled(0.0), with_one_nan], ids=["silence", "nan"])
+def test_damage_to_what_verified_weights_decoded_is_not_blamed_on_them(
+    vocoder: VocosVocoder, damage: Decode
+) -> None:
+    assert "weights" not in explain(vocoder, damage, "kokoro-kumo-en").fix
