@@ -7,14 +7,17 @@ after that reads files.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from melcheck.audio import UNKNOWN_LENGTH, decode_audio
 from melcheck.clips import Clip, find_clips
 from melcheck.config import DEFAULT_SAMPLE_RATE, MelCheckConfig
-from melcheck.files import file_name, one_line, refuse
+from melcheck.files import error_text, file_name, one_line, refuse
 from melcheck.manifests import ManifestError, ManifestItem, is_manifest, read_manifest
 
 # How the formats begin that a column of bytes without names may hold.
@@ -87,6 +90,15 @@ def _unique(name: str, taken: set[str]) -> str:
     return unique
 
 
+def file_clips(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    """Return clips that are files; parts of other files are written to a folder of the run."""
+    if all(clip.item is None for clip in clips):
+        return clips
+    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return with_files(clips, folder)
+
+
 def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
     """Return clips each of which is a file; what is part of another file is written to a folder.
 
@@ -109,7 +121,7 @@ def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
         try:
             path, problem = _written(item, own, stem), ""
         except (ValueError, OSError) as error:
-            path, problem = own / stem, f"{item.place}: {error}"
+            path, problem = own / stem, f"{item.place}: {error_text(error)}"
         found.append(dataclasses.replace(clip, path=path, problem=problem))
     return tuple(found)
 

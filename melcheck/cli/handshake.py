@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         nargs="+",
         default=[],
-        help=f"clips or folders of speech to compare on as well, {_SPEECH_SECONDS:g} s of each",
+        help=f"clips, folders or lists to compare on as well, {_SPEECH_SECONDS:g} s of each",
     )
     add_profile(parser)
 
@@ -76,13 +76,15 @@ def _place(path: Path, line: int) -> str:
 
 def _speech(paths: list[Path], expected: MelRecipe, terminal: Terminal) -> list[Tensor]:
     from melcheck.audio import load_audio
-    from melcheck.clips import find_clips
+    from melcheck.clip_lists import file_clips, list_clips
     from melcheck.config import MelCheckConfig
 
     waveforms, problems = [], []
-    clips = find_clips(paths)
+    clips = file_clips(list_clips(paths))
     for clip in terminal.progress("reading", clips, len(clips)):
         try:
+            if clip.problem:
+                raise ValueError(clip.problem)
             config = MelCheckConfig(clip.path, expected.sample_rate, _SPEECH_SECONDS)
             waveforms.append(load_audio(config, min_samples=expected.min_samples).waveform[0])
         except (ValueError, OSError) as error:
