@@ -42,6 +42,12 @@ SILENT_PEAK = 1e-4
 
 _EXACT_SUFFIXES = frozenset({".wav", ".flac"})
 
+# A lossy frame needs those before it: of an MP3 up to 511 bytes of them, 0.5 s at 8 kbit/s.
+_LOSSY_PREROLL_SECONDS = 1.0
+_EXACT_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"})
+_EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ALAC")
+_EXACT_CODECS = frozenset({"flac", "alac"})
+
 # torchaudio.functional.resample's defaults, from which the reach of its kernel follows.
 LOWPASS_FILTER_WIDTH = 6
 ROLLOFF = 0.99
@@ -96,6 +102,8 @@ class LoadedAudio:
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
         notes: What the file shows of damage that its decoder passes over, in sentences.
+        begin_seconds: Where in the file `waveform` begins.
+        codec: The lossy codec of the file, such as "MP3"; "" for samples that are stored exactly.
     """
 
     waveform: Tensor
@@ -106,6 +114,8 @@ class LoadedAudio:
     source_seconds: float
     decoder: str
     notes: tuple[str, ...] = ()
+    begin_seconds: float = 0.0
+    codec: str = ""
 
     @property
     def is_part(self) -> bool:
@@ -124,6 +134,9 @@ class DecodedAudio:
         source_seconds: Length of the whole file; NaN where its header does not say.
         decoder: What decoded it, as `decoder_name` gives it.
         notes: As in `LoadedAudio`.
+        begin_seconds: Where in the file the wanted part begins.
+        skipped: Samples at the wanted rate that precede it, since resampling reaches back.
+        codec: The lossy codec of the file; "" for samples that are stored exactly.
     """
 
     samples: Tensor
@@ -131,13 +144,33 @@ class DecodedAudio:
     source_seconds: float
     decoder: str
     notes: tuple[str, ...] = ()
+    begin_seconds: float = 0.0
+    skipped: int = 0
+    codec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePart:
+    """Which samples of a file the configured part depends on.
+
+    Attributes:
+        begin: The first of them.
+        count: How many; None for all that follow.
+        begin_seconds: Where the part itself begins.
+        skipped: Samples at the wanted rate before the part.
+    """
+
+    begin: int
+    count: int | None
+    begin_seconds: float
+    skipped: int
 
 
 def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
-    """Read the start of an audio file as a mono waveform at the wanted rate.
+    """Read a part of an audio file as a mono waveform at the wanted rate.
 
-    Only what `config.target_duration` needs is decoded, plus the reach of the resampler's kernel,
-    so that the result is that of reading the whole file and cutting it.
+    Only what `config.offset` and `config.target_duration` need is decoded, plus the reach of the
+    resampler's kernel, so that the result is that of reading the whole file and cutting it.
 
     Args:
         config: The file, the rate in Hz, the duration in seconds, and whether to pad.
@@ -171,11 +204,13 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         source_seconds=decoded.source_seconds,
         decoder=decoded.decoder,
         notes=decoded.notes,
+        begin_seconds=decoded.begin_seconds,
+        codec=decoded.codec,
     )
 
 
 def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> DecodedAudio:
-    """Decode as much of a file as its start at the wanted rate depends on: the first stage.
+    """Decode as much of a file as the part at the wanted rate depends on: the first stage.
 
     Args:
         config: The file, the rate in Hz and the duration in seconds.
@@ -193,8 +228,10 @@ def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> Dec
         decoded = _decode(path, config, name)
     if decoded.samples.shape[-1] == 0:
         raise no_samples(path)
-    check_finite(path, decoded.samples, decoded.sample_rate)
-    notes = file_notes(path, rate=decoded.sample_rate, seconds=config.target_duration)
+    earlier = round(decoded.begin_seconds * decoded.sample_rate)
+    check_finite(path, decoded.samples, decoded.sample_rate, earlier=earlier)
+    end = last_second(config, decoded.begin_seconds)
+    notes = file_notes(path, rate=decoded.sample_rate, seconds=end)
     return dataclasses.replace(decoded, notes=(*mended(found), *notes))
 
 
@@ -210,8 +247,8 @@ def resample(decoded: DecodedAudio, config: MelCheckConfig) -> DecodedAudio:
         samples = torchaudio.functional.resample(
             samples, decoded.sample_rate, config.target_sr, LOWPASS_FILTER_WIDTH, ROLLOFF
         )
-    samples = samples[:, : config.target_samples]
-    return dataclasses.replace(decoded, samples=samples, sample_rate=config.target_sr)
+    samples = samples[:, decoded.skipped :][:, : config.target_samples]
+    return dataclasses.replace(decoded, samples=samples, sample_rate=config.target_sr, skipped=0)
 
 
 def decoder_name() -> str:
@@ -344,7 +381,16 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
     with_torchcodec = decoder.startswith("torchcodec")
     decode = _decode_torchcodec if with_torchcodec else _decode_soundfile
     try:
-        return DecodedAudio(*decode(path, config), decoder)
+        samples, rate, seconds, part, codec = decode(path, config)
+        return DecodedAudio(
+            samples,
+            rate,
+            seconds,
+            decoder,
+            begin_seconds=part.begin_seconds,
+            skipped=part.skipped,
+            codec=codec,
+        )
     except AudioError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
@@ -365,7 +411,10 @@ def undecodable(path: Path, decoder: str, error: Exception, hint: str = "") -> A
     )
 
 
-def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, float]:
+_Decoded = tuple[Tensor, int, float, SourcePart, str]
+
+
+def _decode_torchcodec(path: Path, config: MelCheckConfig) -> _Decoded:
     from torchcodec.decoders import AudioDecoder
 
     # An absolute path: FFmpeg takes what precedes a colon in a relative one for a protocol.
@@ -377,13 +426,16 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
         if rate is None:
             raise _error(path, "the file does not give its sampling rate. Convert it to WAV.")
         check_rates(path, rate, config.target_sr)
-        wanted = source_samples(rate, config)
-        if wanted is None:
-            samples = decoder.get_all_samples().data
+        length = metadata.duration_seconds_from_header
+        part = source_part(path, rate, config, None if length is None else round(length * rate))
+        if part.count is None:
+            samples = decoder.get_all_samples().data[:, part.begin :]
         else:
             # A lossy stream begins late, by its encoder's delay: 1105 samples in an MP3.
-            stop_seconds = (wanted + _slack_samples(path)) / rate
-            samples = decoder.get_samples_played_in_range(0.0, stop_seconds).data[:, :wanted]
+            end = part.begin + part.count
+            stop_seconds = (end + _slack_samples(path)) / rate
+            samples = decoder.get_samples_played_in_range(0.0, stop_seconds).data
+            samples = samples[:, part.begin : end]
     except RuntimeError as error:
         # Its text begins with a place in its own source, and repeats the path.
         text = _SOURCE_PLACE.sub("", str(error).replace(source, ""))
@@ -394,32 +446,38 @@ def _decode_torchcodec(path: Path, config: MelCheckConfig) -> tuple[Tensor, int,
     header_seconds = metadata.duration_seconds_from_header
     guessed = codec.startswith(("mp", "aac")) and not delay_seconds
     if header_seconds is not None and not guessed:
-        check_complete(path, samples.shape[-1], round(header_seconds * rate), wanted)
+        promised = max(0, round(header_seconds * rate) - part.begin)
+        check_complete(path, samples.shape[-1], promised, part.count)
     seconds = math.nan if header_seconds is None or guessed else header_seconds
-    return samples, rate, seconds
+    exact = codec.startswith("pcm") or codec in _EXACT_CODECS
+    return samples, rate, seconds, part, "" if exact else codec
 
 
-def _decode_soundfile(path: Path, config: MelCheckConfig) -> tuple[Tensor, int, float]:
+def _decode_soundfile(path: Path, config: MelCheckConfig) -> _Decoded:
     import soundfile
 
     promised = 0
-    wanted = None
     try:
         with soundfile.SoundFile(path) as file:
             promised = file.frames
             check_rates(path, file.samplerate, config.target_sr)
-            wanted = source_samples(file.samplerate, config)
-            if wanted is None and promised == UNKNOWN_LENGTH:
+            part = source_part_of(path, file, config)
+            if part.count is None and promised == UNKNOWN_LENGTH:
                 raise unknown_length(path)
-            frames = read_samples(file, wanted)
+            if part.begin:
+                file.seek(part.begin)
+            frames = read_samples(file, part.count)
             # soundfile gives [samples, channels].
             seconds = math.nan if promised == UNKNOWN_LENGTH else promised / file.samplerate
-            decoded = torch.from_numpy(frames.T.copy()), file.samplerate, seconds
+            codec = file.subtype if file.format in _EXACT_FORMATS else file.format
+            exact = codec.startswith(_EXACT_SUBTYPES)
+            samples = torch.from_numpy(frames.T.copy())
+            decoded = samples, file.samplerate, seconds, part, "" if exact else codec
     except soundfile.LibsndfileError as error:
         if promised == UNKNOWN_LENGTH:
             raise unknown_length(path) from None
         raise RuntimeError(soundfile_reason(error)) from None
-    check_complete(path, len(frames), promised, wanted)
+    check_complete(path, len(frames), promised - part.begin, part.count)
     return decoded
 
 
@@ -444,6 +502,81 @@ def read_samples(file: Any, wanted: int | None) -> np.ndarray[Any, Any]:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
+def source_part_of(path: Path, file: Any, config: MelCheckConfig) -> SourcePart:
+    """Return which samples of an open `soundfile.SoundFile` the configured part depends on."""
+    length = None if file.frames == UNKNOWN_LENGTH else file.frames
+    preroll = 0.0 if file.format in _EXACT_FORMATS else _LOSSY_PREROLL_SECONDS
+    return source_part(path, file.samplerate, config, length, preroll_seconds=preroll)
+
+
+def source_part(
+    path: Path,
+    source_rate: int,
+    config: MelCheckConfig,
+    length: int | None,
+    *,
+    preroll_seconds: float = 0.0,
+) -> SourcePart:
+    """Return which samples of a file the configured part depends on.
+
+    Args:
+        path: The file, for messages.
+        source_rate: Its rate, Hz.
+        config: The rate that is wanted, the offset and the duration.
+        length: Samples of the file; None where its header does not say.
+        preroll_seconds: How much earlier to begin, for a decoder that seeks.
+
+    Raises:
+        AudioError: The middle of a file of unknown length, or an offset beyond the end.
+    """
+    begin = _first_sample(path, source_rate, config, length)
+    # Resampling starts anew at each period of the two rates, with what its kernel reaches before.
+    divisor = math.gcd(source_rate, config.target_sr)
+    period, outputs = source_rate // divisor, config.target_sr // divisor
+    reach = _kernel_reach(source_rate, config.target_sr)
+    reach = math.ceil((reach + preroll_seconds * source_rate) / period)
+    periods = max(0, begin // outputs - reach)
+    skipped = begin - periods * outputs
+    count = None
+    if config.target_samples is not None:
+        count = math.ceil((skipped + config.target_samples) * source_rate / config.target_sr)
+        count += _kernel_reach(source_rate, config.target_sr)
+    return SourcePart(periods * period, count, begin / config.target_sr, skipped)
+
+
+def _first_sample(path: Path, source_rate: int, config: MelCheckConfig, length: int | None) -> int:
+    """Return where the part begins, in samples at the wanted rate."""
+    if config.offset == 0:
+        return 0
+    if length is None:
+        if config.offset == "middle":
+            raise _error(
+                path,
+                "its header does not give its length, so its middle is not known. Name an "
+                "offset in seconds, or convert it to WAV.",
+            )
+        return round(config.offset * config.target_sr)
+    samples = length * config.target_sr // source_rate
+    if config.target_samples is None:
+        begin = 0 if config.offset == "middle" else round(config.offset * config.target_sr)
+        if begin >= samples:
+            raise _error(
+                path,
+                f"it ends at {length / source_rate:.2f} s, before the offset of {config.offset:g} "
+                "s. Name a smaller offset, or a duration: then the last seconds are taken.",
+            )
+        return begin
+    latest = max(0, samples - config.target_samples)
+    if config.offset == "middle":
+        return latest // 2
+    return min(round(config.offset * config.target_sr), latest)
+
+
+def last_second(config: MelCheckConfig, begin_seconds: float) -> float | None:
+    """Return where in a file the part that begins there ends; None for the end of the file."""
+    return None if config.target_duration is None else begin_seconds + config.target_duration
+
+
 def soundfile_reason(error: Any) -> str:
     """Return libsndfile's reason; its own text repeats the path, which may hold a line break."""
     no_frame = error.code == _SNDFILE_NO_MP3_FRAME
@@ -458,15 +591,6 @@ def unknown_length(path: Path) -> AudioError:
         "its header does not give its length, as when it was written to a pipe, and it ends "
         "before target_duration or is damaged. Convert it to WAV, or install FFmpeg.",
     )
-
-
-def source_samples(source_rate: int, config: MelCheckConfig) -> int | None:
-    """Return how many samples of the file the configured duration needs; None for all."""
-    target_samples = config.target_samples
-    if target_samples is None:
-        return None
-    needed = math.ceil(target_samples * source_rate / config.target_sr)
-    return needed + _kernel_reach(source_rate, config.target_sr)
 
 
 def _kernel_reach(source_rate: int, target_rate: int) -> int:

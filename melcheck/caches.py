@@ -22,7 +22,7 @@ from melcheck.diagnosis.stored_mels import (
     likeness,
     name_of_mel,
 )
-from melcheck.files import one_line
+from melcheck.files import error_text, one_line, place
 from melcheck.mel_files import read_mel
 from melcheck.plan import Plan
 
@@ -34,6 +34,8 @@ _MOST_OWNERS = 32
 _OWN = 0.6
 _CLEARLY = 0.15
 
+_WORDS = {"missing": "no mel in the cache", "unreadable": "its mel cannot be read"}
+
 
 @dataclass(frozen=True, slots=True)
 class CacheResult:
@@ -44,7 +46,7 @@ class CacheResult:
         problems: What is wrong, with cause and fix, a text for each mel; none where all are fresh.
         codes: The code of each problem: "missing", "unreadable", or as in `StoredMelResult`.
         notes: What should be known of mels that are fresh.
-        files: The files that the problems are about.
+        files: The files that the problems are about, of a missing mel none.
     """
 
     clip: Clip
@@ -52,6 +54,12 @@ class CacheResult:
     codes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The clip and its codes, in a few words."""
+        told = [_WORDS.get(code, code) for code in dict.fromkeys(self.codes)]
+        return f"{self.clip.name}: {', '.join(told)}"
 
     @property
     def passed(self) -> bool:
@@ -73,21 +81,20 @@ def check_cache(plan: Plan, clip: Clip) -> CacheResult:
     try:
         fresh = mel_of_today(plan, clip)
     except (ValueError, OSError) as error:
-        told = f"{clip.name}: {error}"
-        return CacheResult(clip, (told,), ("unreadable",), files=(clip.path,))
+        return CacheResult(clip, (error_text(error),), ("unreadable",), files=(clip.source,))
     problems, codes, notes, files = [], [], [], []
     for path in paths:
         try:
             stored = read_mel(path, finite=False)
         except (ValueError, OSError) as error:
-            text, code = str(error), "unreadable"
+            text, code = error_text(error), "unreadable"
         else:
             found = compare_stored(stored, fresh, owner=_owner(plan, clip))
             text, code = f"likely cause: {found}\n{stored}", found.code
             if found.fresh:
                 notes += [f"{one_line(path)}: {found}"] if found.note else []
                 continue
-        problems.append(f"{clip.name}: {text}")
+        problems.append(text)
         codes.append(code)
         files.append(path)
     return CacheResult(clip, tuple(problems), tuple(codes), tuple(notes), tuple(files))
@@ -100,6 +107,8 @@ def mel_of_today(plan: Plan, clip: Clip) -> FreshMel:
         ValueError: The clip cannot be used, or what the front end raises.
         OSError: The clip cannot be read.
     """
+    if clip.problem:
+        raise ValueError(clip.problem)
     config = MelCheckConfig(clip.path, plan.recipe.sample_rate, None)
     audio = plan.load(config, min_samples=plan.recipe.min_samples)
     front_end = plan.frontend
@@ -113,8 +122,8 @@ def _missing(plan: Plan, clip: Clip) -> str:
     if plan.cache_pattern is not None:
         stem = Path(name_of_mel(plan.cache_pattern, clip))
     return (
-        f"{clip.name}: no mel called {one_line(stem)} in the cache. Extract the mel of "
-        f"{one_line(clip.path)}, or leave the clip out."
+        f"no mel called {one_line(stem)} in the cache. Extract the mel of {place(clip.source)}, "
+        "or leave the clip out."
     )
 
 

@@ -7,7 +7,10 @@ after that reads files.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -85,6 +88,15 @@ def _unique(name: str, taken: set[str]) -> str:
         unique = f"{base}-{number}"
     taken.add(unique.casefold())
     return unique
+
+
+def file_clips(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    """Return clips that are files; parts of other files are written to a folder of the run."""
+    if all(clip.item is None for clip in clips):
+        return clips
+    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return with_files(clips, folder)
 
 
 def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:

@@ -6,8 +6,10 @@ folder `audio` beside the manifest), `kind`, `sha256`, `source` and `licence`.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,8 @@ class Clip:
     """An audio file.
 
     Attributes:
-        name: Unique in a run; part of test ids and of artifact paths.
+        name: Unique in a run; part of test ids and of artifact paths: in a manifest the name of
+            the entry, else the path below the folder that was given, without suffix ("emma/1").
         path: The file.
         kind: "speech", "music", "percussion" or "sparse" in a manifest; "user" for a file that the
             user named.
@@ -60,7 +63,9 @@ def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
     """Return the audio files among `paths` and, recursively, in the folders among them.
 
     Files keep the order of `paths`, and are sorted inside a folder; one that is met twice counts
-    once. Names are the files' stems, made unique by a number, also where capitals do not count.
+    once. A file is named by its path below the folder that was given, without suffix, so that its
+    name does not depend on what else is there; one that was given itself by its stem. Equal names,
+    also where capitals do not count, are told apart by their suffix, or by the folders above.
     Hidden files are passed over; a link that leads nowhere is not, so that it fails visibly.
 
     Raises:
@@ -68,19 +73,36 @@ def find_clips(paths: Iterable[Path]) -> tuple[Clip, ...]:
         ClipError: The one path that leads to no clip is a folder without audio.
         ValueError: Several paths lead to no clip; all are named.
     """
-    files: list[Path] = []
+    files: dict[Path, tuple[Path, Path]] = {}
     problems: list[Exception] = []
     for path in paths:
         try:
-            files += _audio_files(path)
+            root = path if path.is_dir() else path.parent
+            for file in _audio_files(path):
+                files.setdefault(file.resolve(), (file, root))
         except (FileNotFoundError, ClipError) as problem:
             problems.append(problem)
     if len(problems) == 1:
         raise problems[0]
     refuse(map(str, problems))
-    files = list({file.resolve(): file for file in files}.values())
-    names = _unique_names(file.stem for file in files)
-    return tuple(Clip(name, file, "user") for name, file in zip(names, files, strict=True))
+    found = list(files.values())
+    return tuple(
+        Clip(name, file, "user") for name, (file, _) in zip(_names(found), found, strict=True)
+    )
+
+
+def sample_clips(clips: Sequence[Clip], count: int, *, seed: int = 0) -> tuple[Clip, ...]:
+    """Return `count` of the clips, in their order; all where there are fewer.
+
+    Which ones depends on the seed and on their names alone: a clip that comes or goes changes at
+    most one of the others.
+    """
+
+    def rank(clip: Clip) -> str:
+        return hashlib.sha256(f"{seed}\n{clip.name}".encode()).hexdigest()
+
+    chosen = {clip.name for clip in sorted(clips, key=rank)[:count]}
+    return tuple(clip for clip in clips if clip.name in chosen)
 
 
 def _audio_files(path: Path) -> list[Path]:
@@ -161,15 +183,33 @@ def _clip_of_entry(manifest: Path, entry: object) -> Clip:
     return Clip(name, path, kind, actual)
 
 
-def _unique_names(stems: Iterable[str]) -> list[str]:
-    names: list[str] = []
+def _names(files: Sequence[tuple[Path, Path]]) -> list[str]:
+    """Return a name for each file, given with the folder that its name is relative to."""
+    ways = (
+        lambda file, root: file.relative_to(root).with_suffix(""),
+        lambda file, root: file.relative_to(root),
+        lambda file, root: _below_parent(file, root).with_suffix(""),
+        _below_parent,
+        lambda file, _: Path(*file.absolute().parts[1:]),
+        # What differs in nothing but capitals, or in what no file name may hold, gets a number.
+        lambda file, root: file.relative_to(root).with_suffix(""),
+    )
+    names = [""] * len(files)
+    for way in ways:
+        counts = Counter(name.casefold() for name in names)
+        for index, (file, root) in enumerate(files):
+            if counts[names[index].casefold()] > 1 or not names[index]:
+                names[index] = "/".join(file_name(part) for part in way(file, root).parts)
     taken: set[str] = set()
-    for stem in stems:
-        base = file_name(stem)
-        name, number = base, 1
-        while name.casefold() in taken:
+    for index, name in enumerate(names):
+        unique, number = name, 1
+        while unique.casefold() in taken:
             number += 1
-            name = f"{base}-{number}"
-        taken.add(name.casefold())
-        names.append(name)
+            unique = f"{name}-{number}"
+        taken.add(unique.casefold())
+        names[index] = unique
     return names
+
+
+def _below_parent(file: Path, root: Path) -> Path:
+    return Path(*file.absolute().parts[-1 - len(file.relative_to(root).parts) :])

@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 DEFAULT_SAMPLE_RATE = 24_000
 """Hz. The rate of `charactr/vocos-mel-24khz`."""
@@ -29,15 +30,18 @@ class MelCheckConfig:
             it exists is checked when it is read, not here.
         target_sr: Sampling rate in Hz that the audio is resampled to. It must be the rate of the
             vocoder's recipe, which `MelPipeline` checks: 24,000 for Vocos.
-        target_duration: Seconds to keep, from the start of the file: a longer file is cut to
-            exactly `target_samples`, and only that part is decoded. None keeps the whole file.
+        target_duration: Seconds to keep: a longer file is cut to exactly `target_samples`, and only
+            that part is decoded. None keeps the file to its end.
         pad_short: What happens to a file shorter than `target_duration`. False keeps its own
             length; True appends zeros, and the padded frames stay out of every metric.
+        offset: Where the part begins: seconds from the start, or "middle". It begins earlier where
+            the file ends before `target_duration` is reached.
 
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A value out of range: an empty path, a rate below 1 Hz, a duration that is
-            zero, negative, NaN or infinite, or one that is less than a single sample.
+            zero, negative, NaN or infinite, or one that is less than a single sample; an offset
+            that is negative or not finite.
 
     Example:
         >>> MelCheckConfig("clip.wav", 24_000, 3.0).target_samples
@@ -48,6 +52,7 @@ class MelCheckConfig:
     target_sr: int = DEFAULT_SAMPLE_RATE
     target_duration: float | None = DEFAULT_DURATION_SECONDS
     pad_short: bool = False
+    offset: float | Literal["middle"] = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "audio_path", _validated_path(self.audio_path))
@@ -65,6 +70,8 @@ class MelCheckConfig:
                 "pad_short must be False when target_duration is None, got True. "
                 "There is no length to pad to: give target_duration in seconds."
             )
+        if self.offset != "middle":
+            object.__setattr__(self, "offset", _validated_offset(self.offset))
 
     @property
     def target_samples(self) -> int | None:
@@ -90,6 +97,32 @@ def seconds_or_all(text: str) -> float | None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"must be above 0 and finite, got {text!r}")
     return seconds
+
+
+def offset_of(text: str) -> float | Literal["middle"]:
+    """Return an offset as an option has it: "start", "middle", or seconds.
+
+    Raises:
+        ValueError: It is none of these.
+
+    Example:
+        >>> offset_of("start"), offset_of("middle"), offset_of("12.5")
+        (0.0, 'middle', 12.5)
+    """
+    if text == "middle":
+        return "middle"
+    return 0.0 if text == "start" else _validated_offset(float(text))
+
+
+def _validated_offset(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"offset must be a number of seconds or 'middle', got {value!r} "
+            f"({type(value).__name__})."
+        )
+    if not 0 <= value <= _MAX_DURATION_SECONDS:
+        raise ValueError(f"offset must be seconds from 0 up, or 'middle', got {value!r}.")
+    return float(value)
 
 
 def _validated_path(value: object) -> Path:

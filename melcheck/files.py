@@ -241,6 +241,12 @@ def _escape(found: re.Match[str], *, coloured: bool) -> str:
     return text.encode("unicode_escape").decode("ascii")
 
 
+def place(path: Path) -> str:
+    """Return a path as one line, relative to the current folder where it lies below that."""
+    here = Path.cwd()
+    return one_line(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def plain(value: object) -> Any:
     """Return a value as JSON can hold it.
 

@@ -97,6 +97,8 @@ def provenance(
         "duration_seconds": config.target_duration,
         "recipe": dataclasses.asdict(recipe),
     }
+    if config.offset != 0.0:
+        depends_on["offset"] = config.offset
     if vocoder is not None:
         depends_on["vocoder"] = {
             "config_sha256": vocoder.config_sha256,

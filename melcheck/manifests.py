@@ -82,7 +82,7 @@ _LARGEST_AUDIO_BYTES = 2**30
 _LONGEST_SECONDS = 366 * 24 * 3600.0
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-_DAMAGE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+_DAMAGE = (OSError, EOFError, ValueError, csv.Error, tarfile.TarError, zlib.error)
 
 
 class ManifestError(ValueError):
@@ -399,7 +399,8 @@ def _of_lhotse(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_saved(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    described = folder / "state.json", folder / "dataset_info.json"
+    return (folder / "dataset_dict.json").is_file() or all(path.is_file() for path in described)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -423,9 +424,17 @@ def _names_in(path: Path, key: str) -> Iterator[str]:
     """Yield the names of files beside a description, which must be names and no paths."""
     if path.stat().st_size > _LONGEST_LINE_BYTES:
         raise ManifestError(f"{one_line(path)}: it is too long to be of datasets. Save it again.")
-    listed = json.loads(path.read_text(encoding="utf-8"))[key]
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (KeyError, TypeError, RecursionError):
+        listed = None
+    if not isinstance(listed, list):
+        raise ManifestError(
+            f"{one_line(path)}: it must hold a list {key!r}. Save the dataset again: "
+            "dataset.save_to_disk(DIR)."
+        )
     for entry in listed:
-        name = entry["filename"] if isinstance(entry, Mapping) else entry
+        name = entry.get("filename") if isinstance(entry, Mapping) else entry
         if not isinstance(name, str) or name != os.path.basename(name) or name.startswith("."):
             raise ManifestError(
                 f"{one_line(path)}: {key} must hold names of files beside it, got {name!r}. Save "

@@ -125,8 +125,8 @@ def compare(
             "Add a batch dimension with unsqueeze(0)."
         )
     if log_floor is None:
-        reference, estimate = recipe.to_nats(reference), recipe.to_nats(estimate)
-        log_floor = recipe.to_nats(recipe.log_floor)
+        reference, estimate = recipe.in_nats(reference), recipe.in_nats(estimate)
+        log_floor = recipe.floor_nats
     named = {
         "mae": mae(reference, estimate, mask=mask),
         "mse": mse(reference, estimate, mask=mask),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SAME_LENGTH_SECONDS, LoadedAudio, load_audio
+from melcheck.clip_condition import silent_start_seconds
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
@@ -33,6 +34,10 @@ from melcheck.vocoders.load import load_vocoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+# A file of LJ Speech, at 22,050 Hz, reaches 0.92 of what Vocos' mel does and lacks nothing.
+_NARROW = 0.9
+_LONG_SILENCE_SECONDS = 0.5
+_SMALL_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,39 +103,64 @@ class RoundTrip:
         """Which seconds of a long file the tensors hold, in words; "" where they hold all."""
         if self.whole is None:
             return ""
-        begin = self.whole.begin_seconds
+        begin = self.whole.begin_seconds + (self.audio.begin_seconds if self.audio else 0.0)
         end = begin + self.valid_samples[0] / self.recipe.sample_rate
         return f"{begin:.1f} to {end:.1f} s of {self.checked_seconds:.1f} s"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures should know, for `melcheck.sanity.judge`."""
-        notes = () if self.audio is None else self.audio.notes
-        if self.whole is None:
-            return notes
-        told = "figures of the whole file, computed in chunks; pictures, audio and likely cause "
-        return (f"{told}of its worst part, {self.part}", *notes)
+        notes: list[str] = []
+        if self.whole is not None:
+            told = "figures of the whole file, computed in chunks; pictures, audio and likely cause"
+            notes.append(f"{told} of its worst part, {self.part}")
+        if self.audio is None:
+            return tuple(notes)
+        rate, reach = self.audio.source_sample_rate, self.recipe.f_max
+        if rate / 2 < _NARROW * reach:
+            notes.append(
+                f"the file has {rate:,} Hz, so nothing above {rate / 2:,.0f} Hz; the mel reaches "
+                f"{reach:,.0f} Hz"
+            )
+        silent = silent_start_seconds(self.waveform[0], self.recipe.sample_rate)
+        if self.whole is None and silent > _LONG_SILENCE_SECONDS:
+            notes.append(f"the first {silent:.2f} s of what was looked at are silent")
+        if self.is_part and self.checked_seconds < _SMALL_PART * self.audio.source_seconds:
+            of = f"{self.checked_seconds:.1f} of {self.audio.source_seconds:.1f} s"
+            notes.append(f"only {of} were looked at")
+        return (*notes, *self.audio.notes)
 
     @property
     def frame_mask(self) -> Tensor:
         """Which frames count, `[batch, frames]`: as many as the signal alone would have.
 
-        With `center` those are the frames whose centre lies no later than the signal's end.
+        With `center` those are the frames whose centre lies no later than the signal's end. A
+        recipe whose `tail` is not "keep" gives the shorter waveform that was decoded one frame
+        less; the last one then has nothing to be compared with, and is left out.
         """
         counted = torch.tensor([self.recipe.frames(valid) for valid in self.valid_samples])
-        frames = torch.arange(self.mel.shape[-1])
+        frames = torch.arange(self._common_frames)
         return (frames < counted[:, None]).to(self.mel.device)
 
     def metrics(self) -> tuple[MelMetrics, ...]:
-        """Measure the reconstructed mel of each item against the original; padding stays out."""
+        """Measure the reconstructed mel of each item against the original; padding stays out.
+
+        Both are taken in nats, whatever the recipe: dB, log10 and a normalisation are undone.
+        """
         if self.whole is not None:
             return (self.whole.metrics,)
-        return compare(
-            self.mel,
-            self.reconstructed_mel,
-            log_floor=self.recipe.log_floor,
-            mask=self.frame_mask,
-        )
+        return compare(*self.mels_in_nats(), log_floor=self.recipe.floor_nats, mask=self.frame_mask)
+
+    def mels_in_nats(self) -> tuple[Tensor, Tensor]:
+        """Return both mels in nats, `[batch, n_mels, frames]`, with the frames of `frame_mask`."""
+        mels = (mel[..., : self._common_frames] for mel in (self.mel, self.reconstructed_mel))
+        reference, estimate = map(self.recipe.in_nats, mels)
+        return reference, estimate
+
+    @property
+    def _common_frames(self) -> int:
+        frames, again = self.mel.shape[-1], self.reconstructed_mel.shape[-1]
+        return again if self.recipe.tail != "keep" and again == frames - 1 else frames
 
     def figure(self, item: int = 0, *, title: str = "") -> Figure:
         """Draw what the loop lost and added in one item, for a logger or `savefig`.

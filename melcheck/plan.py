@@ -7,24 +7,26 @@ first check, in the spelling of the option.
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import dataclasses
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor
 
+from melcheck.accepted import AcceptedMiss, key_of
 from melcheck.audio import LoadedAudio, load_audio
-from melcheck.clip_lists import with_files
+from melcheck.clip_lists import file_clips
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
 from melcheck.diagnosis.handshake import Handshake, explain_front_end, handshake
 from melcheck.diagnosis.loader import handshake_loader
+from melcheck.diagnosis.round_trip import explain_round_trip
 from melcheck.diagnosis.saver import handshake_saver
 from melcheck.diagnosis.stage_handshake import StageHandshake
 from melcheck.diagnosis.stored_mels import (
@@ -36,19 +38,27 @@ from melcheck.diagnosis.stored_mels import (
 )
 from melcheck.diagnosis.vocoder import handshake_vocoder
 from melcheck.file_stages import Loader, Saver, load_loader, load_saver
-from melcheck.files import MAX_LISTED, error_text, one_line, refuse
+from melcheck.files import MAX_LISTED, error_text, one_line, refuse, sha256_file
 from melcheck.frontends import Frontend, VocoderWithFrontend, load_frontend
 from melcheck.mel_files import find_mels
-from melcheck.recipes import VOCOS, MelRecipe, log_mel
+from melcheck.pipeline import MelPipeline, RoundTrip
+from melcheck.profiles import profile
+from melcheck.recipes import BENIGN_FLOORS, VOCOS, MelRecipe, log_mel
+from melcheck.sanity import Gate, ThresholdRule, Thresholds, Verdict, judge, thresholds_of
 from melcheck.speed.audio_blocks import check_readable, start_of
 from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.griffin_lim import BASELINE
 from melcheck.vocoders.load import is_ours, load_vocoder
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
 _SPEECH_CLIPS = 3
+_LISTED_VALUES = 3
 _MOST_FORMATS = 8
 # So much of each is decoded by a vocoder and its reference.
 _DECODED_SECONDS = 10.0
+
+DEFAULT_KEEP_RUNS = 5
+"""Of how many runs the folder for pictures keeps what they wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,11 +71,17 @@ class Plan:
         devices: Names of torch devices.
         required: Vocoders and devices that must be available; others are skipped where they are
             not. Only what is required may be downloaded.
+        profile: Name of the recipe that the run expects; None for that of each vocoder.
         sample_rate: Hz that audio is read at; None takes the rate of each vocoder's recipe.
         duration_seconds: Seconds of each clip; None takes all of it.
+        offset: Where they begin: seconds from the start, or "middle".
+        rules: Limits that the project sets itself.
+        accepted: Misses that the project has accepted.
         artifacts: Folder that pictures are written to; None for none.
+        keep_runs: Of how many runs pictures are kept there.
         goldens: Folder that goldens are kept in; None where there is none.
-        recipe: The mel of the first vocoder that is available; that of Vocos where none is.
+        recipe: The mel that is expected: of the profile, else of the first vocoder that is
+            available, else of Vocos.
         loader: The user's loader; None takes melcheck's own.
         frontend: The user's front end; None takes each vocoder's own extractor.
         vocoder_reference: Name of the checkpoint that the user's vocoders claim to be; None for no
@@ -80,9 +96,14 @@ class Plan:
     vocoders: tuple[str, ...]
     devices: tuple[str, ...]
     required: frozenset[str] = frozenset()
+    profile: str | None = None
     sample_rate: int | None = None
     duration_seconds: float | None = DEFAULT_DURATION_SECONDS
+    offset: float | Literal["middle"] = 0.0
+    rules: tuple[ThresholdRule, ...] = ()
+    accepted: tuple[AcceptedMiss, ...] = ()
     artifacts: Path | None = None
+    keep_runs: int = DEFAULT_KEEP_RUNS
     goldens: Path | None = None
     recipe: MelRecipe = VOCOS
     loader: Loader | None = None
@@ -99,7 +120,9 @@ class Plan:
     def config(self, clip: Clip, recipe: MelRecipe | None = None) -> MelCheckConfig:
         """Return the configuration that reads a clip of this plan for mels of a recipe."""
         rate = DEFAULT_SAMPLE_RATE if recipe is None else recipe.sample_rate
-        return MelCheckConfig(clip.path, self.sample_rate or rate, self.duration_seconds)
+        return MelCheckConfig(
+            clip.path, self.sample_rate or rate, self.duration_seconds, offset=self.offset
+        )
 
     def vocoder(self, name: str, device: str) -> Vocoder:
         """Return a vocoder, loaded once; one that failed fails again without a new try.
@@ -111,12 +134,23 @@ class Plan:
         if key not in self._loaded:
             try:
                 download = name in self.required
-                self._loaded[key] = load_vocoder(name, device=device, download=download)
+                self._loaded[key] = load_vocoder(
+                    name, device=device, download=download, recipe=profile_recipe(self.profile)
+                )
             except VocoderError as error:
                 self._loaded[key] = error
         found = self._loaded[key]
         if isinstance(found, VocoderError):
             raise found
+        return found
+
+    def baseline(self, recipe: MelRecipe, device: str) -> Vocoder:
+        """Return Griffin-Lim for the mels of a recipe, made once."""
+        key = (f"{BASELINE}:{recipe.digest()}", device)
+        if key not in self._loaded:
+            self._loaded[key] = load_vocoder(BASELINE, device=device, recipe=recipe)
+        found = self._loaded[key]
+        assert not isinstance(found, VocoderError)
         return found
 
     def with_frontend(self, vocoder: Vocoder) -> Vocoder:
@@ -157,19 +191,29 @@ class Plan:
                 continue  # skipped, or failed where it is required, with the reason
         return recipes
 
-    def check_clips(self, clips: Iterable[Clip], *, hint: str = "") -> None:
-        """Read each of the user's clips; a manifest's are compared with their hashes instead.
+    def check_clips(self, clips: Iterable[Clip], *, strict: bool = False, hint: str = "") -> None:
+        """Refuse a run of which no clip can be used, or, where it is strict, not every one.
+
+        Else a clip that cannot be used is a case that fails. A manifest's are compared with their
+        hashes instead.
 
         Args:
             clips: Those of the plan, as an iterator that shows progress may give them.
+            strict: Whether each is read now; otherwise reading stops at the first that can be used.
             hint: What to add where a clip is a Python file.
 
         Raises:
-            ValueError: One or more cannot be used; all are named.
+            ValueError: All clips cannot be used, or `strict` and some cannot; each is named.
         """
         recipes = list(self.recipes()) or [VOCOS]
         problems: list[str] = []
+        code: list[str] = []
+        usable = False
         for clip in clips:
+            is_code = clip.path.suffix == ".py"
+            if usable and not strict and not is_code:
+                continue
+            problem = ""
             for recipe in recipes if clip.kind == "user" else ():
                 try:
                     if clip.problem:
@@ -177,9 +221,49 @@ class Plan:
                     own = self.config(clip, recipe)
                     check_readable(own, min_samples=recipe.min_round_trip_samples)
                 except (ValueError, OSError) as error:
-                    problems.append(error_text(error) + (hint if clip.path.suffix == ".py" else ""))
+                    problem = f"{error_text(error)}{hint if is_code else ''}"
                     break
-        refuse(problems)
+            usable |= not problem
+            problems += [problem] if problem else []
+            code += [problem] if problem and is_code else []
+        # Behind an option that takes several paths, tests may stand for clips by mistake.
+        refuse(problems if strict or not usable else code)
+
+    def thresholds(self, clip: Clip) -> Thresholds:
+        """Return the limits that hold for a clip."""
+        return thresholds_of(clip.name, self.rules)
+
+    def gates(self) -> tuple[Gate, ...]:
+        """Return the gates of clips that no pattern of the project's names."""
+        return thresholds_of("", [rule for rule in self.rules if rule.pattern == "*"]).gates()
+
+    def own_rules(self) -> tuple[str, ...]:
+        """Return the limits that the project sets for clips of some names, in words."""
+        return tuple(str(rule) for rule in self.rules if rule.pattern != "*")
+
+    def judge(self, clip: Clip, vocoder: str, trip: RoundTrip, audio_sha256: str = "") -> Judged:
+        """Return what the gates say of a round trip, and whether the project has accepted it.
+
+        Args:
+            clip: The clip.
+            vocoder: Label of the vocoder.
+            trip: Its round trip.
+            audio_sha256: Hash of the file, where that is known already.
+        """
+        verdict = judge(trip.metrics()[0], self.thresholds(clip), notes=trip.notes)
+        if not bool(torch.isfinite(trip.reconstructed_waveform).all()):
+            return Judged(verdict, None, "the decoded waveform holds NaN or infinity")
+        begin = 0.0 if trip.audio is None else trip.audio.begin_seconds
+        front_end = "" if self.frontend is None else self.frontend.name
+        key = key_of(clip.name, vocoder, front_end, trip.checked_seconds, begin)
+        known = next((each for each in self.accepted if each.key == key), None)
+        if known is None:
+            return Judged(verdict, None, "")
+        problem = known.problem(verdict, audio_sha256 or sha256_file(clip.path))
+        if not problem:
+            note = f"accepted on {known.date}: {known.reason}"
+            verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
+        return Judged(verdict, known, problem)
 
     def handshake(self, recipe: MelRecipe) -> Handshake:
         """Compare the front end with a recipe, once, on probes and the first clips of speech.
@@ -189,6 +273,7 @@ class Plan:
         """
         if self.frontend is None:
             raise ValueError("a handshake needs a front end, and this plan has none.")
+        recipe = profile_recipe(self.profile) or recipe
         if recipe not in self._handshakes:
             self._handshakes[recipe] = handshake(
                 self.frontend, expected=recipe, speech=self._speech(recipe)
@@ -252,8 +337,11 @@ class Plan:
     def _named_speech(self, recipe: MelRecipe) -> dict[str, Tensor]:
         found = {}
         for clip in [clip for clip in self.clips if clip.gated][:_SPEECH_CLIPS]:
-            config = start_of(self.config(clip, recipe))
-            found[clip.name] = load_audio(config, min_samples=recipe.min_samples).waveform[0]
+            # One that cannot be used is a case that fails.
+            with contextlib.suppress(ValueError, OSError):
+                config = start_of(self.config(clip, recipe))
+                audio = load_audio(config, min_samples=recipe.min_samples)
+                found[clip.name] = audio.waveform[0]
         return found
 
     def _starts(self, recipe: MelRecipe) -> dict[str, Tensor]:
@@ -286,6 +374,28 @@ class Plan:
             return None
         return explain_front_end(self.frontend.name, self.handshake(recipe))
 
+    def explain(
+        self, clip: Clip, trip: RoundTrip, pipeline: MelPipeline, baseline: RoundTrip | None
+    ) -> Explanation:
+        """Return the likely cause of a bad round trip: the fault of a stage first.
+
+        Args:
+            clip: The clip.
+            trip: Its round trip.
+            pipeline: What made that.
+            baseline: Griffin-Lim's round trip of the same clip; None without.
+        """
+        vocoder = pipeline.vocoder
+        if isinstance(vocoder, VocoderWithFrontend):
+            vocoder = vocoder.inner
+        return self.stage_fault(vocoder, str(pipeline.device)) or explain_round_trip(
+            trip,
+            pipeline.waveform2mel,
+            decode=pipeline.mel2waveform,
+            thresholds=self.thresholds(clip),
+            baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
+        )
+
     def label(self, vocoder: str) -> str:
         """Return a short name for a vocoder: of a path or hub id its last part, if that is unique.
 
@@ -302,23 +412,46 @@ class Plan:
         return label if labels.count(label) <= 1 else vocoder
 
     def described(self) -> list[str]:
-        """Return what will be checked, in one line or a few."""
+        """Return what will be checked and what will not, in a few lines."""
         vocoders = " and ".join(self.label(name) for name in self.vocoders)
-        lines = [f"{len(self.clips)} clips, {vocoders} on {' and '.join(self.devices)}"]
+        lines = [
+            f"{len(self.clips)} clips, {self.part()}, {vocoders} on {' and '.join(self.devices)}"
+        ]
+        if self.profile is not None:
+            untrained = f", decoded by {BASELINE} alone, which has no training"
+            alone = self.vocoders == (BASELINE,)
+            lines.append(f"expected mel: {self.profile}{untrained if alone else ''}")
         for stage, code in self._code().items():
             where = "" if code.place is None else f" ({code.place[0]}:{code.place[1]})"
             lines.append(f"{stage} {code.name}{where}")
+        if self.frontend is None:
+            lines.append("front end: none, your own code is not checked")
         if self.vocoder_reference is not None:
             lines.append(f"vocoders compared with {self.vocoder_reference}")
-        if self.stored is not None:
+        if self.stored is None:
+            lines.append("stored mels: none, your cache is not checked")
+        else:
             count = sum(map(len, self.stored.mels.values()))
             lines.append(f"{count} stored mels of {len(self.stored.mels)} clips")
+        if self.rules:
+            lines.append(f"thresholds of this project: {'; '.join(map(str, self.rules))}")
+        if self.accepted:
+            lines.append(f"accepted misses: {len(self.accepted)}")
         return lines
 
     def _code(self) -> dict[str, Loader | Frontend | Saver]:
         """Return the user's code by its stage, in the order of the loop; vocoders stand apart."""
         stages = {"loader": self.loader, "front end": self.frontend, "saver": self.saver}
         return {stage: code for stage, code in stages.items() if code is not None}
+
+    def part(self) -> str:
+        """Return which part of each clip is checked, in words."""
+        if self.duration_seconds is None:
+            return "all of each" if self.offset in (0.0, "middle") else f"each from {self.offset} s"
+        begin = {0.0: "the first", "middle": "the middle"}.get(self.offset)
+        if begin is None:
+            return f"{self.duration_seconds:g} s of each from {self.offset:g} s"
+        return f"{begin} {self.duration_seconds:g} s of each"
 
     def notes(self) -> list[str]:
         """Return what was adapted in the user's code, and what was left out."""
@@ -330,7 +463,88 @@ class Plan:
             listed = ", ".join(one_line(path) for path in lost[:MAX_LISTED])
             more = f" and {len(lost) - MAX_LISTED} more" if len(lost) > MAX_LISTED else ""
             notes.append(f"{len(lost)} stored mels belong to no clip of this run: {listed}{more}")
+        for rule in self.rules:
+            if not any(rule.applies(clip.name) for clip in self.clips):
+                notes.append(f"thresholds of {rule}: no clip of this run has such a name")
         return [*notes, *self.remarks]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one round trip.
+
+    Attributes:
+        verdict: The gates.
+        known: The entry with which the project has accepted a miss; None without.
+        problem: What is wrong beside the gates: samples that are not finite, or why the entry no
+            longer holds; "" for nothing.
+    """
+
+    verdict: Verdict
+    known: AcceptedMiss | None
+    problem: str
+
+    @property
+    def outcome(self) -> Literal["passed", "failed", "known miss"]:
+        """The outcome of the case."""
+        if self.problem:
+            return "failed"
+        if self.known is not None:
+            return "known miss"
+        return "passed" if self.verdict.passed else "failed"
+
+
+def profile_recipe(name: str | None) -> MelRecipe | None:
+    """Return the recipe of a profile; None for None.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    return None if name is None else profile(name)
+
+
+def default_vocoders(name: str | None, *, official: bool) -> tuple[str, ...]:
+    """Return the vocoders of a run that names none: those that decode the mel of its profile.
+
+    Args:
+        name: The profile; None for that of Vocos.
+        official: Whether the official weights count.
+    """
+    recipe = profile_recipe(name)
+    if recipe is None or decodes(VOCOS, recipe):
+        return ("embedded", *(["official"] if official else []))
+    return (BASELINE,)
+
+
+def check_decodes(vocoder: str, own: MelRecipe, name: str, option: str) -> None:
+    """Refuse a vocoder that does not decode the mel of a profile.
+
+    Args:
+        vocoder: The vocoder, as the message names it.
+        own: Its recipe.
+        name: The profile.
+        option: The option that named that.
+
+    Raises:
+        ValueError: Its recipe is another, but for floor and last frame.
+    """
+    expected = profile(name)
+    if not decodes(own, expected):
+        raise ValueError(
+            f"{vocoder} must decode the mel of {option} {name}, got one that "
+            f"{_differing(own, expected)}. Name your vocoder of that mel, as "
+            f"package.module:attribute, or {BASELINE}, which follows any recipe."
+        )
+
+
+def decodes(own: MelRecipe, mel: MelRecipe) -> bool:
+    """Return whether a vocoder of one recipe takes mels of another: but for floor and last frame.
+
+    Floors between 1e-5 and 1e-9 are in use before the same vocoder.
+    """
+    low, high = BENIGN_FLOORS
+    same = dataclasses.replace(mel, floor=own.floor, floor_mode=own.floor_mode, tail=own.tail)
+    return same == own and (mel.floor == own.floor or low <= mel.floor <= high)
 
 
 def load_plan(
@@ -356,22 +570,26 @@ def load_plan(
         ValueError: A vocoder, rate, stage or cache that cannot be used.
         OSError: A cache that does not exist.
     """
-    plan = dataclasses.replace(plan, clips=_files_of(plan.clips))
+    plan = dataclasses.replace(plan, clips=file_clips(plan.clips))
     if cache is not None:
         plan = dataclasses.replace(plan, stored=_stored(cache, plan, prefix))
+    expected = profile_recipe(plan.profile)
     for name in plan.vocoders:
         try:
-            rate = plan.vocoder(name, plan.devices[0]).recipe.sample_rate
+            own = plan.vocoder(name, plan.devices[0]).recipe
         except VocoderUnavailable:
             continue
         except (VocoderError, ValueError) as error:
             raise ValueError(f"{prefix}vocoder {name}: {error}") from None
+        if plan.profile is not None:
+            check_decodes(f"{prefix}vocoder {name}", own, plan.profile, f"{prefix}profile")
+        rate = own.sample_rate
         if plan.sample_rate not in (None, rate):
             raise ValueError(
                 f"{prefix}sample-rate must be {rate}, the rate of the mels of {name!r}, got "
                 f"{plan.sample_rate}. Audio of any other rate is resampled to it."
             )
-    recipe = next(iter(plan.recipes()), VOCOS)
+    recipe = expected or next(iter(plan.recipes()), VOCOS)
     if plan.vocoder_reference is not None:
         _check_reference(plan, plan.vocoder_reference, prefix)
     return dataclasses.replace(
@@ -422,15 +640,6 @@ def _one_of_each_format(clips: Iterable[Clip]) -> list[Clip]:
     return list(found.values())[:_MOST_FORMATS]
 
 
-def _files_of(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
-    """Return clips that are files; parts of other files are written to a folder of the run."""
-    if all(clip.item is None for clip in clips):
-        return clips
-    folder = Path(tempfile.mkdtemp(prefix="melcheck-clips-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return with_files(clips, folder)
-
-
 def _stored(folder: Path, plan: Plan, prefix: str) -> Matches:
     pattern, clips = plan.cache_pattern, plan.clips
     if pattern is not None:
@@ -452,6 +661,13 @@ def _stored(folder: Path, plan: Plan, prefix: str) -> Matches:
             f"{prefix}cache-pattern '{{speaker}}-mel-{{stem}}.npy'."
         )
     return matches
+
+
+def _differing(own: MelRecipe, expected: MelRecipe) -> str:
+    pairs = zip(own.text().split(), expected.text().split(), strict=True)
+    listed = [f"{mine} instead of {theirs}" for mine, theirs in pairs if mine != theirs]
+    more = f" and {len(listed) - _LISTED_VALUES} more" if len(listed) > _LISTED_VALUES else ""
+    return f"has {', '.join(listed[:_LISTED_VALUES])}{more}"
 
 
 def _last_part(name: str) -> str:

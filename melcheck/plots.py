@@ -31,7 +31,6 @@ from melcheck.recipes import MelRecipe, band_centres_hz
 MEL_COLOURS = "magma"
 DIFFERENCE_COLOURS = "RdBu_r"
 
-_UNITS = {"e": "log-mel (nats)", "10": "log10-mel", None: "mel"}
 _TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 11000)
 _DPI = 100
 
@@ -42,9 +41,9 @@ def mel_figure(
     """Draw two mels side by side on one colour scale.
 
     Args:
-        reference: The original, `[n_mels, frames]`, nats.
+        reference: The original, `[n_mels, frames]`, in the recipe's unit.
         estimate: The reconstruction, of the same shape.
-        recipe: Gives the axes their seconds and Hz.
+        recipe: Gives the axes their seconds and Hz, the colours their unit.
         title: Put above both.
 
     Raises:
@@ -68,10 +67,11 @@ def difference_figure(
     """Draw original minus reconstructed, with the error of each band and each frame beside it.
 
     The map is symmetric about zero: red where energy was lost, blue where energy was added, white
-    where nothing changed. The lines leave out what is not finite.
+    where nothing changed. The lines leave out what is not finite. Mels in another unit than nats
+    are converted.
 
     Args:
-        reference: The original, `[n_mels, frames]`, nats.
+        reference: The original, `[n_mels, frames]`, as the recipe defines it.
         estimate: The reconstruction, of the same shape.
         recipe: Gives the axes their seconds and Hz.
         frame_mask: Which of the frames count; the others are left grey.
@@ -115,7 +115,7 @@ class MelPicture:
         left.set_ylabel("Frequency (Hz)")
         scale = self.figure.add_axes((0.905, 0.13, 0.014, 0.69))
         bar = self.figure.colorbar(self._images[0], cax=scale, ticks=MaxNLocator(5))
-        bar.set_label(_UNITS[recipe.log_base])
+        bar.set_label(_unit(recipe))
         self._title = _title(self.figure)
         self._canvas = _Canvas(self.figure, self._images, [scale, self._title])
 
@@ -146,6 +146,7 @@ class DifferencePicture:
 
     def __init__(self, recipe: MelRecipe, frames: int) -> None:
         self._frames = frames
+        self._recipe = recipe
         self.figure = _figure(12.0, 5.4)
         main = self.figure.add_axes((0.075, 0.335, 0.69, 0.505))
         by_frame = self.figure.add_axes((0.075, 0.10, 0.69, 0.17))
@@ -193,7 +194,7 @@ class DifferencePicture:
         title: str = "",
     ) -> None:
         """Replace the two mels; arguments and errors as for `difference_figure`."""
-        original, reconstructed = _arrays(reference, estimate)
+        original, reconstructed = _arrays(*map(self._recipe.in_nats, (reference, estimate)))
         difference = original - reconstructed
         if frame_mask is not None:
             if len(frame_mask) != self._frames:
@@ -260,6 +261,16 @@ class _Canvas:
         # The time goes into compression: level 1 costs a third more bytes than level 6.
         Image.fromarray(pixels).save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
+
+
+def _unit(recipe: MelRecipe) -> str:
+    if recipe.log_base is None:
+        unit = "mel"
+    elif recipe.log_base == "e":
+        unit = "log-mel (nats)"
+    else:
+        unit = "log10-mel" if recipe.log_scale == 1.0 else "log-mel (dB)"
+    return unit if (recipe.mean, recipe.std) == (0.0, 1.0) else f"{unit}, normalised"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -224,6 +224,23 @@ class MelRecipe:
         """Return the natural logarithm of the bands that a log-mel holds: normalisation undone."""
         return (mel * self.std + self.mean) / self.log_units_per_nat
 
+    @property
+    def floor_nats(self) -> float:
+        """The logarithm of the floor, whatever the recipe's own logarithm: -16.118 for Vocos."""
+        return math.log(self.floor)
+
+    def in_nats(self, mel: Tensor) -> Tensor:
+        """Return a mel as the natural logarithm of its bands, in which every gate is judged.
+
+        dB, log10 and a normalisation are converted; a mel without logarithm gets one. A recipe
+        that is in nats already gives the mel itself.
+        """
+        if self.log_base is None:
+            return self.to_nats(mel).clip(min=self.floor).log()
+        if (self.log_base, self.log_scale, self.mean, self.std) == ("e", 1.0, 0.0, 1.0):
+            return mel
+        return self.to_nats(mel)
+
     def to_magnitude(self, mel: Tensor) -> Tensor:
         """Return the bands of a log-mel as magnitudes, whatever its `power`."""
         return (self.to_nats(mel) / self.power).exp()

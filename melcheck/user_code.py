@@ -333,6 +333,26 @@ def instance(target: Any, name: str) -> tuple[Any, list[str]]:
     return made, [f"{name} is a class; an instance was made without arguments"]
 
 
+def made_by(target: Any, name: str) -> tuple[Any, list[str]]:
+    """Return what a function without arguments makes; anything else as `instance` does.
+
+    Raises:
+        CallableError: A class that needs arguments, or what fails without.
+    """
+    if not inspect.isfunction(target):
+        return instance(target, name)
+    with blaming(name, "looking at its arguments"):
+        try:
+            takes_nothing = not inspect.signature(target).parameters
+        except (TypeError, ValueError):
+            takes_nothing = False
+    if not takes_nothing:
+        return target, []
+    with blaming(name, "calling it"):
+        made = target()
+    return made, [f"{name} takes no arguments; what it returned is used"]
+
+
 def first_form(
     forms: Mapping[str, _Form],
     use: Callable[[_Form], _Result],

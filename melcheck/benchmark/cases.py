@@ -17,7 +17,7 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.models import VocosBackbone
 
-from melcheck.recipes import VOCOS
+from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.speed.optimised import Precision, check_precision, matmul_precision, optimise
 from melcheck.vocoders.base import Vocoder, VocoderInfo, VocoderWrapper
 from melcheck.vocoders.load import load_vocoder
@@ -200,14 +200,21 @@ def _is_plain(mode: str, precision: Precision) -> bool:
     return mode == "eager" and precision == "fp32"
 
 
-def bench_vocoder(name: str, device: str) -> Vocoder:
+def bench_vocoder(name: str, device: str, *, recipe: MelRecipe | None = None) -> Vocoder:
     """Load a vocoder to time; `RANDOM` is made here and needs no weights.
+
+    Args:
+        name: `RANDOM`, or as for `melcheck.vocoders.load.load_vocoder`.
+        device: Where it runs.
+        recipe: As for `load_vocoder`.
 
     Raises:
         ValueError: As for `melcheck.vocoders.load.load_vocoder`.
         VocoderError: Likewise.
     """
-    return _random_official(device) if name == RANDOM else load_vocoder(name, device=device)
+    if name == RANDOM:
+        return _random_official(device)
+    return load_vocoder(name, device=device, recipe=recipe)
 
 
 def _random_official(device: str) -> VocosVocoder:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import path_of
+from melcheck.cli.arguments import add_profile, path_of
 from melcheck.cli.output import Answer, MissingError, Terminal, UsageError, stdout_to_stderr
 from melcheck.files import os_reason, unwritten
 
@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "random-official is as large and as fast as official, and needs no weights (default: "
         "%(default)s)",
     )
+    add_profile(parser, default=None, otherwise="that of the vocoder")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(
         "--precision",
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     from melcheck.benchmark.measure import sweep
 
     _check_precisions(options.device, options.precision or ())
-    vocoder = _vocoder(options.vocoder, options.device)
+    vocoder = _vocoder(options.vocoder, options.device, options.profile)
     _check_device(vocoder, options.precision or ())
     if options.output is not None:
         _make(options.output)
@@ -180,17 +181,21 @@ def _check_device(vocoder: Vocoder, precisions: Sequence[Precision]) -> None:
         raise MissingError(str(error)) from None
 
 
-def _vocoder(name: str, device: str) -> Vocoder:
+def _vocoder(name: str, device: str, profile: str | None) -> Vocoder:
     from melcheck.benchmark.cases import bench_vocoder
+    from melcheck.plan import check_decodes, profile_recipe
     from melcheck.vocoders.weights import VocoderError
 
     try:
         with stdout_to_stderr():
-            return bench_vocoder(name, device)
+            vocoder = bench_vocoder(name, device, recipe=profile_recipe(profile))
     except VocoderError as error:
         if name in _OURS:
             raise MissingError(str(error)) from None
         raise
+    if profile is not None:
+        check_decodes(f"--vocoder {name}", vocoder.recipe, profile, "--profile")
+    return vocoder
 
 
 def _make(folder: Path) -> None:

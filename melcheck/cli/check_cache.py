@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from itertools import zip_longest
 
 from melcheck.caches import CacheResult
-from melcheck.files import MAX_LISTED
+from melcheck.files import MAX_LISTED, place
 from melcheck.report.model import FailedTest
 
 
 class CacheAnswer:
-    """The stored mels of a run's clips.
+    """The stored mels of a run's clips."""
 
-    Args:
-        notes: What should be known of the cache as a whole.
-    """
-
-    def __init__(self, notes: Iterable[str] = ()) -> None:
-        self._notes = [*notes]
+    def __init__(self) -> None:
         self._results: list[CacheResult] = []
 
     def add(self, result: CacheResult) -> None:
@@ -35,10 +30,10 @@ class CacheAnswer:
         for result in self._results:
             for code, problem in zip(result.codes, result.problems, strict=True):
                 by_code.setdefault(code, []).append((result.clip.name, problem))
-        lines = [*self._notes, *(note for result in self._results for note in result.notes)]
+        lines = [f"note: {note}" for result in self._results for note in result.notes]
         for found in by_code.values():
-            (_, first), *others = found
-            lines.append(f"failed: {first}")
+            (name, first), *others = found
+            lines.append(f"failed: {name}: {first}")
             if others:
                 names = [name for name, _ in others]
                 more = len(names) - MAX_LISTED
@@ -50,9 +45,14 @@ class CacheAnswer:
     def failed_tests(self) -> list[FailedTest]:
         """Return the failures for a report."""
         return [
-            FailedTest(name=f"the stored mel of {result.clip.name}", message=problem)
+            FailedTest(
+                name=result.clip.name,
+                message=problem,
+                kind="stored mel",
+                path=place(file) if file is not None else "",
+            )
             for result in self._results
-            for problem in result.problems
+            for problem, file in zip_longest(result.problems, result.files)
         ]
 
     def data(self) -> dict[str, object]:
@@ -65,5 +65,5 @@ class CacheAnswer:
                 for result in self._results
                 for code, problem in zip(result.codes, result.problems, strict=True)
             ],
-            "notes": [*self._notes, *(note for result in self._results for note in result.notes)],
+            "notes": [note for result in self._results for note in result.notes],
         }

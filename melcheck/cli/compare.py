@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melcheck.cli.arguments import add_array, add_profile, path_of, upright
+from melcheck.cli.arguments import add_array, add_profile, add_thresholds, path_of, upright
 from melcheck.cli.output import Answer, Terminal, UsageError
 from melcheck.files import check_writable, error_text, os_reason, refuse, replacing, unwritten
 
@@ -42,6 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="PNG", type=path_of, help="write the difference map there"
     )
+    add_thresholds(parser)
     add_profile(parser)
     add_array(parser)
 
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Read both mels, measure, judge, and draw where that is asked for."""
     from melcheck.metrics import compare
     from melcheck.profiles import profile
-    from melcheck.sanity import judge
+    from melcheck.sanity import judge, threshold_rule, thresholds_of
 
     recipe = profile(options.profile)
     folders = [path for path in (options.reference, options.estimate) if path.is_dir()]
@@ -59,8 +60,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     if options.plot is not None:
         _check_plot(options)
     reference, estimate, notes = _read(options, recipe)
-    metrics = compare(reference[None], estimate[None], log_floor=recipe.log_floor)[0]
-    verdict = judge(metrics)
+    in_nats = (recipe.in_nats(mel)[None] for mel in (reference, estimate))
+    metrics = compare(*in_nats, log_floor=recipe.floor_nats)[0]
+    rules = tuple(map(threshold_rule, options.threshold))
+    verdict = judge(metrics, thresholds_of("", rules))
     problem = ""
     if options.plot is not None:
         problem = _plot(options.plot, reference, estimate, recipe)

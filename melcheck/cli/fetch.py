@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 
+from melcheck.cli.arguments import add_profile
 from melcheck.cli.output import Answer, MissingError, Terminal
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: there is one set of official weights."""
-    del parser
+    """Add the mel that the weights should decode: there is one set of official weights."""
+    add_profile(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Download what the cache lacks, with huggingface_hub's own progress bars."""
-    del options
+    from melcheck.plan import check_decodes
+    from melcheck.recipes import VOCOS
     from melcheck.vocoders.hub import hub_files, official_in_cache
     from melcheck.vocoders.weights import (
         OFFICIAL_BYTES,
@@ -28,6 +30,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
         VocoderError,
     )
 
+    check_decodes("the official vocoder", VOCOS, options.profile, "--profile")
     cached = official_in_cache()
     if not cached and terminal.watched:
         size = sum(OFFICIAL_BYTES.values()) / 1e6

@@ -59,14 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         nargs="+",
         default=[],
-        help=f"clips or folders of speech to compare on as well, {_SPEECH_SECONDS:g} s of each",
+        help=f"clips, folders or lists to compare on as well, {_SPEECH_SECONDS:g} s of each",
     )
     add_profile(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Load each stage, try it on probes and speech, and compare, in the order of the loop."""
-    from melcheck.clips import find_clips
+    from melcheck.clip_lists import file_clips, list_clips
     from melcheck.profiles import profile
     from melcheck.user_code import search_first
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     if options.reference and not options.vocoder:
         raise UsageError("--reference must stand beside --vocoder, the code that is compared.")
     expected = profile(options.profile)
-    clips = find_clips(options.audio)
+    clips = file_clips(list_clips(options.audio))
     speech = _speech(clips, expected, terminal)
     search_first([Path.cwd()])
     tried: dict[str, Callable[[], _Tried]] = {
@@ -205,6 +205,8 @@ def _speech(clips: tuple[Clip, ...], expected: MelRecipe, terminal: Terminal) ->
     waveforms, problems = {}, []
     for clip in terminal.progress("reading", clips, len(clips)):
         try:
+            if clip.problem:
+                raise ValueError(clip.problem)
             config = MelCheckConfig(clip.path, expected.sample_rate, _SPEECH_SECONDS)
             audio = load_audio(config, min_samples=expected.min_samples)
             waveforms[clip.name] = audio.waveform[0]

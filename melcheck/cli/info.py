@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melcheck._version import __version__
+from melcheck.cli.arguments import add_profile
 from melcheck.cli.output import Answer, MissingError, Terminal
 from melcheck.environment import installed_version, torch_fault, torchcodec_fault
 from melcheck.files import plain
@@ -36,13 +37,12 @@ _PACKAGES = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: all of it fits a screen."""
-    del parser
+    """Add the recipe to show."""
+    add_profile(parser)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Describe this machine; the packaged weights must be intact."""
-    del options
     weights = _weights()
     if weights[0]["state"] != "verified":
         raise MissingError(str(weights[0]["note"]))
@@ -58,21 +58,22 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     data: dict[str, object] = dict.fromkeys(("decoder", "devices", "recipe", "recipe_digest"))
     if unfit is None:
         from melcheck.audio import decoder_name
-        from melcheck.recipes import VOCOS
+        from melcheck.profiles import profile
 
+        recipe = profile(options.profile)
         decoder, devices = decoder_name(), _devices()
         if not decoder.startswith("torchcodec"):
             torchcodec = torchcodec_fault()
         rows += [
             ("decoder", f"{decoder}; MP3 by soundfile"),
             ("devices", ", ".join(devices)),
-            ("recipe", _recipe_text(VOCOS)),
+            ("recipe", _recipe_text(options.profile, recipe)),
         ]
         data |= {
             "decoder": decoder,
             "devices": devices,
-            "recipe": plain(VOCOS),
-            "recipe_digest": VOCOS.digest(),
+            "recipe": plain(recipe),
+            "recipe_digest": recipe.digest(),
         }
     data |= {
         "python": python,
@@ -88,12 +89,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     return Answer(passed=True, text=text, data=data)
 
 
-def _recipe_text(recipe: MelRecipe) -> str:
+def _recipe_text(name: str, recipe: MelRecipe) -> str:
     return (
-        f"{recipe.digest()}: {recipe.sample_rate:,} Hz, n_fft {recipe.n_fft}, "
+        f"{name}, {recipe.digest()}: {recipe.sample_rate:,} Hz, n_fft {recipe.n_fft}, "
         f"hop {recipe.hop_length}, {recipe.n_mels} {recipe.mel_scale} bands "
         f"{recipe.f_min:g}-{recipe.f_max:g} Hz, power {recipe.power:g}, "
-        f"ln of clip at {recipe.floor:g} ({recipe.log_floor:.3f})"
+        f"floor {recipe.floor:g} ({recipe.floor_nats:.3f} nats)"
     )
 
 

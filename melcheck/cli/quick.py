@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melcheck.cli.output import Answer, Terminal, stdout_to_stderr
-from melcheck.clips import Clip
+from melcheck.cli.output import Terminal, stdout_to_stderr
+from melcheck.files import MAX_LISTED
 
 if TYPE_CHECKING:
-    from melcheck.config import MelCheckConfig
-    from melcheck.diagnosis.causes import Explanation
+    from melcheck.cli.check_clips import ClipCheck
+    from melcheck.cli.check_text import CheckAnswer, QuickPart
     from melcheck.metrics import MelMetrics
     from melcheck.pipeline import MelPipeline, RoundTrip
-    from melcheck.sanity import Verdict
-    from melcheck.speed.many_clips import FileTrip
+    from melcheck.plan import Plan
     from melcheck.vocoders.base import Vocoder
 
 
@@ -29,115 +29,100 @@ _GATED: tuple[tuple[str, str, str, Callable[..., float]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """The figures of one clip: tensors are dropped, so that a thousand clips fit into memory."""
+class _Figures:
+    """The figures of one check: tensors are dropped, so that a thousand clips fit into memory."""
 
-    clip: Clip
+    clip: str
+    path: str
     metrics: MelMetrics | None
-    verdict: Verdict | None
-    error: str
-    cause: Explanation | None
+    outcome: str
+    reason: str
+    cause: object
+    notes: tuple[str, ...]
     is_part: bool
     decoder: str
 
     @property
     def passed(self) -> bool:
-        return self.verdict is not None and self.verdict.passed
-
-    @property
-    def reason(self) -> str:
-        return self.error if self.verdict is None else self.verdict.reason
+        return self.outcome != "failed"
 
 
-def quick_answer(
-    clips: Sequence[Clip],
-    vocoders: Mapping[str, Vocoder],
-    config: MelCheckConfig,
-    terminal: Terminal,
-    *,
-    skipped: str,
-) -> Answer:
-    """Judge each clip with each vocoder.
+def quick_part(
+    plan: Plan, vocoders: Mapping[str, Vocoder], answer: CheckAnswer, terminal: Terminal
+) -> QuickPart:
+    """Judge each clip with each vocoder, and return the text and the JSON of that.
 
     Args:
-        clips: The clips.
-        vocoders: Loaded, by label.
-        config: How to read a clip; its path is not used.
+        plan: What is checked.
+        vocoders: Loaded, by label, with the user's front end where there is one.
+        answer: Takes in every check.
         terminal: Where progress is shown, and how wide a table may be.
-        skipped: What was left out, in a sentence; "" for nothing.
     """
+    from melcheck.cli.check_clips import judged_check
+    from melcheck.cli.check_text import QuickPart
     from melcheck.pipeline import MelPipeline
     from melcheck.report.table import vocoder_text
     from melcheck.speed.many_clips import check_many
 
+    config = plan.config(plan.clips[0], plan.recipe)
     lines: list[str] = []
-    failures: list[str] = []
     documents: list[dict[str, object]] = []
-    passed = 0
     for label, vocoder in vocoders.items():
         pipeline = MelPipeline(config, vocoder=vocoder)
+        figures = []
         with stdout_to_stderr():  # what a vocoder of the user's prints
-            found = check_many([clip.path for clip in clips], pipeline)
-            turns = terminal.progress(label, found, len(clips))
-            judged = [
-                _judged(clip, each, pipeline) for clip, each in zip(clips, turns, strict=True)
-            ]
+            found = check_many([clip.path for clip in plan.clips], pipeline)
+            turns = terminal.progress(label, found, len(plan.clips))
+            for clip, each in zip(plan.clips, turns, strict=True):
+                # Griffin-Lim, which explains a failure, runs for those alone.
+                beside = functools.partial(_baseline, plan, pipeline)
+                check = judged_check(plan, clip, label, pipeline, each, beside)
+                answer.add(check)
+                figures.append(_figures(check))
         source = vocoder_text(vocoder.info)
-        passed += sum(each.passed for each in judged)
-        lines += [*_table(label, judged, terminal), f"{label}: {source}", *_read(judged), ""]
-        failures += [_failure(label, each) for each in judged if not each.passed]
+        lines += [*_table(label, figures, terminal), f"{label}: {source}", *_read(figures), ""]
         documents.append(
-            {"vocoder": label, "provenance": source, "clips": [_document(each) for each in judged]}
+            {"vocoder": label, "provenance": source, "clips": list(map(_document, figures))}
         )
-    lines += failures
-    lines += [skipped] if skipped else []
-    checks = len(clips) * len(vocoders)
-    lines.append(f"{passed} of {checks} checks passed")
-    data = {
-        "checks": checks,
-        "checks_passed": passed,
-        "skipped": [skipped] if skipped else [],
-        "artifacts": None,
-        "frontend": None,
-        "cache": None,
-        "report": None,
-        "quick": documents,
-    }
-    return Answer(passed=0 < checks == passed, text="\n".join(lines), data=data)
+    return QuickPart(lines, documents)
 
 
-def _judged(clip: Clip, found: FileTrip, pipeline: MelPipeline) -> _Judged:
-    from melcheck.sanity import judge
-
-    trip, metrics = found.trip, found.metrics
-    if trip is None or metrics is None:
-        return _Judged(clip, None, None, found.error, None, is_part=False, decoder="")
-    verdict = judge(metrics, notes=trip.notes)
-    cause = None if verdict.passed else _cause(trip, pipeline)
-    decoder = "" if trip.audio is None else trip.audio.decoder
-    return _Judged(clip, metrics, verdict, "", cause, trip.is_part, decoder)
-
-
-def _cause(trip: RoundTrip, pipeline: MelPipeline) -> Explanation:
-    """Return why a clip fails; Griffin-Lim's error tells a bad vocoder from a hard clip."""
-    from melcheck.diagnosis.round_trip import explain_round_trip
+def _baseline(plan: Plan, pipeline: MelPipeline, trip: RoundTrip) -> RoundTrip | None:
     from melcheck.pipeline import MelPipeline
     from melcheck.vocoders.griffin_lim import BASELINE
-    from melcheck.vocoders.load import load_vocoder
 
-    untrained = load_vocoder(BASELINE, device=pipeline.device)
-    baseline_mae = None
-    if pipeline.vocoder.info.name != BASELINE and untrained.recipe == pipeline.recipe:
-        beside = MelPipeline(pipeline.config, vocoder=untrained)
-        again = beside.round_trip(trip.waveform, valid_samples=trip.valid_samples)
-        baseline_mae = again.metrics()[0].mae
-    return explain_round_trip(trip, pipeline.waveform2mel, baseline_mae=baseline_mae)
+    if pipeline.vocoder.info.name == BASELINE:
+        return None
+    untrained = plan.with_frontend(plan.baseline(pipeline.recipe, str(pipeline.device)))
+    beside = MelPipeline(pipeline.config, vocoder=untrained)
+    return beside.round_trip(trip.waveform, valid_samples=trip.valid_samples)
 
 
-def _table(label: str, judged: Sequence[_Judged], terminal: Terminal) -> list[str]:
+def _figures(check: ClipCheck) -> _Figures:
+    from melcheck.files import place
+
+    trip, judged = check.trip, check.judged
+    return _Figures(
+        clip=check.clip.name,
+        path=place(check.clip.source),
+        metrics=None if trip is None else trip.metrics()[0],
+        outcome=check.outcome,
+        reason=check.reason,
+        cause=check.cause,
+        notes=() if judged is None else judged.verdict.notes,
+        is_part=trip is not None and trip.is_part,
+        decoder="" if trip is None or trip.audio is None else trip.audio.decoder,
+    )
+
+
+def _table(label: str, judged: Sequence[_Figures], terminal: Terminal) -> list[str]:
     """Return how many clips passed, and the worst of each metric."""
     passed = sum(each.passed for each in judged)
-    lines = [f"{label}: {passed} of {len(judged)} clips passed"]
+    known = sum(each.outcome == "known miss" for each in judged)
+    lines = [
+        f"{label}: {passed} of {len(judged)} clips passed"
+        + (f", {known} of them as known misses" if known else "")
+    ]
     measured = [each for each in judged if each.metrics is not None]
     if not measured:
         return lines
@@ -145,39 +130,40 @@ def _table(label: str, judged: Sequence[_Judged], terminal: Terminal) -> list[st
     for name, title, decimals, worst_of in _GATED:
         values = [getattr(each.metrics, name) for each in measured]
         worst = worst_of(values)
-        clip = measured[values.index(worst)].clip.name
+        clip = measured[values.index(worst)].path
         median = statistics.median(values)
         rows.append([title, format(median, decimals), format(worst, decimals), clip])
     return [*lines, "", terminal.table(["metric", "median", "worst", "clip"], rows), ""]
 
 
-def _read(judged: Sequence[_Judged]) -> list[str]:
-    """Return what decoded the files, and which were not computed whole."""
+def _read(judged: Sequence[_Figures]) -> list[str]:
+    """Return what decoded the files, which were not looked at whole, and the notes of each."""
     lines = sorted({f"decoder: {each.decoder}" for each in judged if each.decoder})
     parts = sum(each.is_part for each in judged)
     if parts:
-        lines.append(f"clips of which only the start was checked: {parts} (--duration all)")
+        lines.append(f"clips of which only a part was checked: {parts} (--duration all)")
+    noted: dict[str, list[str]] = {}
     for each in judged:
-        if each.passed and each.verdict is not None:
-            lines += [f"{each.clip.name}: {note}" for note in each.verdict.notes]
-    return lines
+        for note in each.notes:
+            noted.setdefault(note, []).append(each.clip)
+    return lines + [
+        f"{', '.join(clips[:MAX_LISTED])}{', ...' if len(clips) > MAX_LISTED else ''}: {note}"
+        for note, clips in noted.items()
+    ]
 
 
-def _failure(label: str, judged: _Judged) -> str:
-    cause = "" if judged.cause is None else f"\n  likely cause: {judged.cause}"
-    return f"failed: {judged.clip.name} with {label}: {judged.reason}{cause}"
-
-
-def _document(judged: _Judged) -> dict[str, object]:
+def _document(judged: _Figures) -> dict[str, object]:
     return {
-        "clip": judged.clip.name,
-        "path": judged.clip.path,
+        "clip": judged.clip,
+        "path": judged.path,
         "passed": judged.passed,
+        "outcome": judged.outcome,
         "part": judged.is_part,
         **{
             name: None if judged.metrics is None else getattr(judged.metrics, name)
             for name, *_ in _GATED
         },
+        "notes": judged.notes,
         "reason": judged.reason,
         "cause": judged.cause,
     }

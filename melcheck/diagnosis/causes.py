@@ -358,9 +358,36 @@ CAUSES = _table(
         "Check which weights were loaded, with which keys and precision, and for which mel.",
     ),
     (
+        "level",
+        "the clip is loud, and only its level makes it miss",
+        "The SNR of a log-mel counts its mean as signal, and that is nearer to 0 in a loud clip. "
+        "Accept the miss, or set a threshold of your own.",
+    ),
+    (
+        "silence",
+        "the clip holds digital silence, which a vocoder fills with faint noise",
+        "Cut the silence, or check another part of the clip; else accept the miss.",
+    ),
+    (
+        "short",
+        "the clip is so short that its ends decide",
+        "Check a longer clip, or accept the miss.",
+    ),
+    (
+        "codec",
+        "the clip went through a lossy codec, which leaves holes in its spectrum",
+        "Use the recording before the codec, or accept the miss.",
+    ),
+    (
+        "noisy-clip",
+        "the clip is noise, in which no phase is to be found",
+        "Look at the difference map; use a cleaner recording, or accept the miss.",
+    ),
+    (
         "clip",
         "this clip is hard to reconstruct from its mel",
-        "Look at the difference map; check the clip's level, noise and clipping.",
+        "Listen to the reconstruction and look at the difference map; then accept the miss, set a "
+        "threshold of your own, or leave the clip out.",
     ),
     (
         "front-end",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from melcheck.diagnosis.causes import Explanation
+from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation
 from melcheck.diagnosis.diagnose import OTHER_FILE, diagnose
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.mel_values import (
@@ -392,7 +393,9 @@ def _diagnosed(
         mel = extracted[index].mel
         if mel is None:
             continue
-        diagnosis = _own(diagnose(clips[index].waveform, mel, expected=expected))
+        diagnosis = _of_the_front_end(
+            _own(diagnose(clips[index].waveform, mel, expected=expected)), expected
+        )
         found[index] = diagnosis
         if diagnosis.kind not in ("fault", "unknown"):
             continue
@@ -400,6 +403,41 @@ def _diagnosed(
             return found
         seen.add((diagnosis.kind, diagnosis.codes))
     return found
+
+
+# What the search for a recipe calls the rate of a clip. Here the clips have the expected one, and a
+# front end that is laid out for another takes them for its own.
+_OTHER_RATE = re.compile(r"\d+ Hz samples taken for (\d+) Hz(?:, ratio [\d.]+)?")
+
+
+def _of_the_front_end(found: Diagnosis, expected: MelRecipe) -> Diagnosis:
+    """Return a diagnosis in which the rate of the clips, which is the expected one, is no fault."""
+    named = tuple(each for each in found.causes if each.code != "sample-rate")
+    if not any(each.code.startswith(PROFILE_PREFIX) for each in named):
+        named = found.causes
+    causes = tuple(
+        dataclasses.replace(
+            each,
+            title="the front end is laid out for a different sampling rate",
+            evidence=_OTHER_RATE.sub(r"\1 Hz", each.evidence),
+            fix=f"Lay it out for {expected.sample_rate:,} Hz; or name the mel that you train for "
+            "as the profile.",
+        )
+        if each.code == "sample-rate"
+        else each
+        for each in named
+    )
+    nearest = tuple(
+        dataclasses.replace(each, text=_OTHER_RATE.sub(r"laid out for \1 Hz", each.text))
+        for each in found.nearest
+    )
+    runner_up = _OTHER_RATE.sub(r"laid out for \1 Hz", found.evidence.runner_up)
+    return dataclasses.replace(
+        found,
+        causes=causes,
+        nearest=nearest,
+        evidence=dataclasses.replace(found.evidence, runner_up=runner_up),
+    )
 
 
 def _in_words(where: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ without its worst frames), and an explanation that removes most of the error is 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -14,12 +15,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from melcheck.clip_condition import bandwidth_hz, level_dbfs, level_range_nats, top_share
 from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.waveform_tests.direct import non_finite, runs, saturated, silent
-from melcheck.metrics import floor_share, mae
+from melcheck.metrics import compare, floor_share, mae
 from melcheck.pipeline import RoundTrip
-from melcheck.recipes import MelRecipe
-from melcheck.sanity import Thresholds
+from melcheck.recipes import MelRecipe, band_centres_hz
+from melcheck.sanity import Thresholds, judge
+from melcheck.vocoders.base import VocoderInfo
+from melcheck.vocoders.griffin_lim import BASELINE
+from melcheck.vocoders.weights import VERIFIED_WEIGHTS
 
 # Frames whose error is more than so many times the median stand out; some places explain a round
 # trip where without them the mean error falls to this share.
@@ -133,6 +138,23 @@ _REMAINING_SHARE = 0.6
 # to 0.14 nats on the fixtures, and a wrong explanation leaves 0.38 and more.
 _HEALTHY_NATS = 0.3
 
+# Of the clip itself: the level at which a loud one is tried again; the share of bins near the floor
+# that makes a frame silent; how many frames at each end an edge reaches into; and where the clip
+# is called short, clipped, noise or narrow. `clip_condition` has what speech shows.
+_USUAL_DBFS = -20.0
+_SILENT_BINS = 0.5
+_END_FRAMES = 4
+_FEWEST_FRAMES = 8
+_SHORT_SECONDS = 1.0
+_TOO_SHORT_SECONDS = 0.3
+_CLIPPED_SHARE = 0.015
+_NOISY_NATS = 1.5
+_INAUDIBLE_NATS = 7.0
+
+# Where Griffin-Lim errs by less than this share of the vocoder's error, the clip is not to blame.
+# On speech it has 0.9 to 1.1 of the embedded vocoder's.
+_MUCH_BETTER = 0.85
+
 # As the sanity gate has it.
 _SILENT_SHARE = Thresholds().reference_floor_share
 
@@ -197,6 +219,8 @@ def explain_round_trip(
     *,
     item: int = 0,
     baseline_mae: float | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Explanation:
     """Name the likeliest cause of the error of one round trip.
 
@@ -207,40 +231,150 @@ def explain_round_trip(
         item: Which of the batch.
         baseline_mae: Mean absolute error of Griffin-Lim on the same clip, nats. Where that is
             small, the mel is a good one and the fault lies in the vocoder.
+        decode: The vocoder, mel -> waveform (`MelPipeline.mel2waveform`), with which a loud clip is
+            tried at a lower level; None tries none.
+        thresholds: What the round trip missed; None for the defaults.
 
     Returns:
         The likeliest cause; its code is "vocoder" or "clip" where nothing more precise holds.
-            Every code is one of `melcheck.diagnosis.causes.CAUSES`.
+            Every code is one of `melcheck.diagnosis.causes.CAUSES`. Weights are named only where
+            melcheck has not verified them.
     """
-    reference = trip.mel[item][:, trip.frame_mask[item]].double()
-    estimate = trip.reconstructed_mel[item][:, trip.frame_mask[item]].double()
+    mask = trip.frame_mask[item]
+    reference, estimate = (mels[item][:, mask].double() for mels in trip.mels_in_nats())
+
+    def encode_nats(waveforms: Tensor) -> Tensor:
+        return trip.recipe.in_nats(encode(waveforms))
+
+    limits = thresholds or Thresholds()
     waveform, decoded = trip.waveform[item], trip.reconstructed_waveform[item]
     error = float(mae(reference, estimate))
     checks: tuple[Callable[[], Explanation | None], ...] = (
-        lambda: _nothing(reference, trip.recipe.log_floor),
-        lambda: _levels(waveform, decoded, encode, reference),
-        lambda: _shift(trip, encode, item, reference, estimate),
-        lambda: _gain(reference, estimate, trip.recipe.log_floor, error),
+        lambda: _nothing(reference, trip.recipe.floor_nats),
+        lambda: _levels(waveform, decoded, encode_nats, reference),
+        lambda: _shift(trip, encode_nats, item, reference, estimate),
+        lambda: _gain(reference, estimate, trip.recipe.floor_nats, error),
+        lambda: _silence(reference, estimate, trip.recipe.floor_nats, limits),
         lambda: outlier_frames(reference, estimate, trip.recipe, healthy_nats=_HEALTHY_NATS),
     )
     for check in checks:
         found = check()
         if found is not None:
+            fix = _FIXES_OF_VERIFIED.get(found.code, "") if _verified(trip.vocoder) else ""
+            return dataclasses.replace(found, fix=fix or found.fix)
+    if decode is not None:
+        found = _level(trip, encode, decode, item, limits)
+        if found is not None:
             return found
-    return _band_limited(trip) or _whose(error, baseline_mae)
+    if _as_good_as_any(error, baseline_mae):
+        found = _of_the_clip(trip, item, reference, estimate, limits)
+        if found is not None:
+            return found
+    return _band_limited(trip, reference) or _whose(error, baseline_mae, trip.vocoder)
 
 
-def _band_limited(trip: RoundTrip) -> Explanation | None:
-    if trip.audio is None or trip.audio.source_sample_rate >= _FEWEST_HZ_SHARE * (
-        rate := trip.recipe.sample_rate
-    ):
+def _level(
+    trip: RoundTrip,
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    item: int,
+    limits: Thresholds,
+) -> Explanation | None:
+    """Return that the clip is loud, where a round trip of it at a lower level meets every gate."""
+    waveform = trip.waveform[item : item + 1, : trip.valid_samples[item]]
+    level = level_dbfs(waveform)
+    if not level > _USUAL_DBFS:
         return None
-    source = trip.audio.source_sample_rate
-    return explanation(
-        "band-limited",
-        f"the file is sampled at {source:,} Hz, so that nothing lies above {source // 2:,} Hz; "
-        f"the mel reaches {rate // 2:,} Hz",
+    mel = encode(waveform * 10 ** ((_USUAL_DBFS - level) / 20))
+    quieter = dataclasses.replace(
+        trip,
+        mel=mel,
+        reconstructed_mel=encode(decode(mel)),
+        valid_samples=(waveform.shape[-1],),
+        whole=None,
     )
+    metrics = quieter.metrics()[0]
+    if not judge(metrics, limits).passed:
+        return None
+    return explanation(
+        "level",
+        f"its peak is at {level:.1f} dBFS; at {_USUAL_DBFS:.0f} dBFS it has SNR "
+        f"{metrics.snr_db:.2f} dB and MAE {metrics.mae:.3f} nats",
+    )
+
+
+def _silence(
+    reference: Tensor, estimate: Tensor, log_floor: float, limits: Thresholds
+) -> Explanation | None:
+    silent = (reference <= log_floor + _ABOVE_FLOOR_NATS).double().mean(dim=0) > _SILENT_BINS
+    # What is heard of a loud frame in the window of a silent one counts with the silence.
+    near = torch.nn.functional.max_pool1d(silent.double()[None], 3, stride=1, padding=1)[0].bool()
+    if not silent.any() or not _passes(reference, estimate, ~near, log_floor, limits):
+        return None
+    share = float(silent.double().mean())
+    return explanation("silence", f"{share:.0%} of its frames are silent; without them it passes")
+
+
+def _of_the_clip(
+    trip: RoundTrip, item: int, reference: Tensor, estimate: Tensor, limits: Thresholds
+) -> Explanation | None:
+    """Return which property of the clip itself explains the miss; None where none does."""
+    floor = trip.recipe.floor_nats
+    frames = reference.shape[-1]
+    seconds = trip.valid_samples[item] / trip.recipe.sample_rate
+    inside = torch.arange(frames, device=reference.device)
+    inside = (inside >= _END_FRAMES) & (inside < frames - _END_FRAMES)
+    if seconds < _SHORT_SECONDS and _passes(reference, estimate, inside, floor, limits):
+        return explanation("short", f"{seconds:.2f} s; without its first and last frames it passes")
+    if seconds < _TOO_SHORT_SECONDS:
+        return explanation("short", f"{seconds:.2f} s, {frames} frames")
+    narrow = _band_limited(trip, reference)
+    if narrow is not None:
+        return narrow
+    waveform = trip.waveform[item, : trip.valid_samples[item]]
+    share = top_share(waveform)
+    if share > _CLIPPED_SHARE:
+        return explanation(
+            "clipping",
+            f"{share:.1%} of its samples lie within 2 dB of its top",
+            title="the clip itself is clipped",
+            fix="Use the recording before it was clipped, or accept the miss.",
+        )
+    if trip.audio is not None and trip.audio.codec:
+        return explanation("codec", trip.audio.codec)
+    spread = level_range_nats(reference)
+    if spread < _NOISY_NATS:
+        evidence = f"its loud frames lie only {spread:.1f} nats above its quiet ones"
+        return explanation("noisy-clip", evidence)
+    return None
+
+
+def _passes(
+    reference: Tensor, estimate: Tensor, kept: Tensor, log_floor: float, limits: Thresholds
+) -> bool:
+    """Return whether the frames that are kept meet every gate by themselves."""
+    if int(kept.sum()) < _FEWEST_FRAMES:
+        return False
+    mels = (mel[None][..., kept] for mel in (reference, estimate))
+    return judge(compare(*mels, log_floor=log_floor)[0], limits).passed
+
+
+def _band_limited(trip: RoundTrip, reference: Tensor) -> Explanation | None:
+    reach = trip.recipe.f_max
+    source = trip.recipe.sample_rate if trip.audio is None else trip.audio.source_sample_rate
+    if source / 2 < _FEWEST_HZ_SHARE * reach:
+        return explanation(
+            "band-limited",
+            f"the file is sampled at {source:,} Hz, so that nothing lies above {source // 2:,} Hz; "
+            f"the mel reaches {reach:,.0f} Hz",
+        )
+    highest = bandwidth_hz(reference, band_centres_hz(trip.recipe), below_nats=_INAUDIBLE_NATS)
+    if highest < _FEWEST_HZ_SHARE * reach:
+        return explanation(
+            "band-limited",
+            f"nothing is heard above {highest:,.0f} Hz; the mel reaches {reach:,.0f} Hz",
+        )
+    return None
 
 
 def _nothing(reference: Tensor, log_floor: float) -> Explanation | None:
@@ -323,7 +457,7 @@ def _best_shift(
     if valid <= edge:
         return 0, math.inf, 0.0
     inside = slice(edge, int(valid))
-    reference = trip.mel[item][:, inside].expand(len(candidates), -1, -1)
+    reference = trip.mels_in_nats()[0][item][:, inside].expand(len(candidates), -1, -1)
     errors = mae(reference, mels[..., inside])
     best = int(errors.argmin())
     return candidates[best], float(errors[best]), float(errors[candidates.index(0)])
@@ -354,7 +488,26 @@ def _gain(
     )
 
 
-def _whose(error: float, baseline_mae: float | None) -> Explanation:
+def _as_good_as_any(error: float, baseline_mae: float | None) -> bool:
+    """Return whether a vocoder does about as well as Griffin-Lim, or as well as healthy ones do."""
+    if baseline_mae is None:
+        return error <= _HEALTHY_NATS
+    return baseline_mae > _MUCH_BETTER * error
+
+
+# What to do where the cause's own fix would doubt the weights.
+_FIXES_OF_VERIFIED = {
+    "silent-output": "The mel is far below the range of speech, or a later step mutes it.",
+    "non-finite": "Run in float32, and find the first step that makes them.",
+}
+
+
+def _verified(vocoder: VocoderInfo) -> bool:
+    """Return whether a vocoder's weights are not in doubt: melcheck has checked them, or none."""
+    return vocoder.weights_sha256 in VERIFIED_WEIGHTS or vocoder.name == BASELINE
+
+
+def _whose(error: float, baseline_mae: float | None, vocoder: VocoderInfo) -> Explanation:
     if baseline_mae is not None and baseline_mae > error:
         return explanation(
             "clip", f"Griffin-Lim does no better: {baseline_mae:.2f} nats against {error:.2f}"
@@ -362,6 +515,14 @@ def _whose(error: float, baseline_mae: float | None) -> Explanation:
     baseline = (
         "" if baseline_mae is None else f"Griffin-Lim reaches {baseline_mae:.2f} nats on it; "
     )
+    evidence = f"{baseline}no delay, gain or place explains the {error:.2f} nats"
+    if not _verified(vocoder):
+        return explanation("vocoder", evidence)
+    if _as_good_as_any(error, baseline_mae):
+        return explanation("clip", evidence)
     return explanation(
-        "vocoder", f"{baseline}no delay, gain or place explains the {error:.2f} nats"
+        "vocoder",
+        evidence,
+        fix="Its files are those that melcheck verifies: compare precision, device and versions "
+        "with a run that passes, by `melcheck info`.",
     )

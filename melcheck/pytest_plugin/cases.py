@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 if TYPE_CHECKING:
+    from melcheck.clips import Clip
     from melcheck.config import MelCheckConfig
     from melcheck.diagnosis.causes import Explanation
     from melcheck.pipeline import MelPipeline, RoundTrip
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 PLAN = pytest.StashKey["Plan"]()
 REFUSED = pytest.StashKey[str]()
 TRIPS = pytest.StashKey[OrderedDict[tuple["MelCheckConfig", str, str], "RoundTrip"]]()
+
+FOUND = pytest.StashKey[bool]()
+"""Set on a test whose fixture has found something of a clip or a stored mel."""
+_SAID = pytest.StashKey[set[tuple[str, str]]]()
 
 # One round trip of 3 s takes about 1 MB.
 _CACHED_TRIPS = 64
@@ -54,9 +59,26 @@ def _stage_fault(plan: Plan, pipeline: MelPipeline) -> Explanation | None:
     return plan.stage_fault(vocoder, str(pipeline.device))
 
 
-def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
-    """Return the round trip of a pipeline's clip, made once; fail the test where it fails."""
-    from melcheck.files import error_text
+def fail_case(item: pytest.Item, message: str) -> NoReturn:
+    """Fail a test from one of its fixtures for what was found of its clip: a failure, no error."""
+    item.stash[FOUND] = True
+    pytest.fail(message, pytrace=False)
+
+
+def said_once(config: pytest.Config, cause: Explanation) -> str:
+    """Return a cause with what to do about it the first time, and without it from then on."""
+    said = config.stash.setdefault(_SAID, set())
+    evidence = f" ({cause.evidence})" if cause.evidence else ""
+    if (cause.title, cause.fix) in said:
+        return f"{cause.title}{evidence}, as above"
+    said.add((cause.title, cause.fix))
+    return f"{cause.title}{evidence}. {cause.fix}"
+
+
+def round_trip_of(item: pytest.Item, pipeline: MelPipeline, clip: Clip) -> RoundTrip:
+    """Return the round trip of a clip, made once; fail the test where it fails."""
+    config = item.config
+    from melcheck.files import error_text, one_line, place
     from melcheck.speed.long_audio import round_trip_of_file
 
     trips = config.stash.setdefault(TRIPS, OrderedDict())
@@ -67,12 +89,18 @@ def round_trip_of(config: pytest.Config, pipeline: MelPipeline) -> RoundTrip:
             trips[key].metrics()  # mels that do not line up cannot be measured
         except (ValueError, OSError) as error:
             trips.pop(key, None)
-            reason = error_text(error)
+            reason = clip.problem or error_text(error)
         else:
             reason = ""
         if reason:
-            cause = _stage_fault(plan_of(config), pipeline)
-            pytest.fail(f"{reason}\nlikely cause: {cause}" if cause else reason, pytrace=False)
+            plan, path = plan_of(config), one_line(clip.path)
+            cause = _stage_fault(plan, pipeline)
+            lines = [
+                f"{clip.name}: {reason.removeprefix(f'{path}: ')}",
+                f"file: {place(clip.source)}, vocoder: {plan.label(pipeline.vocoder.info.name)}",
+            ]
+            lines += [] if cause is None else [f"likely cause: {said_once(config, cause)}"]
+            fail_case(item, "\n".join(lines))
         while len(trips) > _CACHED_TRIPS:
             trips.popitem(last=False)
     return trips[key]

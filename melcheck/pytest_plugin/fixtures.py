@@ -7,6 +7,7 @@ once for each clip, vocoder and device of the plan. The fixtures about speed nee
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from melcheck.pytest_plugin.cases import absent, plan_of, round_trip_of
+from melcheck.pytest_plugin.cases import absent, fail_case, plan_of, round_trip_of, said_once
 from melcheck.pytest_plugin.options import texts
 from melcheck.pytest_plugin.reports import record_case
 from melcheck.pytest_plugin.terminal import NOTE_PROPERTY, PLACE_PROPERTY, SPEED_PROPERTY
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from melcheck.frontends import Frontend
     from melcheck.mel_files import StoredMel
     from melcheck.pipeline import MelPipeline, RoundTrip
+    from melcheck.plan import Judged, Plan
     from melcheck.pytest_plugin.goldens import Golden
     from melcheck.report.model import CaseOutcome, CaseResult
     from melcheck.sanity import Verdict
@@ -111,9 +113,11 @@ def mel_pipeline(
 
 
 @pytest.fixture
-def mel_round_trip(request: pytest.FixtureRequest, mel_pipeline: MelPipeline) -> RoundTrip:
+def mel_round_trip(
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_pipeline: MelPipeline
+) -> RoundTrip:
     """The round trip of this case, made once and shared by the tests that look at it."""
-    return round_trip_of(request.config, mel_pipeline)
+    return round_trip_of(request.node, mel_pipeline, mel_clip)
 
 
 @pytest.fixture
@@ -188,13 +192,13 @@ def _needs_cache(request: pytest.FixtureRequest) -> Matches:
 def mel_fresh(request: pytest.FixtureRequest, mel_clip: Clip) -> FreshMel:
     """The mel of the whole clip, extracted now by the front end or by the vocoder's recipe."""
     from melcheck.caches import mel_of_today
-    from melcheck.files import error_text
+    from melcheck.files import error_text, one_line, place
 
     try:
         return mel_of_today(plan_of(request.config), mel_clip)
     except (ValueError, OSError) as error:
-        reason = error_text(error)
-    pytest.fail(reason, pytrace=False)
+        reason = error_text(error).removeprefix(f"{one_line(mel_clip.path)}: ")
+    return fail_case(request.node, f"{mel_clip.name}: {reason}\nfile: {place(mel_clip.source)}")
 
 
 @pytest.fixture
@@ -202,26 +206,27 @@ def mel_artifacts(
     request: pytest.FixtureRequest, mel_clip: Clip, mel_round_trip: RoundTrip
 ) -> Path:
     """The folder of this case's pictures and audio, which exists where it can be written."""
-    from melcheck.artifacts import case_folder
+    from melcheck.artifacts import case_folder, make_folder
 
     plan = plan_of(request.config)
     assert plan.artifacts is not None  # a plan of pytest has a folder
     label = plan.label(mel_round_trip.vocoder.name)
     folder = case_folder(plan.artifacts, mel_clip.name, label, mel_round_trip.device)
     with contextlib.suppress(OSError):  # told by what is written there, after the verdict
+        make_folder(plan.artifacts)
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @pytest.fixture
-def mel_known_misses() -> dict[tuple[str, str], dict[str, float]]:
-    """Thresholds that clips are known to miss: {(clip, vocoder): {metric: value}}.
+def mel_judge(request: pytest.FixtureRequest, mel_clip: Clip) -> Callable[[RoundTrip], Judged]:
+    """A function that judges this case by the project's thresholds and accepted misses."""
 
-    Override it in a conftest.py, with what was measured at the default duration and without a
-    front end of your own. Such a case is an expected failure as long as it misses just these, by
-    as much.
-    """
-    return {}
+    def judge(trip: RoundTrip) -> Judged:
+        plan = plan_of(request.config)
+        return plan.judge(mel_clip, plan.label(trip.vocoder.name), trip)
+
+    return judge
 
 
 @pytest.fixture
@@ -236,6 +241,7 @@ def mel_record(
         verdict: Verdict | None = None,
         cause: Explanation | None = None,
         artifacts: Path | None = None,
+        problem: str = "",
     ) -> CaseResult:
         return record_case(
             request.node,
@@ -246,9 +252,22 @@ def mel_record(
             verdict=verdict,
             cause=cause,
             artifacts=artifacts,
+            problem=problem,
         )
 
     return record
+
+
+@pytest.fixture
+def mel_plan(request: pytest.FixtureRequest) -> Plan:
+    """What the run checks: clips, vocoders, devices, thresholds, the expected recipe."""
+    return plan_of(request.config)
+
+
+@pytest.fixture
+def mel_say_once(request: pytest.FixtureRequest) -> Callable[[Explanation], str]:
+    """A function that returns a cause with its fix the first time, and without it afterwards."""
+    return functools.partial(said_once, request.config)
 
 
 @pytest.fixture
@@ -274,19 +293,13 @@ def mel_blame(request: pytest.FixtureRequest) -> Callable[[Path, int | None], No
 
 @pytest.fixture
 def mel_explain(
-    request: pytest.FixtureRequest, mel_pipeline: MelPipeline, mel_vocoder: Vocoder, mel_device: str
+    request: pytest.FixtureRequest, mel_clip: Clip, mel_pipeline: MelPipeline
 ) -> Callable[..., Explanation]:
     """A function that names the likely cause of a bad round trip: the fault of a stage first."""
 
     def explain(trip: RoundTrip, *, baseline: RoundTrip | None = None) -> Explanation:
-        from melcheck.diagnosis.round_trip import explain_round_trip
-
         plan = plan_of(request.config)
-        return plan.stage_fault(mel_vocoder, mel_device) or explain_round_trip(
-            trip,
-            mel_pipeline.waveform2mel,
-            baseline_mae=None if baseline is None else baseline.metrics()[0].mae,
-        )
+        return plan.explain(mel_clip, trip, mel_pipeline, baseline)
 
     return explain
 
@@ -297,7 +310,7 @@ def mel_griffin_lim(
 ) -> Callable[[], RoundTrip | None]:
     """A function that puts Griffin-Lim's round trip of this clip into the table and returns it.
 
-    It returns None where the vocoder has a different recipe than Griffin-Lim.
+    It returns None where the vocoder of the case is Griffin-Lim itself.
     """
 
     def make() -> RoundTrip | None:
@@ -305,14 +318,12 @@ def mel_griffin_lim(
         from melcheck.vocoders.griffin_lim import BASELINE
 
         plan = plan_of(request.config)
-        baseline = plan.vocoder(BASELINE, mel_device)
-        if baseline.recipe != mel_vocoder.recipe:
+        if mel_vocoder.info.name == BASELINE:
             return None
+        baseline = plan.baseline(mel_vocoder.recipe, mel_device)
         config = plan.config(mel_clip, baseline.recipe)
-        trip = round_trip_of(
-            request.config,
-            MelPipeline(config, vocoder=plan.with_frontend(baseline), load=plan.load),
-        )
+        pipeline = MelPipeline(config, vocoder=plan.with_frontend(baseline), load=plan.load)
+        trip = round_trip_of(request.node, pipeline, mel_clip)
         if BASELINE not in plan.vocoders:
             record_case(request.node, trip, clip=mel_clip, vocoder=BASELINE, outcome="baseline")
         return trip

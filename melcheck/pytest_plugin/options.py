@@ -8,6 +8,7 @@ the repository.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 from melcheck.files import plain_text
 
 _FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+# How much of a misspelt key is right: "mel_adio" has 0.93, "mel-audio" and "melaudio" more.
+_NEAR = 0.8
 _KEY = re.compile(r"^\s*mel_\w+\s*=", re.MULTILINE)
 
 
@@ -31,6 +34,9 @@ class Option:
         help: One sentence.
         many: Whether it may be given more than once, or hold a list under its key.
         spread: Whether it takes several values at once on the command line.
+        switch: Whether it takes no value.
+        keyed: Whether it has an ini key; an option of a single run has none.
+        spellings: Other spellings of the option on the command line.
     """
 
     name: str
@@ -38,6 +44,9 @@ class Option:
     help: str
     many: bool = False
     spread: bool = False
+    switch: bool = False
+    keyed: bool = True
+    spellings: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -46,8 +55,8 @@ class Option:
 
     @property
     def key(self) -> str:
-        """The ini key."""
-        return _key(self.name)
+        """The ini key; "" where it has none."""
+        return _key(self.name) if self.keyed else ""
 
 
 def _key(name: str) -> str:
@@ -140,8 +149,46 @@ OPTIONS = (
         "folder of goldens for your own clips; the first run writes them and fails",
     ),
     Option("bench", "SIZE", "how much the benchmarks measure: short, or full (short)"),
-    Option("duration", "SECONDS", "seconds to check of each clip, from its start, or all (3)"),
+    Option("duration", "SECONDS", "seconds to check of each clip, or all (3)"),
     Option("sample-rate", "HZ", "rate to read audio at; must be that of the vocoder (its own)"),
+    Option(
+        "profile",
+        "NAME",
+        "recipe of the expected mel: vocos, f5-tts, hifigan-22k, ...; an unknown name lists all "
+        "(that of the vocoder)",
+    ),
+    Option("offset", "PLACE", "where the checked part begins: start, middle, or seconds (start)"),
+    Option("sample", "COUNT", "check so many of the clips, chosen by their names and --mel-seed"),
+    Option("seed", "NUMBER", "which clips --mel-sample chooses (0)"),
+    Option(
+        "thresholds",
+        "METRIC=NUMBER",
+        'a threshold of this project, as "snr_db=18", or for clips of some names, as '
+        '"noisy/*: snr_db=15, mae=0.3"; shown beside the default wherever it decides; repeatable',
+        many=True,
+        spellings=("--mel-threshold",),
+    ),
+    Option(
+        "accepted",
+        "FILE",
+        "file of the misses that this project has accepted (mel-accepted.yaml)",
+    ),
+    Option(
+        "accept",
+        "",
+        "write the cases that miss a gate now to the file of --mel-accepted; the run still fails, "
+        "the next one takes them for known misses until they get worse or pass",
+        switch=True,
+        keyed=False,
+    ),
+    Option(
+        "strict-input",
+        "",
+        "refuse a run, before its first test, in which a clip cannot be read; otherwise that case "
+        "fails and the others are judged",
+        switch=True,
+    ),
+    Option("keep-runs", "COUNT", "of how many runs the folder for pictures keeps theirs (5)"),
 )
 """All options, in the order of the help."""
 
@@ -150,16 +197,18 @@ def add_options(parser: pytest.Parser) -> None:
     """Add every option and its ini key."""
     group = parser.getgroup("melcheck", "melcheck: audio -> mel -> audio")
     for option in OPTIONS:
-        shared: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
-        if option.spread:
-            group.addoption(option.flag, nargs="+", action="extend", **shared)
+        shared: dict[str, Any] = {"help": option.help, "dest": _key(option.name)}
+        flags = (option.flag, *option.spellings)
+        if option.switch:
+            group.addoption(*flags, action="store_true", default=None, **shared)
+        elif option.spread:
+            group.addoption(*flags, nargs="+", action="extend", metavar=option.metavar, **shared)
         else:
             action = "append" if option.many else "store"
-            group.addoption(option.flag, action=action, **shared)
-        if option.many:
-            parser.addini(option.key, option.help, type="linelist")
-        else:
-            parser.addini(option.key, option.help, type="string")
+            group.addoption(*flags, action=action, metavar=option.metavar, **shared)
+        if option.keyed:
+            kind: Any = "linelist" if option.many else "bool" if option.switch else "string"
+            parser.addini(option.key, option.help, type=kind)
 
 
 def texts(config: pytest.Config, name: str) -> list[str]:
@@ -178,6 +227,34 @@ def texts(config: pytest.Config, name: str) -> list[str]:
         found = config.getini(_key(name)) or []
         values = [found] if isinstance(found, str) else [str(value) for value in found]
     return values
+
+
+def switched_on(config: pytest.Config, name: str) -> bool:
+    """Return whether an option without a value, or its ini key, is set."""
+    [option] = [each for each in OPTIONS if each.name == name]
+    return bool(config.getoption(_key(name)) or (option.keyed and config.getini(option.key)))
+
+
+def check_keys(config: pytest.Config) -> None:
+    """Refuse an ini key that is meant for the plugin and is none of its keys.
+
+    Raises:
+        ValueError: There is one; the message has the nearest.
+    """
+    known = [option.key for option in OPTIONS if option.keyed]
+    # pytest 9 deprecates the only public list of the keys that a file has.
+    given = list(config._inicfg if hasattr(config, "_inicfg") else config.inicfg)
+    given += [each.partition("=")[0] for each in config.getoption("override_ini") or ()]
+    wrong = []
+    for key in given:
+        plain = key.strip().lower().replace("-", "_")
+        near = difflib.get_close_matches(plain, known, n=1, cutoff=_NEAR)
+        if key not in known and (plain.startswith("mel_") or near):
+            near = near or difflib.get_close_matches(plain, known, n=1, cutoff=0.0)
+            wrong.append(f"{key} is no key of melcheck. Did you mean {near[0]}?")
+    if wrong:
+        where = "" if config.inipath is None else f"{config.inipath}: "
+        raise ValueError(where + "\n".join(wrong))
 
 
 def from_command_line(config: pytest.Config, name: str) -> bool:

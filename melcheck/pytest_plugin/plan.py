@@ -14,13 +14,21 @@ from typing import Any
 
 import pytest
 
+from melcheck.accepted import DEFAULT_FILE, read_accepted
 from melcheck.clip_lists import list_clips
-from melcheck.clips import Clip, load_manifest
-from melcheck.config import DEFAULT_DURATION_SECONDS, seconds_or_all
+from melcheck.clips import Clip, load_manifest, sample_clips
+from melcheck.config import DEFAULT_DURATION_SECONDS, offset_of, seconds_or_all
 from melcheck.files import writable_folder
 from melcheck.manifests import is_manifest
-from melcheck.plan import Plan, load_plan
-from melcheck.pytest_plugin.options import from_command_line, paths, texts
+from melcheck.plan import (
+    DEFAULT_KEEP_RUNS,
+    Plan,
+    default_vocoders,
+    load_plan,
+    profile_recipe,
+)
+from melcheck.pytest_plugin.options import from_command_line, paths, switched_on, texts
+from melcheck.sanity import threshold_rule
 from melcheck.user_code import search_first
 
 _REQUIRABLE = ("official", "cuda")
@@ -42,6 +50,12 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
     root, here = config.rootpath, config.invocation_params.dir
     search_first((here, root))
     clips = _clips(config)
+    count = _number(config, "sample", _count, "a whole number from 1 up", None)
+    seed = _number(config, "seed", int, "a whole number", 0)
+    if count is not None:
+        clips = sample_clips(clips, count, seed=seed)
+    expected = next(iter(texts(config, "profile")), None)
+    _named("profile", profile_recipe, expected)
     required = _names(texts(config, "require"), root)
     for name in required:
         if name not in _REQUIRABLE:
@@ -57,18 +71,29 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
     folder, remarks = _artifacts(config) if artifacts is None else (Path(artifacts), ())
     plan = Plan(
         clips=clips,
-        vocoders=_with(vocoders or ["embedded", "official"], "official", required),
+        vocoders=_with(
+            vocoders or list(default_vocoders(expected, official=True)), "official", required
+        ),
         devices=_with(_devices(devices), "cuda", required),
         required=frozenset([*required, *vocoders, *devices, *references]),
         vocoder_reference=next(iter(references), None),
+        profile=expected,
         sample_rate=_number(config, "sample-rate", int, "a whole number of Hz", None),
         duration_seconds=_number(
             config, "duration", seconds_or_all, "seconds above 0, or all", DEFAULT_DURATION_SECONDS
         ),
+        offset=_number(config, "offset", offset_of, "start, middle, or seconds from 0 up", 0.0),
+        rules=tuple(
+            _named("thresholds", threshold_rule, text) for text in texts(config, "thresholds")
+        ),
+        accepted=_named("accepted", read_accepted, accepted_file(config)),
         artifacts=folder,
+        keep_runs=_number(
+            config, "keep-runs", _count, "a whole number from 1 up", DEFAULT_KEEP_RUNS
+        ),
         goldens=_goldens(config),
         cache_pattern=next(iter(texts(config, "cache-pattern")), None),
-        remarks=remarks,
+        remarks=(*remarks, *_sampled(count, seed)),
     )
     plan = load_plan(
         plan,
@@ -79,8 +104,36 @@ def make_plan(config: pytest.Config, *, check_clips: bool, artifacts: str | None
         prefix="--mel-",
     )
     if check_clips:
-        plan.check_clips(plan.clips, hint=" To name tests as well, put `--` before them.")
+        plan.check_clips(
+            plan.clips,
+            strict=switched_on(config, "strict-input"),
+            hint=" To name tests as well, put `--` before them.",
+        )
     return plan
+
+
+def accepted_file(config: pytest.Config) -> Path:
+    """Return the file of accepted misses, whether it exists or not."""
+    return next(iter(paths(config, "accepted")), config.rootpath / DEFAULT_FILE)
+
+
+def _sampled(count: int | None, seed: int) -> list[str]:
+    return [] if count is None else [f"--mel-sample {count}: chosen by name, with seed {seed}"]
+
+
+def _named(option: str, read: Callable[[Any], Any], value: Any) -> Any:
+    """Return what a value means, with the option in front of what is wrong with it."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"--mel-{option}: {error}") from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _clips(config: pytest.Config) -> tuple[Clip, ...]:

@@ -25,10 +25,18 @@ from melcheck.environment import (
 )
 from melcheck.files import error_text, failed_allocation, plain_text
 from melcheck.pytest_plugin import reports as report_plugin
-from melcheck.pytest_plugin.cases import PLAN, REFUSED, is_worker, plan_of
-from melcheck.pytest_plugin.options import OPTIONS, add_options, overlooked_configuration, texts
+from melcheck.pytest_plugin.cases import FOUND, PLAN, REFUSED, is_worker, plan_of
+from melcheck.pytest_plugin.end_of_run import EndOfRun
+from melcheck.pytest_plugin.options import (
+    OPTIONS,
+    add_options,
+    check_keys,
+    overlooked_configuration,
+    texts,
+)
 from melcheck.pytest_plugin.terminal import (
     CASE_PROPERTY,
+    KIND_PROPERTY,
     PLACE_PROPERTY,
     Annotations,
     Notes,
@@ -37,6 +45,7 @@ from melcheck.pytest_plugin.terminal import (
 )
 
 if TYPE_CHECKING:
+    from melcheck.clips import Clip
     from melcheck.plan import Plan
 
 
@@ -56,7 +65,17 @@ _MARKERS = {
 }
 _PARAMETRIZED = {"mel_clip": "clips", "mel_vocoder": "vocoders", "mel_device": "devices"}
 # Options about the output of a run and the size of its benchmarks make no plan by themselves.
-_NO_PLAN = ("artifacts", "report", "baseline", "bench", "column", "cache-pattern")
+_NO_PLAN = (
+    "artifacts",
+    "report",
+    "baseline",
+    "bench",
+    "accept",
+    "strict-input",
+    "keep-runs",
+    "column",
+    "cache-pattern",
+)
 _PLANNED = tuple(option.name for option in OPTIONS if option.name not in _NO_PLAN)
 # The environment lacks something, as on the command line.
 _ENVIRONMENT = 3
@@ -72,11 +91,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, the report and the sections at the end of the output."""
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    try:
+        check_keys(config)
+    except ValueError as error:
+        raise pytest.UsageError(plain_text(f"melcheck: {error}")) from None
     summary = None if is_worker(config) else Summary()
     if summary is not None:
         config.pluginmanager.register(Annotations(config), "melcheck-annotations")
         config.pluginmanager.register(summary, "melcheck-summary")
         config.pluginmanager.register(Notes(config), "melcheck-notes")
+        config.pluginmanager.register(EndOfRun(config, summary), "melcheck-end")
     report_plugin.register(config, lambda: config.stash.get(PLAN, None), summary)
 
 
@@ -229,6 +253,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         clip = params.get("mel_clip")
+        _note_kind(config, item, clip)
         if clip is None:  # no test of a clip, or all clips of the run are gated
             continue
         item.user_properties.append((PLACE_PROPERTY, str(clip.source)))
@@ -236,6 +261,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             vocoder, device = params["mel_vocoder"], params["mel_device"]
             case = [clip.name, plan_of(config).label(vocoder), device]
             item.user_properties.append((CASE_PROPERTY, json.dumps(case)))
+
+
+def _note_kind(config: pytest.Config, item: pytest.Item, clip: Clip | None) -> None:
+    """Note that a test is about the front end or a stored mel, for tables of their own."""
+    needs = item.get_closest_marker("mel_needs")
+    frontend = config.stash[PLAN].frontend if PLAN in config.stash else None
+    if needs is None:
+        return
+    if "cache" in needs.args and clip is not None:
+        kind = ["stored mel", clip.name]
+    elif "frontend" in needs.args and frontend is not None:
+        kind = ["front end", frontend.name]
+    else:
+        return
+    item.user_properties.append((KIND_PROPERTY, json.dumps(kind)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -247,9 +287,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Let what our tests report, and the user's code printed meanwhile, be plain text."""
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a fixture found of a clip or a stored mel be a failure, not an error.
+
+    What our tests report, and the user's code printed meanwhile, becomes plain text.
+    """
     report = yield
+    if report.when == "setup" and report.failed and FOUND in item.stash:
+        report.when = "call"
     if not any(name.startswith("mel_") for name in getattr(item, "fixturenames", ())):
         return report
     told = report.longrepr

@@ -23,7 +23,13 @@ import pytest
 from melcheck.files import error_text, plain_text, unwritten
 from melcheck.pytest_plugin.cases import is_worker
 from melcheck.pytest_plugin.options import paths
-from melcheck.pytest_plugin.terminal import CASE_PROPERTY, RECORD_PROPERTY, Summary
+from melcheck.pytest_plugin.terminal import (
+    CASE_PROPERTY,
+    KIND_PROPERTY,
+    PLACE_PROPERTY,
+    RECORD_PROPERTY,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from melcheck.clips import Clip
@@ -31,7 +37,14 @@ if TYPE_CHECKING:
     from melcheck.pipeline import RoundTrip
     from melcheck.plan import Plan
     from melcheck.report.baseline import Baseline
-    from melcheck.report.model import CaseOutcome, CaseRecord, CaseResult, Key, RunReport
+    from melcheck.report.model import (
+        CaseOutcome,
+        CaseRecord,
+        CaseResult,
+        FailedTest,
+        Key,
+        RunReport,
+    )
     from melcheck.sanity import Verdict
 
 
@@ -58,6 +71,7 @@ def record_case(
     verdict: Verdict | None = None,
     cause: Explanation | None = None,
     artifacts: Path | None = None,
+    problem: str = "",
 ) -> CaseResult:
     """Put a case into the table and the reports of this run.
 
@@ -70,6 +84,7 @@ def record_case(
         verdict: Verdict of the gates; None where none applies.
         cause: Likely cause of a failure.
         artifacts: Folder of its pictures and audio; None where none were written.
+        problem: What is wrong beside the gates; "" for nothing.
 
     Returns:
         The case; its outcome is "failed" if it is worse than the baseline.
@@ -85,9 +100,11 @@ def record_case(
         # A device is called "cuda" in a plan and "cuda:0" by a tensor.
         device=item.callspec.params.get("mel_device"),  # type: ignore[attr-defined]
         path=clip.path,
+        source=clip.source,
         verdict=verdict,
         cause=cause,
         artifacts=artifacts,
+        problem=problem,
     )
     collector = item.config.stash.get(_COLLECTOR, None)
     if collector is not None:
@@ -212,7 +229,7 @@ class Reporter:
         summary: Summary, which has the planned and the skipped cases.
         plan: Function that returns the plan.
         reports: Files to write.
-        failed_tests: Messages of failed tests that belong to no case, by name.
+        failed_tests: Failed tests that belong to no case, by what they are about.
         failed_cases: Messages of failed cases.
         lines: Lines to print at the end.
     """
@@ -222,7 +239,7 @@ class Reporter:
     summary: Summary
     plan: Callable[[], Plan | None]
     reports: list[Path]
-    failed_tests: dict[str, str] = field(default_factory=dict)
+    failed_tests: dict[str, FailedTest] = field(default_factory=dict)
     failed_cases: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -235,15 +252,29 @@ class Reporter:
         """Note a failure, and its case if it has one."""
         if not report.failed:
             return
-        cases = [str(value) for name, value in report.user_properties if name == CASE_PROPERTY]
-        self.failed_cases |= dict.fromkeys(cases, _message(report))
-        if not cases:
-            self.failed_tests.setdefault(report.nodeid, _message(report))
+        from melcheck.report.model import FailedTest
+
+        found = dict(report.user_properties)  # of equal names the last one counts
+        message = _message(report)
+        if CASE_PROPERTY in found:
+            self.failed_cases[str(found[CASE_PROPERTY])] = message
+        elif KIND_PROPERTY in found:
+            kind, name = json.loads(str(found[KIND_PROPERTY]))
+            path = str(found.get(PLACE_PROPERTY, ""))
+            test = FailedTest(name=name, message=message, kind=kind, path=path)
+            self.failed_tests.setdefault(f"{kind} {name} {message}", test)
+        else:
+            self._failed(report.nodeid, message)
+
+    def _failed(self, name: str, message: str) -> None:
+        from melcheck.report.model import FailedTest
+
+        self.failed_tests.setdefault(name, FailedTest(name=name, message=message))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a file whose tests could not be collected."""
         if report.failed:
-            self.failed_tests.setdefault(report.nodeid, _message(report))
+            self._failed(report.nodeid, _message(report))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the reports, also of a run that failed or was interrupted."""
@@ -261,7 +292,7 @@ class Reporter:
         records = store.records()
         cases = self._cases(records)
         if self.collector.baseline and self.summary.planned and not _compared(cases):
-            self.failed_tests["--mel-baseline"] = _NOTHING_IN_COMMON
+            self._failed("--mel-baseline", _NOTHING_IN_COMMON)
             self.lines.append(f"--mel-baseline: {_NOTHING_IN_COMMON}")
             failed = True
         report = self._report(records, cases)
@@ -304,8 +335,11 @@ class Reporter:
 
     def _cases(self, records: Mapping[Key, CaseRecord]) -> list[CaseResult]:
         """Return every planned case, in the order of the plan."""
+        from melcheck.files import place
         from melcheck.report.model import CaseResult
 
+        plan = self.plan()
+        files = {} if plan is None else {clip.name: place(clip.source) for clip in plan.clips}
         cases = {key: record.case for key, record in records.items()}
         reasons = {case: why for why, found in self.summary.skipped.items() for case in found}
         for planned in self.summary.planned:
@@ -319,10 +353,10 @@ class Reporter:
                     device=device,
                     outcome="failed" if failure else outcome,
                     reason=failure or reasons.get(planned, ""),
+                    path=files.get(clip, ""),
                 )
             elif failure and cases[key].outcome != "failed":
                 cases[key] = replace(cases[key], outcome="failed", reason=failure)
-        plan = self.plan()
         if plan is None:
             return list(cases.values())
         clips = [clip.name for clip in plan.clips]
@@ -339,22 +373,22 @@ class Reporter:
 
     def _report(self, records: Mapping[Key, CaseRecord], cases: list[CaseResult]) -> RunReport:
         from melcheck.report.build import environment
-        from melcheck.report.model import FailedTest, make_run_report
+        from melcheck.report.model import make_run_report
         from melcheck.sanity import Thresholds
 
+        plan = self.plan()
         baseline = self.collector.baseline
         arguments = map(str, self.config.invocation_params.args)
         return make_run_report(
             cases,
             [records[case.key] for case in cases if case.key in records],
-            thresholds=Thresholds().gates(),
+            thresholds=Thresholds().gates() if plan is None else plan.gates(),
+            rules=() if plan is None else plan.own_rules(),
             environment=environment(
                 command=shlex.join(["pytest", *arguments]),
                 devices=[case.device for case in cases if case.metrics],
             ),
-            failed_tests=[
-                FailedTest(name=name, message=why) for name, why in self.failed_tests.items()
-            ],
+            failed_tests=self.failed_tests.values(),
             comparison=None if baseline is None else baseline.comparison(cases),
         )
 
@@ -387,7 +421,8 @@ def _compared(cases: list[CaseResult]) -> bool:
 
 def _message(report: Any) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(report.longrepr if crash is None else crash.message).strip()
+    message = str(report.longrepr if crash is None else crash.message).strip()
+    return message.removeprefix("Failed: ")
 
 
 def _position(names: Sequence[str], name: str) -> int:

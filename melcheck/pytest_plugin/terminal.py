@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ PLACE_PROPERTY = "melcheck-place"
 """The file that a failure is about, or "file:line"; the last one counts."""
 SPEED_PROPERTY = "melcheck-speed"
 """A line for the list of speeds."""
+KIND_PROPERTY = "melcheck-kind"
+"""What a test is about that belongs to no case, and of which clip or front end, in JSON."""
 
 _WORKER_OUTPUT = "melcheck_planned"
 _LISTED_PATHS = 16
@@ -145,6 +148,7 @@ class Summary:
         self.records: dict[Key, CaseRecord] = {}
         self.planned: set[str] = set()
         self.skipped: dict[str, set[str]] = {}
+        self.failed: set[str] = set()
         self.speeds: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -160,6 +164,8 @@ class Summary:
         """Collect the case, its record and the speeds of a test."""
         cases = _properties(report, CASE_PROPERTY)
         self.planned.update(cases)
+        if report.failed:
+            self.failed.update(cases)
         if cases and report.skipped and report.when == "setup":
             _, _, reason = cast("tuple[str, int, str]", report.longrepr)
             self.skipped.setdefault(reason.removeprefix("Skipped: "), set()).update(cases)
@@ -189,6 +195,8 @@ class Summary:
         terminalreporter.section("melcheck: audio -> mel -> audio -> mel")
         for line in self._table(terminalreporter):
             write(line, coloured=coloured)
+        for line in self._shared_causes():
+            write(line)
         for reason, cases in self.skipped.items():
             write(f"skipped, {len(cases)} of {len(self.planned)} cases: {reason}")
         records = self.records.values()
@@ -201,23 +209,44 @@ class Summary:
             write(f"  ... and {len(pictures) - _LISTED_PATHS} more folders beside them")
         outcomes = (record.case.outcome for record in records)
         counts = Counter[str](outcome for outcome in outcomes if outcome != "baseline")
+        measured = {json.dumps(list(record.case.key)) for record in records}
+        counts["failed"] += len(self.failed - measured)  # a clip that cannot be read, say
         counts["skipped"] = sum(map(len, self.skipped.values()))
         counts["without a result"] = len(self.planned) - counts.total()
         listed = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
         write(f"{len(self.planned)} cases planned: {listed}")
 
-    def _table(self, terminalreporter: pytest.TerminalReporter) -> list[str]:
+    def _shared_causes(self) -> list[str]:
+        """Return each cause that several cases share, once, with how many."""
         if not self.records:
             return []
+        from melcheck.report.text import Failure, failure_lines, problems_of
+
+        failures = [
+            Failure(case.clip, case.title, case.reason, case.cause)
+            for case in (record.case for record in self.records.values())
+            if case.outcome == "failed" and case.cause is not None
+        ]
+        shared = {
+            title
+            for problem in problems_of(failures)
+            if len(problem.cases) > 1
+            for _, title, _ in problem.cases
+        }
+        return failure_lines(each for each in failures if each.title in shared)
+
+    def _table(self, terminalreporter: pytest.TerminalReporter) -> list[str]:
+        plan = terminalreporter.config.stash.get(PLAN, None)
+        if not self.records or plan is None:
+            return []
         from melcheck.report.table import table_lines
-        from melcheck.sanity import Thresholds
 
         return table_lines(
             list(self.records.values()),
-            Thresholds().gates(),
+            plan.gates(),
             width=max(80, terminalreporter._tw.fullwidth),
             colour=terminalreporter.hasmarkup,
-            all_option="--mel-duration all",
+            rules=plan.own_rules(),
         )
 
 

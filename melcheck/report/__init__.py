@@ -10,5 +10,6 @@ media        pictures and audio of a case, small enough for the page
 json_format  writes and reads the versioned JSON
 files        writes a report in the format that its suffix names
 store        the folder in which the processes of pytest-xdist gather their cases
+accept       writes the misses that a project accepts
 baseline     compares cases with an earlier report
 """

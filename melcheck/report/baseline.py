@@ -1,7 +1,8 @@
 """Comparison of a run with an earlier report: case by case, with the bands and frames that changed.
 
-Cases are compared only where sha256 and length of the audio, recipe and weights are the same.
-Otherwise the difference is reported instead of numbers.
+A case is compared with that of the same clip, vocoder and device. A clip is the same by its name;
+where the folders in that differ, since another root was given, by its sha256. Numbers are compared
+only where audio, part, recipe and weights are the same; otherwise the difference is reported.
 
 Tolerances: at least 12 times the largest change without a cause, which was measured as float32
 against float64 on the twelve fixture clips with the embedded vocoder (`docs/report.md` has the
@@ -71,12 +72,15 @@ class Baseline:
         self.report: RunReport = read_report(path)
         self._file = path.name
         self._cases = {case.key: case for case in self.report.cases if case.metrics}
+        self._by_audio: dict[tuple[str, str, str], list[CaseResult]] = {}
+        for case in self._cases.values():
+            self._by_audio.setdefault(_audio_key(case), []).append(case)
         self._recipes = {recipe.digest: recipe for recipe in self.report.recipes}
 
     def change(self, record: CaseRecord) -> BaselineChange:
         """Compare a measured case of this run with the same case of the baseline."""
         case = record.case
-        before = self._cases.get(case.key)
+        before = self._before(case)
         if before is None:
             return BaselineChange(status="new")
         mismatches = tuple(self._mismatches(before, record))
@@ -98,7 +102,8 @@ class Baseline:
     def comparison(self, cases: Iterable[CaseResult]) -> BaselineComparison:
         """Summarise the comparison of all cases of a run with the baseline."""
         cases = [case for case in cases if case.outcome != "baseline"]
-        present = {case.key for case in cases if case.metrics}
+        matched = (self._before(case) for case in cases if case.metrics)
+        present = {before.key for before in matched if before is not None}
         changes = [(case, case.change) for case in cases if case.change is not None]
         return BaselineComparison(
             file=self._file,
@@ -117,6 +122,15 @@ class Baseline:
             ),
         )
 
+    def _before(self, case: CaseResult) -> CaseResult | None:
+        """Return the case of the baseline that a case is compared with; None for a new one."""
+        named = self._cases.get(case.key)
+        if named is not None and _audio_key(named) == _audio_key(case):
+            return named
+        same = self._by_audio.get(_audio_key(case), []) if case.audio is not None else []
+        moved = [before for before in same if _last(before.clip) == _last(case.clip)]
+        return moved[0] if len(moved) == 1 else named
+
     def _mismatches(self, before: CaseResult, record: CaseRecord) -> Iterable[str]:
         case = record.case
         old_audio, audio = before.audio, case.audio
@@ -128,6 +142,12 @@ class Baseline:
                     "the length checked",
                     f"{old_audio.checked_seconds:g} s",
                     f"{audio.checked_seconds:g} s",
+                )
+            elif abs(old_audio.begin_seconds - audio.begin_seconds) > _SAME_SECONDS:
+                yield _other(
+                    "where the part begins",
+                    f"{old_audio.begin_seconds:g} s",
+                    f"{audio.begin_seconds:g} s",
                 )
         elif old_audio is not audio:
             yield "only one of the two reports names the audio file"
@@ -141,6 +161,14 @@ class Baseline:
         configs = [source and source.config_sha256 for source in vocoders]
         if hashes[0] == hashes[1] and configs[0] != configs[1]:
             yield _other("the vocoder's config, sha256", *(str(each)[:12] for each in configs))
+
+
+def _audio_key(case: CaseResult) -> tuple[str, str, str]:
+    return "" if case.audio is None else case.audio.sha256, case.vocoder, case.device
+
+
+def _last(clip: str) -> str:
+    return clip.rpartition("/")[2]
 
 
 def _other(what: str, before: str, after: str) -> str:

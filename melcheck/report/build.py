@@ -14,7 +14,7 @@ import torch
 
 from melcheck._version import __version__
 from melcheck.diagnosis.causes import Explanation
-from melcheck.files import sha256_file
+from melcheck.files import place, sha256_file
 from melcheck.pipeline import RoundTrip
 from melcheck.recipes import MelRecipe, band_centres_hz
 from melcheck.report.model import (
@@ -27,6 +27,7 @@ from melcheck.report.model import (
     RecipeSource,
     shown,
 )
+from melcheck.report.text import limit_words
 from melcheck.sanity import GateResult, Verdict
 
 # Far finer than any tolerance, and short: a case of 3 s has 382 of these numbers.
@@ -43,9 +44,11 @@ def case_record(
     outcome: CaseOutcome,
     device: str | None = None,
     path: Path | None = None,
+    source: Path | None = None,
     verdict: Verdict | None = None,
     cause: Explanation | None = None,
     artifacts: Path | None = None,
+    problem: str = "",
 ) -> CaseRecord:
     """Return the record of the first item of a round trip.
 
@@ -56,28 +59,33 @@ def case_record(
         outcome: Outcome of the case.
         device: Name of the device in this run; None for the name that torch gives it.
         path: File that `trip.audio` was read from, which is hashed; None for other waveforms.
+        source: The user's file that holds it, to be shown; None for `path`.
         verdict: Verdict of the gates; None where none applies.
         cause: Likely cause of a failure.
         artifacts: Folder of its pictures and audio; None where none were written.
+        problem: What is wrong beside the gates; "" for nothing.
     """
     metrics = trip.metrics()[0]
     values = {name: getattr(metrics, name) for name in METRICS if name != "stft_distance"}
     values["stft_distance"] = float(trip.waveform_distance()[0])
     recipe = _recipe_source(trip.recipe)
+    missed = () if verdict is None else verdict.failures
+    notes = () if outcome == "baseline" else trip.notes if verdict is None else verdict.notes
     case = CaseResult(
         clip=clip,
         vocoder=vocoder,
         device=str(trip.device) if device is None else device,
         outcome=outcome,
-        reason="" if verdict is None else "; ".join(map(_missed, verdict.failures)),
+        reason="; ".join([*([problem] if problem else []), *map(_missed, missed)]),
         metrics={name: values[name] for name in METRICS},
         gates=() if verdict is None else verdict.gates,
         band_mae=_profile(metrics.band_mae),
         frame_mae=_profile(metrics.frame_mae),
-        notes=() if verdict is None else verdict.notes,
+        notes=notes,
         cause=cause,
         audio=_audio_source(trip, path),
         recipe=recipe.digest,
+        path="" if path is None else place(source or path),
     )
     folder = "" if artifacts is None else str(artifacts)
     return CaseRecord(case=case, vocoder=trip.vocoder, recipe=recipe, artifacts=folder)
@@ -105,10 +113,8 @@ def environment(*, command: str, devices: Iterable[str]) -> Environment:
 def _missed(gate: GateResult) -> str:
     metric = METRICS[gate.metric]
     unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
-    value, limit = (shown(gate.metric, number) for number in (gate.value, gate.limit))
-    if value == limit:
-        value, limit = f"{gate.value:.6g}", f"{gate.limit:g}"
-    return f"{metric.label} is {value}{unit}, must be {gate.side} {limit}{unit}"
+    value = shown(gate.metric, gate.value, beside=gate.limit)
+    return f"{metric.label} is {value}{unit}, must be {limit_words(gate)}"
 
 
 def _profile(values: Iterable[float]) -> tuple[float, ...]:
@@ -127,6 +133,7 @@ def _audio_source(trip: RoundTrip, path: Path | None) -> AudioSource | None:
         channels=trip.audio.source_channels,
         seconds=trip.audio.source_seconds,
         checked_seconds=trip.checked_seconds,
+        begin_seconds=trip.audio.begin_seconds,
         decoder=trip.audio.decoder,
     )
 
@@ -143,7 +150,7 @@ def _recipe_source(recipe: MelRecipe) -> RecipeSource:
         text=recipe.text(),
         sample_rate=recipe.sample_rate,
         frames_per_second=recipe.frames_per_second,
-        log_floor=recipe.log_floor,
+        log_floor=recipe.floor_nats,
         band_centres_hz=tuple(round(hz, 1) for hz in band_centres_hz(recipe)),
     )
 

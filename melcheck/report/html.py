@@ -40,16 +40,20 @@ from melcheck.report.model import (
     shown,
     shown_delta,
 )
+from melcheck.report.table import part_text
 from melcheck.report.text import (
+    BESIDE,
     STATES,
     change_text,
     change_word,
     columns_text,
     comparison_text,
+    failed_tests,
     finished_text,
     frequency_ticks,
     gates_text,
     headline,
+    judged_rows,
     limit_text,
     problems,
     skip_reasons,
@@ -68,10 +72,10 @@ def _clip_view(
     audio = next((case.audio for case in cases if case.audio), None)
     file = ""
     if audio is not None:
-        length = f" of {audio.seconds:.2f}" if audio.seconds > audio.checked_seconds + 0.01 else ""
+        part = part_text(audio) or f"{audio.checked_seconds:.2f} s"
         file = (
-            f"{audio.file} · {audio.sample_rate:,} Hz, {_channels(audio.channels)} · "
-            f"{audio.checked_seconds:.2f}{length} s checked · sha256 {audio.sha256[:12]}…"
+            f"{cases[0].path or audio.file} · {audio.sample_rate:,} Hz, "
+            f"{_channels(audio.channels)} · {part} checked · sha256 {audio.sha256[:12]}…"
         )
     devices = {case.device for case in cases}
     players = [] if media.original is None else [_player("Original", media.original)]
@@ -95,8 +99,8 @@ def _glance(case: CaseResult) -> str:
     if not case.metrics:
         return case.reason.splitlines()[0] if case.reason else ""
     return " · ".join(
-        f"{METRICS[name].label} {shown(name, case.metrics[name])}"
-        for name in ("mae", "pearson", "snr_db")
+        f"{METRICS[name].label} {shown(name, case.metrics[name], beside=case.limits.get(name))}"
+        for name in BESIDE
     )
 
 
@@ -143,11 +147,10 @@ def _figure(
     return {
         "label": metric.label,
         "meaning": metric.meaning,
-        "text": shown(name, value),
+        "text": shown(name, value, beside=None if gate is None else gate.limit),
         "unit": "" if metric.unit == "%" else metric.unit,
         "missed": gate is not None and not gate.passed,
-        # The gate against silence is shown only where it was missed.
-        "gate": "" if gate is None or (gate.passed and not metric.better) else _gate_text(gate),
+        "gate": "" if gate is None else _gate_text(gate),
         "delta": "" if change is None else f"{shown_delta(name, change.delta)} vs. baseline",
         "trend": "" if change is None else change.trend,
     }
@@ -155,9 +158,11 @@ def _figure(
 
 def _gate_text(gate: GateResult) -> str:
     limit = limit_text(gate)
+    if gate.default is not None:
+        limit += f" (default {gate.default:g})"
     if math.isnan(gate.margin):
         return f"must be {limit}"
-    margin = shown(gate.metric, abs(gate.margin))
+    margin = shown(gate.metric, abs(gate.margin), beside=0.0)
     return f"{limit}, margin {margin}" if gate.passed else f"must be {limit}, misses by {margin}"
 
 
@@ -254,8 +259,9 @@ def report_html(
     opened = urgent if len(clips) <= _SMALL_RUN else opened
     comparison, comparison_lists = comparison_text(report)
     style, script = _asset("report.css"), _asset("report.js")
-    present = {case.outcome for case in report.cases}
-    devices = {case.device for case in report.cases}
+    rows = judged_rows(report)
+    present = {case.outcome for case, _ in rows}
+    devices = {case.device for case, _ in rows}
     state = STATES["passed" if report.verdict == "passed" else "failed"]
     return _template().render(
         report=report,
@@ -280,10 +286,15 @@ def report_html(
         gates_text=gates_text(report.thresholds),
         finished=finished_text(report.environment.finished),
         problems=problems(report),
+        failed_tests=failed_tests(report),
         anchors=anchors,
         comparison=comparison,
         comparison_lists=comparison_lists,
-        caption=f"{len(report.cases)} cases; a clip's name links to its pictures and audio.",
+        rows=rows,
+        beside=BESIDE,
+        part=part_text,
+        caption=f"{len(rows)} cases; a clip's name links to its pictures and audio. After ≈ stands "
+        "Griffin-Lim's value.",
         metrics=METRICS,
         extra=_EXTRA,
         limits={gate.metric: limit_text(gate) for gate in report.thresholds},
@@ -299,7 +310,7 @@ def report_html(
         clips=[
             _clip_view(clip, cases, report, carried[clip])
             | {"anchor": anchors[clip], "open": clip in opened}
-            for clip, cases in clips.items()
+            for clip, cases in ((clip, clips[clip]) for clip in urgent)
         ],
         files={case.clip: case.audio for case in report.cases if case.audio is not None},
         channels=_channels,

@@ -157,7 +157,7 @@ class CaseMedia:
 def case_media(trip: RoundTrip) -> CaseMedia:
     """Return the pictures and audio of the first item of a round trip."""
     original, reconstructed = (
-        mel[0].detach().double().cpu().numpy() for mel in (trip.mel, trip.reconstructed_mel)
+        mel[0].detach().double().cpu().numpy() for mel in trip.mels_in_nats()
     )
     counted = trip.frame_mask[0].cpu().numpy()
     # One colour scale for both mels, so that they can be compared.

@@ -21,7 +21,7 @@ from melcheck.vocoders.base import VocoderInfo
 Key = tuple[str, str, str]
 """Clip, vocoder, device: what names a case in a run."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a field is added, removed or changes its meaning."""
 
 CaseOutcome = Literal[
@@ -70,10 +70,19 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """Every metric of a case, in the order of a report's table. Shares are stored from 0 to 1."""
 
 
-def shown(metric: str, value: float, *, signed: bool = False) -> str:
+def shown(metric: str, value: float, *, signed: bool = False, beside: float | None = None) -> str:
     """Return a value with the digits of its metric, without its unit except for %.
 
+    Args:
+        metric: Name in `METRICS`.
+        value: The value.
+        signed: Whether a plus is written.
+        beside: A number from which it must be told apart, such as the limit that it missed by
+            less than those digits show.
+
     Example:
+        >>> shown("snr_db", 19.96), shown("snr_db", 19.96, beside=20.0)
+        ('20.0', '19.96')
         >>> shown("mae", 0.15432), shown("reference_floor_share", 0.031)
         ('0.154', '3%')
         >>> shown("snr_db", 2.0, signed=True)
@@ -83,8 +92,17 @@ def shown(metric: str, value: float, *, signed: bool = False) -> str:
     percent = kind.unit == "%"
     if not math.isfinite(value):
         return str(value)
-    text = f"{100 * value if percent else value:{'+' if signed else ''}.{kind.digits}f}"
-    return f"{text}%" if percent else text
+    scale, digits, sign = (100 if percent else 1), kind.digits, "+" if signed else ""
+    while True:
+        text = f"{scale * value:{sign}.{digits}f}"
+        same = beside is not None and value != beside and float(text) == scale * beside
+        if not same or digits >= _MOST_DIGITS:
+            return f"{text}%" if percent else text
+        digits += 1
+
+
+# float64 holds no more.
+_MOST_DIGITS = 16
 
 
 def shown_delta(metric: str, delta: float) -> str:
@@ -110,6 +128,7 @@ class AudioSource:
         seconds: Length of the whole file; NaN where its header does not give it.
         checked_seconds: Length of the part that was checked.
         decoder: Library that decoded it.
+        begin_seconds: Where that part begins.
     """
 
     file: str
@@ -119,6 +138,7 @@ class AudioSource:
     seconds: float
     checked_seconds: float
     decoder: str
+    begin_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +232,8 @@ class CaseResult:
         clip: Name, unique in the run.
         vocoder: Label of the vocoder; see `RunReport.vocoders`.
         device: Name of the device.
-        outcome: "passed" or "failed" where the gates apply; "known miss" where they are missed by
-            the values on record; "measured" where they do not apply; "baseline" for Griffin-Lim,
+        outcome: "passed" or "failed" where the gates apply; "known miss" where they are missed as
+            a project has accepted; "measured" where they do not apply; "baseline" for Griffin-Lim,
             shown for comparison; "skipped"; "no result" for a case that did not finish.
         reason: Which gates were missed, or why the case was skipped, in words.
         metrics: Values by their names in `METRICS`; empty where nothing was measured.
@@ -225,6 +245,7 @@ class CaseResult:
         audio: Audio file; None where it was not read.
         recipe: Digest of the mel's recipe; see `RunReport.recipes`.
         change: Change against the baseline; None without one.
+        path: The file, as the run was given it; empty for a waveform of no file.
     """
 
     clip: str
@@ -241,6 +262,7 @@ class CaseResult:
     audio: AudioSource | None = None
     recipe: str = ""
     change: BaselineChange | None = None
+    path: str = ""
 
     @property
     def key(self) -> Key:
@@ -256,6 +278,11 @@ class CaseResult:
     def missed(self) -> frozenset[str]:
         """Metrics whose gate was missed."""
         return frozenset(gate.metric for gate in self.gates if not gate.passed)
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Limit of each gate, by metric; empty where none applies."""
+        return {gate.metric: gate.limit for gate in self.gates}
 
     @property
     def changes(self) -> Mapping[str, MetricChange]:
@@ -290,10 +317,19 @@ def by_clip(cases: Iterable[CaseResult]) -> dict[str, list[CaseResult]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedTest:
-    """A failed test or check that belongs to no case, and its message."""
+    """A failed test or check that belongs to no case.
+
+    Attributes:
+        name: Name of the test, of the front end, or of the clip of a stored mel.
+        message: What it found.
+        kind: What it is about.
+        path: The file that it is about: that of the front end, or the stored mel; or empty.
+    """
 
     name: str
     message: str
+    kind: Literal["front end", "stored mel", "other"] = "other"
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,13 +361,14 @@ class RunReport:
         verdict: "failed" where a case failed or did not finish, or any test failed; "nothing
             measured" where no case was measured.
         counts: Number of cases by outcome, Griffin-Lim's left out.
-        thresholds: The gates.
+        thresholds: The gates, each with the default where the project has another.
         cases: Cases in the order of the plan.
         vocoders: Vocoders that ran, by their label in the cases.
         recipes: One for each digest among the cases.
         environment: Where, when and how.
         failed_tests: Failed tests that belong to no case.
         comparison: Comparison with a baseline; None without one.
+        rules: Limits that the project sets for clips of some names, in words.
         schema_version: Version of the JSON format.
     """
 
@@ -344,6 +381,7 @@ class RunReport:
     environment: Environment
     failed_tests: tuple[FailedTest, ...] = ()
     comparison: BaselineComparison | None = None
+    rules: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -355,6 +393,7 @@ def make_run_report(
     environment: Environment,
     failed_tests: Iterable[FailedTest] = (),
     comparison: BaselineComparison | None = None,
+    rules: Iterable[str] = (),
 ) -> RunReport:
     """Return the report of a run, with its counts and verdict.
 
@@ -365,6 +404,7 @@ def make_run_report(
         environment: Where, when and how.
         failed_tests: Failed tests that belong to no case.
         comparison: Comparison with a baseline; None without one.
+        rules: Limits that the project sets for clips of some names, in words.
     """
     cases, records, failed_tests = tuple(cases), tuple(records), tuple(failed_tests)
     judged = [case for case in cases if case.outcome != "baseline"]
@@ -381,4 +421,5 @@ def make_run_report(
         environment=environment,
         failed_tests=failed_tests,
         comparison=comparison,
+        rules=tuple(rules),
     )

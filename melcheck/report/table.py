@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from melcheck.audio import SAME_LENGTH_SECONDS
 from melcheck.files import plain_text
-from melcheck.report.model import METRICS, CaseRecord, by_clip, shown
+from melcheck.report.model import METRICS, AudioSource, CaseRecord, by_clip, shown
 from melcheck.report.text import gates_text
 from melcheck.sanity import Gate
 from melcheck.vocoders.base import VocoderInfo
@@ -23,7 +24,9 @@ _COLUMNS = (
     "reference_floor_share",
     "stft_distance",
 )
-_LISTED_CLIPS = 16
+# A line of the table that takes its whole width stands in it as a number behind this character of
+# the private use area, until the table is drawn.
+_LINE = "\ue000"
 
 
 def table_lines(
@@ -32,41 +35,43 @@ def table_lines(
     *,
     width: int,
     colour: bool = False,
-    all_option: str,
+    rules: Sequence[str] = (),
 ) -> list[str]:
     """Return the table of the records and what explains it, in lines; nothing for no records.
+
+    Each clip has a line with its name, file and the part that was checked, then one for each
+    vocoder, with its notes below.
 
     Args:
         records: Cases that were measured.
         gates: The gates of the run.
         width: Columns of text that the table may take.
         colour: Whether the verdicts are coloured.
-        all_option: Option that checks clips from start to end, such as "--duration all".
+        rules: Limits that the project sets for clips of some names.
     """
     if not records:
         return []
-    judged = [gate for gate in gates if METRICS[gate.metric].better]  # all but silence
+    judged = [gate for gate in gates if METRICS[gate.metric].better]
     audio = {record.case.clip: record.case.audio for record in records}
-    parts = [
-        f"{clip} {source.checked_seconds:.1f} of {source.seconds:.1f}"
-        for clip, source in audio.items()
-        if source and source.seconds > source.checked_seconds + SAME_LENGTH_SECONDS
-    ]
-    listed = ", ".join(parts[:_LISTED_CLIPS]) + (", ..." if len(parts) > _LISTED_CLIPS else "")
     vocoders = {f"{each.case.vocoder}: {vocoder_text(each.vocoder)}" for each in records}
     lines = [
         f"gates on the log-mel: {gates_text(judged)}",
+        f"and {gates_text(gate for gate in gates if gate not in judged)}: silence proves nothing",
+        *(f"gates of {rule}" for rule in rules),
         "cSNR: SNR without the mel's mean; floor: share of the mel's bins at its floor;",
         "STFT: distance of the waveforms at other windows; baseline: untrained, not gated",
         *sorted(vocoders),
         *sorted({f"decoder: {source.decoder}" for source in audio.values() if source}),
-        *(
-            [f"only the start was checked (all: {all_option}), in seconds: {listed}"]
-            if parts
-            else []
-        ),
     ]
     return [*_table(records, width=width, colour=colour), *map(plain_text, lines)]
+
+
+def part_text(source: AudioSource | None) -> str:
+    """Return which part of a file was checked: "3.0 of 8.0 s, from 2.5 s"; "" for all of it."""
+    if source is None or not source.seconds > source.checked_seconds + SAME_LENGTH_SECONDS:
+        return ""
+    begin = f", from {source.begin_seconds:.1f} s" if source.begin_seconds else ""
+    return f"{source.checked_seconds:.1f} of {source.seconds:.1f} s{begin}"
 
 
 def vocoder_text(info: VocoderInfo) -> str:
@@ -77,7 +82,6 @@ def vocoder_text(info: VocoderInfo) -> str:
 
 
 def _table(records: Sequence[CaseRecord], *, width: int, colour: bool) -> list[str]:
-    # Each clip has a line with its name, then one for each vocoder: a long name takes no column.
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -89,20 +93,49 @@ def _table(records: Sequence[CaseRecord], *, width: int, colour: bool) -> list[s
     for name in _COLUMNS:
         table.add_column(METRICS[name].label, justify="right", no_wrap=True)
     table.add_column(" verdict", no_wrap=True)
+    lines: list[str] = []
+
+    def whole_line(text: str) -> None:
+        table.add_row(Text(f"{_LINE}{len(lines)}{_LINE}"))
+        lines.append(plain_text(text))
+
     for clip, cases in by_clip(record.case for record in records).items():
-        table.add_row(Text(plain_text(clip)))
+        about = (cases[0].path, part_text(cases[0].audio))
+        whole_line(f"{clip}  {', '.join(filter(None, about))}".rstrip())
         for case in sorted(cases, key=lambda case: case.outcome == "baseline"):
             place = f"  {case.vocoder}" + (f" {case.device}" if devices else "")
             table.add_row(
                 Text(plain_text(place)),
-                *(Text(shown(name, case.metrics[name])) for name in _COLUMNS),
+                *(
+                    Text(shown(name, case.metrics[name], beside=case.limits.get(name)))
+                    for name in _COLUMNS
+                ),
                 Text(f" {case.outcome}", style=_STYLES.get(case.outcome, "")),
                 style="dim" if case.outcome == "baseline" else "",
             )
+            for note in case.notes:
+                whole_line(f"    note: {note}")
     output = io.StringIO()
     console = Console(
         file=output, width=width, force_terminal=colour, color_system="standard" if colour else None
     )
     console.print(table)
     # Rich draws an empty line on top, and pads each line with spaces to the width of the table.
-    return [line.rstrip() for line in output.getvalue().strip("\n").splitlines()][1:]
+    drawn = [line.rstrip() for line in output.getvalue().strip("\n").splitlines()][1:]
+    return [
+        part
+        for line in drawn
+        for part in (_wrapped(lines[int(line.split(_LINE)[1])], width) if _LINE in line else [line])
+    ]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = " " * (1 + len(line) - len(line.lstrip()))
+    return textwrap.wrap(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,  # a path stays whole
+        break_on_hyphens=False,
+    )

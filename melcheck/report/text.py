@@ -11,10 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from melcheck.report.model import METRICS, CaseResult, RecipeSource, RunReport
+from melcheck.diagnosis.causes import Explanation
+from melcheck.files import MAX_LISTED
+from melcheck.report.model import METRICS, CaseResult, FailedTest, RecipeSource, RunReport
 from melcheck.sanity import Gate, GateResult
 
 Ticks = tuple[tuple[float, str], ...]
+
+BESIDE = ("mae", "pearson", "snr_db")
+"""Metrics of which Griffin-Lim's value is shown beside a case's own."""
 
 _TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000, 16000)
 _STEPS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
@@ -125,20 +130,79 @@ STATES: Mapping[str, State] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A case or a test that failed.
+class Failure:
+    """A case that failed.
 
     Attributes:
-        clip: Clip of the case; empty for a test that belongs to no case.
-        title: Case or test.
-        reason: Reason in words.
-        cause: Likely cause and fix; empty where none is known.
+        clip: Its clip.
+        title: The case in words.
+        reason: Which gates it missed, or why there is no result.
+        cause: The likely cause; None where none is known.
     """
 
     clip: str
     title: str
     reason: str
+    cause: Explanation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Cases that failed for one cause.
+
+    Attributes:
+        cause: The likely cause and what to do; empty where none is known.
+        cases: Of each its clip, the case in words, and the reason, with the evidence where several
+            share the cause.
+    """
+
     cause: str
+    cases: tuple[tuple[str, str, str], ...]
+
+
+def problems_of(failures: Iterable[Failure]) -> list[Problem]:
+    """Return failures by cause, in the order of the first of each; those without stay alone."""
+    groups: dict[object, list[Failure]] = {}
+    for number, each in enumerate(failures):
+        known = each.cause
+        groups.setdefault(
+            number if known is None else (known.code, known.title, known.fix), []
+        ).append(each)
+    found = []
+    for group in groups.values():
+        cause = group[0].cause
+        shared = cause is not None and len(group) > 1
+        evidence = {each.cause.evidence for each in group if each.cause is not None}
+        common = f" ({evidence.pop()})" if len(evidence) == 1 else ""
+        cases = tuple(
+            (
+                each.clip,
+                each.title,
+                f"{each.reason} ({each.cause.evidence})"
+                if shared and not common and each.cause is not None and each.cause.evidence
+                else each.reason,
+            )
+            for each in group
+        )
+        text = "" if cause is None else f"{cause.title}{common}. {cause.fix}"
+        found.append(Problem(text, cases))
+    return found
+
+
+def failure_lines(failures: Iterable[Failure]) -> list[str]:
+    """Return failures for a terminal: a cause that several share is said once, with how many."""
+    lines = []
+    for problem in problems_of(failures):
+        if len(problem.cases) == 1:
+            [(_, title, reason)] = problem.cases
+            lines.append(f"failed: {title}: {reason}")
+            lines += [f"  likely cause: {problem.cause}"] if problem.cause else []
+            continue
+        lines.append(f"failed: {len(problem.cases)} cases, one likely cause: {problem.cause}")
+        lines += [f"  {title}: {reason}" for _, title, reason in problem.cases[:MAX_LISTED]]
+        if len(problem.cases) > MAX_LISTED:
+            lines.append(f"  ... and {len(problem.cases) - MAX_LISTED} more")
+    return lines
 
 
 def headline(report: RunReport) -> str:
@@ -163,18 +227,47 @@ def headline(report: RunReport) -> str:
 
 
 def problems(report: RunReport) -> list[Problem]:
-    """Return what failed: cases first, then tests that belong to none of those."""
-    found = [
-        Problem(
-            case.clip,
-            case.title,
-            case.reason or "it did not finish",
-            "" if case.cause is None else f"{case.cause.title}. {case.cause.fix}",
-        )
+    """Return the cases that failed, by cause, then the tests that are about nothing of the user's.
+
+    Those about the front end and the stored mels are in `failed_tests`.
+    """
+    cases = [
+        Failure(case.clip, case.title, case.reason or "it did not finish", case.cause)
         for case in report.cases
         if case.outcome in ("failed", "no result")
     ]
-    return found + [Problem("", test.name, test.message, "") for test in report.failed_tests]
+    others = [
+        Failure("", test.name, test.message, None)
+        for test in report.failed_tests
+        if test.kind == "other"
+    ]
+    return problems_of([*cases, *others])
+
+
+def failed_tests(report: RunReport) -> dict[str, list[FailedTest]]:
+    """Return the failed tests about the front end and stored mels, by the title of their table."""
+    titles = {"front end": "Front end", "stored mel": "Stored mels"}
+    found = {
+        title: [test for test in report.failed_tests if test.kind == kind]
+        for kind, title in titles.items()
+    }
+    return {title: tests for title, tests in found.items() if tests}
+
+
+def judged_rows(report: RunReport) -> list[tuple[CaseResult, CaseResult | None]]:
+    """Return each case with Griffin-Lim's of its clip, the most urgent first.
+
+    Griffin-Lim's has a row of its own only where there is no case that it stands beside.
+    """
+    place = {id(case): (case.clip, case.device, case.recipe) for case in report.cases}
+    judged = {place[id(case)] for case in report.cases if case.outcome != "baseline"}
+    beside = {place[id(case)]: case for case in report.cases if case.outcome == "baseline"}
+    rows = [
+        (case, None if case.outcome == "baseline" else beside.get(place[id(case)]))
+        for case in report.cases
+        if case.outcome != "baseline" or place[id(case)] not in judged
+    ]
+    return sorted(rows, key=lambda row: STATES[row[0].outcome].rank)
 
 
 def skip_reasons(report: RunReport) -> list[str]:
@@ -185,19 +278,34 @@ def skip_reasons(report: RunReport) -> list[str]:
 
 def limit_text(gate: Gate | GateResult) -> str:
     """Return a gate without its metric: `< 0.2`."""
-    sign = "<" if gate.side == "below" else ">"
-    percent = METRICS[gate.metric].unit == "%"
-    return f"{sign} {100 * gate.limit:g}%" if percent else f"{sign} {gate.limit:g}"
+    return f"{'<' if gate.side == 'below' else '>'} {_number(gate.metric, gate.limit)}"
+
+
+def limit_words(gate: Gate | GateResult) -> str:
+    """Return a gate without its metric, in words: `above 18 dB (default 20)`."""
+    return f"{gate.side} {_number(gate.metric, gate.limit)}{_unit(gate.metric)}{_default(gate)}"
 
 
 def gates_text(gates: Iterable[Gate]) -> str:
-    """Return the gates in one line: `MAE < 0.2 nats, corr > 0.99`."""
-    texts = []
-    for gate in gates:
-        metric = METRICS[gate.metric]
-        unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
-        texts.append(f"{metric.label} {limit_text(gate)}{unit}")
+    """Return the gates in one line: `MAE < 0.2 nats, SNR > 18 dB (default 20)`."""
+    texts = (
+        f"{METRICS[gate.metric].label} {limit_text(gate)}{_unit(gate.metric)}{_default(gate)}"
+        for gate in gates
+    )
     return ", ".join(texts) or "none"
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{100 * value:g}%" if METRICS[metric].unit == "%" else f"{value:g}"
+
+
+def _unit(metric: str) -> str:
+    unit = METRICS[metric].unit
+    return f" {unit}" if unit not in ("", "%") else ""
+
+
+def _default(gate: Gate | GateResult) -> str:
+    return "" if gate.default is None else f" (default {_number(gate.metric, gate.default)})"
 
 
 def finished_text(finished: str) -> str:
@@ -208,7 +316,7 @@ def finished_text(finished: str) -> str:
 def columns_text() -> str:
     """Return the meaning of each column, in one line."""
     meanings = "; ".join(f"{metric.label}: {metric.meaning}" for metric in METRICS.values())
-    return f"{meanings}. Griffin-Lim is untrained and is shown for comparison."
+    return f"{meanings}. After ≈ stands Griffin-Lim's, which is untrained, for comparison."
 
 
 def change_text(case: CaseResult) -> str:

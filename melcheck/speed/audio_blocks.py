@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from melcheck.audio import (
     LOWPASS_FILTER_WIDTH,
     ROLLOFF,
     UNKNOWN_LENGTH,
+    SourcePart,
     check_complete,
     check_finite,
     check_length,
@@ -31,7 +33,7 @@ from melcheck.audio import (
     no_samples,
     soundfile_name,
     soundfile_reason,
-    source_samples,
+    source_part_of,
     undecodable,
     unknown_length,
 )
@@ -59,11 +61,12 @@ def is_long(config: MelCheckConfig) -> bool:
         info = soundfile.info(config.audio_path)
     except soundfile.LibsndfileError:
         return False
-    return bool(info.frames != UNKNOWN_LENGTH and info.duration > LONG_SECONDS)
+    begin = 0.0 if config.offset == "middle" else config.offset
+    return bool(info.frames != UNKNOWN_LENGTH and info.duration - begin > LONG_SECONDS)
 
 
 def start_of(config: MelCheckConfig) -> MelCheckConfig:
-    """Return how to read no more than the first `LONG_SECONDS` of what is to be checked."""
+    """Return how to read no more than `LONG_SECONDS` of what is to be checked."""
     wanted = LONG_SECONDS if config.target_duration is None else config.target_duration
     return dataclasses.replace(config, target_duration=min(wanted, LONG_SECONDS))
 
@@ -210,9 +213,14 @@ def _at_target_rate(
         with soundfile.SoundFile(path) as file:
             promised = file.frames
             check_rates(path, file.samplerate, config.target_sr)
-            block_samples = max(1, round(block_seconds * file.samplerate))
-            blocks = _mono_blocks(file, config, block_samples, found)
-            yield from resample_blocks(blocks, file.samplerate, config.target_sr)
+            part = source_part_of(path, file, config)
+            size = max(1, round(block_seconds * file.samplerate))
+            blocks = _mono_blocks(file, path, part, size, found)
+            skipped = part.skipped
+            for block in resample_blocks(blocks, file.samplerate, config.target_sr):
+                if block.shape[-1] > skipped:
+                    yield block[:, skipped:]
+                skipped = max(0, skipped - block.shape[-1])
     except soundfile.LibsndfileError as error:
         if promised == UNKNOWN_LENGTH:
             raise unknown_length(path) from None
@@ -221,11 +229,12 @@ def _at_target_rate(
 
 
 def _mono_blocks(
-    file: Any, config: MelCheckConfig, block_samples: int, found: dict[str, None]
+    file: Any, path: Path, part: SourcePart, block_samples: int, found: dict[str, None]
 ) -> Iterator[Tensor]:
-    """Yield the mean of the channels, `[1, samples]`, of as much as the duration needs."""
-    path, rate = config.audio_path, file.samplerate
-    wanted = source_samples(rate, config)
+    """Yield the mean of the channels, `[1, samples]`, of as much as the part needs."""
+    rate, wanted = file.samplerate, part.count
+    if part.begin:
+        file.seek(part.begin)
     if wanted is None and file.frames == UNKNOWN_LENGTH:
         raise unknown_length(path)
     got = 0
@@ -237,9 +246,9 @@ def _mono_blocks(
         samples = torch.from_numpy(read.T.copy())
         if samples.shape[-1] == 0:
             break
-        check_finite(path, samples, rate, earlier=got)
+        check_finite(path, samples, rate, earlier=part.begin + got)
         got += samples.shape[-1]
         yield samples.mean(dim=0, keepdim=True)
     if got == 0:
         raise no_samples(path)
-    check_complete(path, got, file.frames, wanted)
+    check_complete(path, got, file.frames - part.begin, wanted)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from melcheck.audio import LoadedAudio, load_audio, soundfile_name
+from melcheck.audio import LoadedAudio, last_second, load_audio, soundfile_name, source_part
 from melcheck.audio_notes import file_notes, mended
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
@@ -93,7 +93,7 @@ def long_round_trip(
         SeamError: Chunks disagree where they overlap.
         ValueError: The vocoder returns another length than the recipe gives.
     """
-    running = RunningMetrics(log_floor=pipeline.recipe.log_floor)
+    running = RunningMetrics(log_floor=pipeline.recipe.floor_nats)
     distance = RunningDistance()
     samples, largest, worst = 0, -1.0, torch.zeros(1, 0)
     begin = 0
@@ -101,13 +101,14 @@ def long_round_trip(
     for chunk in round_trip_chunks(
         pipeline, context=context, chunk_seconds=chunk_seconds, found=found
     ):
-        running.update(chunk.mel[0], chunk.reconstructed_mel[0])
+        mel, again = chunk.mels_in_nats()
+        running.update(mel[0], again[0])
         distance.update(chunk.waveform[0], chunk.reconstructed_waveform[0])
-        error = (chunk.mel - chunk.reconstructed_mel).abs().mean().item()
+        error = (mel - again).abs().mean().item()
         if math.isnan(error) or error > largest:  # after a NaN, no other error is larger
             largest, begin, worst = error, samples, chunk.waveform
         samples += chunk.waveform.shape[-1]
-        del chunk  # before the next is computed
+        del chunk, mel, again  # before the next is computed
     part = pipeline.round_trip(worst)
     metrics = running.result(frame_mae=part.metrics()[0].frame_mae)
     whole = WholeFile(metrics, distance.result(), samples, begin / pipeline.recipe.sample_rate)
@@ -329,7 +330,9 @@ def _source(pipeline: MelPipeline, waveform: Tensor, found: dict[str, None]) -> 
 
     config = pipeline.config
     info = soundfile.info(config.audio_path)
-    notes = file_notes(config.audio_path, rate=info.samplerate, seconds=config.target_duration)
+    part = source_part(config.audio_path, info.samplerate, config, info.frames)
+    end = last_second(config, part.begin_seconds)
+    notes = file_notes(config.audio_path, rate=info.samplerate, seconds=end)
     return LoadedAudio(
         waveform=waveform,
         sample_rate=pipeline.recipe.sample_rate,
@@ -339,6 +342,7 @@ def _source(pipeline: MelPipeline, waveform: Tensor, found: dict[str, None]) -> 
         source_seconds=info.duration,
         decoder=soundfile_name(),
         notes=(*mended(found), *notes),
+        begin_seconds=part.begin_seconds,
     )
 
 

@@ -1,9 +1,10 @@
 """Adapt the user's own vocoder, any callable mel -> waveform, as a `Vocoder`.
 
 How it is called is found out by trying it on the mels of two probe clips. Its mel is that of its
-attribute `recipe`, a `melcheck.MelRecipe`, and of Vocos at 24 kHz without one. It must return as
-many samples as the recipe says; a constant surplus of at most one transform is cut off at the end.
-Code that takes a batch gets one; other code gets the items one by one. A method
+attribute `recipe`, a `melcheck.MelRecipe` or the name of a profile; without one it is the recipe
+that the run expects, else that of Vocos at 24 kHz. It must return as many samples as the recipe
+says; a constant surplus of at most one transform is cut off at the end. A function of no arguments
+makes the vocoder. Code that takes a batch gets one; other code gets the items one by one. A method
 `decode_batch(mels)` takes a list of `[n_mels, frames]` of different lengths and returns a waveform
 for each, which `melcheck.diagnosis.vocoder` compares with what each mel gives alone. What was
 adapted is listed in `CallableVocoder.notes`.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from melcheck.probe_clips import probe
 from melcheck.process_state import their_turn
+from melcheck.profiles import profile
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
 from melcheck.user_code import (
     THEIR_ERRORS,
@@ -34,7 +36,7 @@ from melcheck.user_code import (
     first_form,
     first_line,
     float_tensor,
-    instance,
+    made_by,
 )
 from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
 from melcheck.vocoders.weights import VocoderError
@@ -44,6 +46,11 @@ INT16_FULL_SCALE = 32_768.0
 """What code that returns int16 calls full scale."""
 
 _CPU = torch.device("cpu")
+
+_NAME_A_RECIPE = (
+    'give it an attribute `recipe`, the name of a profile ("hifigan-22k") or a melcheck.MelRecipe, '
+    "or set mel_profile"
+)
 
 _Form = Callable[[Tensor], Any]
 
@@ -144,61 +151,83 @@ class CallableVocoder:
 
 
 def load_callable_vocoder(
-    reference: str, *, device: torch.device, folders: Iterable[Path] = ()
+    reference: str,
+    *,
+    device: torch.device,
+    folders: Iterable[Path] = (),
+    expected: MelRecipe | None = None,
 ) -> CallableVocoder:
     """Import a vocoder and find out how it is called.
 
     Args:
         reference: "package.module:attribute": a function, a class, a `torch.nn.Module`, an object;
-            one with a method `decode`, as `vocos.Vocos` has, is called by that.
+            one with a method `decode`, as `vocos.Vocos` has, is called by that; a function without
+            arguments is called once, and makes one of these.
         device: Device of mels and waveforms.
         folders: Folders searched for the module before what is installed.
+        expected: Recipe of its mel where it names none; None for that of Vocos.
 
     Raises:
         VocoderError: It cannot be imported or called, or returns no waveform of the mel.
     """
     try:
         target = find_object(reference, folders=folders)
-        return adapt_vocoder(target, name=reference, device=device)
+        return adapt_vocoder(target, name=reference, device=device, expected=expected)
     except CallableError as error:
         raise VocoderError(str(error)) from error
 
 
-def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> CallableVocoder:
+def adapt_vocoder(
+    target: object,
+    *,
+    name: str,
+    device: torch.device = _CPU,
+    expected: MelRecipe | None = None,
+) -> CallableVocoder:
     """Find out how a vocoder is called, by trying.
 
     Args:
         target: Any callable mel -> waveform, or a class of such objects.
         name: What to call it in messages.
         device: Device of mels and waveforms.
+        expected: As in `load_callable_vocoder`.
 
     Raises:
         CallableError: No form of call gives a waveform of the mel; the message says what the first
-            one gave.
+            one gave, and that no recipe was named where that may be why.
     """
-    made, notes = instance(target, name)
+    made, notes = made_by(target, name)
     with blaming(name, "reading its attributes `decode` and `decode_batch`"):
         decode, decode_list = getattr(made, "decode", None), getattr(made, "decode_batch", None)
     if callable(decode):
         notes.append(f"{name} has a method `decode`, which is what is called")
     with blaming(name, "reading its attribute `recipe`"):
-        recipe = getattr(made, "recipe", None)
-    if not isinstance(recipe, MelRecipe):
-        recipe = VOCOS
+        own = _own_recipe(made, target, name)
+    recipe = own or expected or VOCOS
+    if own is None and expected is None:
         notes.append(
             f"{name} names no recipe: its mel is assumed to be that of Vocos at 24 kHz; for "
-            "another, give it an attribute `recipe`, a melcheck.MelRecipe"
+            f"another, {_NAME_A_RECIPE}"
         )
     ready = as_target(
         decode if callable(decode) else made, name=name, sample_rate=recipe.sample_rate
     )
     notes += ready.notes
-    form, surplus = first_form(
-        _FORMS,
-        lambda form: _surplus(ready, form, recipe),
-        target=ready,
-        must=f"{name} must make a waveform of a mel",
-    )
+    try:
+        form, surplus = first_form(
+            _FORMS,
+            lambda form: _surplus(ready, form, recipe),
+            target=ready,
+            must=f"{name} must make a waveform of a mel",
+        )
+    except CallableError as error:
+        if own is not None:
+            raise
+        tried = "of the profile" if expected is not None else "of Vocos at 24 kHz"
+        raise CallableError(
+            f"{error} It names no recipe, so the mel {tried} was tried: {recipe.n_mels} bands at "
+            f"{recipe.sample_rate:,} Hz. If its mel is another, {_NAME_A_RECIPE}."
+        ) from error.__cause__
     if form != _USUAL:
         notes.append(f"{name} is called with {form}")
     if surplus:
@@ -224,6 +253,17 @@ def adapt_vocoder(target: object, *, name: str, device: torch.device = _CPU) -> 
         form in _BATCHED_FORMS and _takes_batches(ready, _FORMS[form], recipe),
         decode_list if callable(decode_list) else None,
     )
+
+
+def _own_recipe(made: object, target: object, name: str) -> MelRecipe | None:
+    """Return the recipe that a vocoder, or the function that made it, has; None without."""
+    found = getattr(made, "recipe", None) or getattr(target, "recipe", None)
+    if isinstance(found, str):
+        try:
+            return profile(found)
+        except ValueError as error:
+            raise CallableError(f"{name}: its {error}") from None
+    return found if isinstance(found, MelRecipe) else None
 
 
 def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 import torchaudio
 from torch import Tensor
-from vocos.feature_extractors import MelSpectrogramFeatures
 
-from melcheck.recipes import VOCOS, MelRecipe, filterbank
+from melcheck.recipes import VOCOS, MelRecipe, filterbank, log_mel, window
 from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform, stft_context_frames
 
 BASELINE = "griffin-lim"
@@ -26,85 +25,93 @@ BASELINE = "griffin-lim"
 # and 0.133 without. Zero initial phase is as good as random phase, and deterministic.
 _ITERATIONS = 32
 _MOMENTUM = 0.99
-_GRIFFIN_LIM_MIN_FRAMES = 1 + math.ceil(VOCOS.min_samples / VOCOS.hop_length)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GriffinLimVocoder:
     """A vocoder without training: magnitudes that fit the mel, and a phase that fits them.
 
-    It is deterministic. See `Vocoder`.
+    It follows any recipe and is deterministic. See `Vocoder`.
 
     Attributes:
-        extractor: Vocos' own extraction of the mel.
         inverse: `[n_fft // 2 + 1, n_mels]`, the pseudo-inverse of the transposed filterbank.
-        window: `[win_length]`, the extractor's.
         iterations: Number of inverse and forward STFTs that make the phase consistent.
     """
 
     info: VocoderInfo
     recipe: MelRecipe
     device: torch.device
-    extractor: MelSpectrogramFeatures
     inverse: Tensor
-    window: Tensor
     iterations: int = _ITERATIONS
 
     @property
     def context_frames(self) -> int:
         """Frames to each side on which a decoded sample depends."""
-        return stft_context_frames(self.recipe, round_trips=self.iterations)
+        stfts = stft_context_frames(self.recipe, round_trips=self.iterations)
+        return stfts + self._edge_frames
 
     @property
     def magnifies_rounding(self) -> bool:
         """Whether it magnifies rounding: it does not."""
         return False
 
+    # torch's inverse STFT centres frame t on sample t * hop. The recipe centres it d samples later,
+    # d = n_fft / 2 - pad: 0 with "center", hop / 2 with "same". With k frames more on each side,
+    # which repeat the first and the last, the wanted samples are those from k * hop - d on.
+
+    @property
+    def _late_samples(self) -> int:
+        return self.recipe.n_fft // 2 - self.recipe.pad_samples
+
+    @property
+    def _edge_frames(self) -> int:
+        return math.ceil(self._late_samples / self.recipe.hop_length)
+
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
         check_waveform(waveform, self.recipe)
-        mel: Tensor = self.extractor(waveform)
-        return mel
+        return log_mel(waveform, self.recipe)
 
     @torch.inference_mode()
     def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`."""
-        check_mel(mel, self.recipe, min_frames=_GRIFFIN_LIM_MIN_FRAMES)
-        # mel = log(F^T |S|), so the least-squares |S| is pinv(F^T) exp(mel). It has small negative
-        # values between the bands, where no magnitude can be: they become zero.
-        magnitude = torch.clamp(self.inverse @ torch.exp(mel), min=0.0)
+        recipe, hop, edge = self.recipe, self.recipe.hop_length, self._edge_frames
+        shortest = 1 + math.ceil((recipe.n_fft // 2 + 1) / hop) - 2 * edge
+        check_mel(mel, recipe, min_frames=max(1, shortest))
+        # mel = log(F^T |S|^p), so the least-squares |S|^p is pinv(F^T) exp(mel). It has small
+        # negative values between the bands, where no magnitude can be: they become zero.
+        bands = recipe.in_nats(mel).exp()
+        if recipe.floor_mode == "add":
+            bands = bands - recipe.floor
+        magnitude = torch.clamp(self.inverse @ bands, min=0.0)
+        if edge:
+            magnitude = torch.nn.functional.pad(magnitude, (edge, edge), mode="replicate")
+        shape = window(recipe, device=mel.device)
         waveform: Tensor = torchaudio.functional.griffinlim(
             magnitude,
-            window=self.window,
-            n_fft=self.recipe.n_fft,
-            hop_length=self.recipe.hop_length,
-            win_length=self.recipe.win_length,
-            power=self.recipe.power,
+            window=shape,
+            n_fft=recipe.n_fft,
+            hop_length=hop,
+            win_length=recipe.win_length,
+            power=recipe.power,
             n_iter=self.iterations,
             momentum=_MOMENTUM,
             length=None,
             rand_init=False,
         )
+        if recipe.normalized is not None:
+            energy = shape.square().sum() if recipe.normalized == "window" else len(shape)
+            waveform = waveform * energy**0.5
+        begin = edge * hop - self._late_samples
+        waveform = waveform[..., begin : begin + recipe.num_samples(mel.shape[-1])]
+        if recipe.pre_emphasis:
+            waveform = torchaudio.functional.deemphasis(waveform, recipe.pre_emphasis)
         return waveform
 
 
-def griffin_lim_vocoder(device: torch.device) -> GriffinLimVocoder:
-    """Make the Griffin-Lim vocoder of the `VOCOS` recipe on a device."""
-    info = VocoderInfo("griffin-lim", "torchaudio.functional.griffinlim")
-    extractor = MelSpectrogramFeatures(
-        sample_rate=VOCOS.sample_rate,
-        n_fft=VOCOS.n_fft,
-        hop_length=VOCOS.hop_length,
-        n_mels=VOCOS.n_mels,
-        padding=VOCOS.padding,
-    )
+def griffin_lim_vocoder(device: torch.device, recipe: MelRecipe = VOCOS) -> GriffinLimVocoder:
+    """Make the Griffin-Lim vocoder of a recipe on a device."""
+    info = VocoderInfo(BASELINE, "torchaudio.functional.griffinlim")
     # In float64: the filters overlap, and their inverse amplifies rounding.
-    inverse = torch.linalg.pinv(filterbank(VOCOS).double().T).float()
-    return GriffinLimVocoder(
-        info,
-        VOCOS,
-        device,
-        extractor.to(device),
-        inverse.to(device),
-        torch.hann_window(VOCOS.win_length, device=device),
-    )
+    inverse = torch.linalg.pinv(filterbank(recipe).double().T).float()
+    return GriffinLimVocoder(info, recipe, device, inverse.to(device))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.user_code import is_reference
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.from_code import load_callable_vocoder
@@ -42,6 +43,7 @@ def load_vocoder(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     download: bool = True,
+    recipe: MelRecipe | None = None,
 ) -> Vocoder:
     """Load a vocoder, and verify that it is the one that was asked for.
 
@@ -57,6 +59,8 @@ def load_vocoder(
         device: Where the vocoder is put; it must exist on this machine.
         revision: For a repository: a branch, a tag or a full commit hash; the default is `main`.
         download: False takes a repository from the Hugging Face cache only.
+        recipe: The mel that is to be decoded. Griffin-Lim follows it, and it is that of code which
+            names none of its own; None is that of Vocos. Weights have their own.
 
     Returns:
         The vocoder: a `VocosVocoder`, but for "griffin-lim" and for code.
@@ -76,9 +80,9 @@ def load_vocoder(
             f"Name the repository for a different revision, such as {OFFICIAL_REPO}@{revision}."
         )
     if text == "griffin-lim":
-        return griffin_lim_vocoder(target)
+        return griffin_lim_vocoder(target, recipe or VOCOS)
     if is_reference(text) and not os.path.exists(text):
-        return load_callable_vocoder(text, device=target)
+        return load_callable_vocoder(text, device=target, expected=recipe)
     return vocos_vocoder(text, _find(text, revision, download), target)
 
 

@@ -45,6 +45,11 @@ EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
 )
 """The files of the small Vocos inside the package, by name."""
 
+VERIFIED_WEIGHTS: Final = frozenset(
+    {OFFICIAL_SHA256["pytorch_model.bin"], EMBEDDED_SHA256["model.safetensors"]}
+)
+"""Hashes of weights that are never in doubt, since they are checked before every use."""
+
 OFFICIAL_BYTES: Mapping[str, int] = MappingProxyType(
     {"config.yaml": 461, "pytorch_model.bin": 54_365_991}
 )

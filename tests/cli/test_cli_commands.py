@@ -19,7 +19,7 @@ import torchaudio
 from huggingface_hub import constants
 
 from melcheck import MelCheckConfig, MelPipeline, MelRecipe, log_mel
-from melcheck.cli.main import main
+from melcheck.cli.main import COMMANDS, main
 from melcheck.report.json_format import read_report
 from melcheck.vocoders.weights import (
     OFFICIAL_REPO,
@@ -136,7 +136,8 @@ def test_check_passes_a_clip_beside_griffin_lim_and_leaves_its_pictures(
     assert max(map(len, out.splitlines())) <= 80
     rows = [line.split() for line in out.splitlines() if "griffin-lim  " in line]
     assert [row[-1] for row in rows] == ["baseline"]
-    [folder] = artifacts.iterdir()
+    assert (artifacts / ".gitignore").read_text() == "*\n"
+    [folder] = (path for path in artifacts.iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} == {
         "mels.png",
         "difference.png",
@@ -228,7 +229,7 @@ def test_a_quick_check_gives_verdicts_alone(
     assert "failed: drums-clicks with embedded: pearson" in answer
     assert "likely cause: only some places are wrong" in answer
     assert "embedded: melcheck package, 0.7 M parameters, sha256" in answer
-    assert "clips of which only the start was checked: 11" in answer
+    assert "clips of which only a part was checked: 11" in answer
     assert answer.endswith("11 of 12 checks passed\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -269,12 +270,21 @@ def test_a_quick_check_and_a_plain_one_give_the_same_verdicts(told: Run) -> None
     assert found == {}
 
 
-@pytest.mark.parametrize(
-    "more", [("--frontend", "mytts:mel"), ("--artifacts", "out"), ("--report", "r.html")]
-)
-def test_a_quick_check_refuses_what_it_would_not_do(refused: Run, more: tuple[str, str]) -> None:
-    message = refused(2, "check", CLIP, "--quick", *more)
-    assert f"leave out {more[0]}" in message
+def test_a_quick_check_draws_no_pictures(refused: Run) -> None:
+    assert "leave out --artifacts" in refused(2, "check", CLIP, "--quick", "--artifacts", "out")
+
+
+def test_a_quick_check_takes_a_front_end_and_writes_a_report(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontends(tmp_path, monkeypatch)
+    options = ["--quick", "--frontend", "mytts_cli:edges", "--report", tmp_path / "r.json"]
+    answer = told(1, "check", CLIP, *options)
+    assert "failed: front end mytts_cli:edges and the mel of embedded: incompatible" in answer
+    report = read_report(tmp_path / "r.json")
+    [case] = report.cases
+    assert (case.clip, case.path) == ("kokoro-kumo-en", str(CLIP))
+    assert [test.kind for test in report.failed_tests] == ["front end"]
 
 
 def test_a_vocoder_that_breaks_off_fails_its_check(
@@ -320,11 +330,20 @@ def test_check_refuses_what_cannot_be_used(
     assert says in refused(2, "check", *options)
 
 
-def test_check_names_every_bad_file_before_it_starts(refused: Run, tmp_path: Path) -> None:
+def test_a_bad_file_fails_and_the_others_are_judged(told: Run, tmp_path: Path) -> None:
+    answer = told(1, "check", text_as_wav(tmp_path), CLIP, "--no-artifacts", "--quick")
+    assert "failed: text with embedded: cannot be decoded as audio" in answer
+    assert answer.endswith("1 of 2 checks passed\n")
+
+
+@pytest.mark.parametrize("good", [[], [CLIP, "--strict-input"]], ids=["all-bad", "strict"])
+def test_check_names_every_bad_file_before_it_starts(
+    refused: Run, tmp_path: Path, good: list[object]
+) -> None:
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(512), RATE)
     artifacts = tmp_path / "pictures"
-    errors = refused(2, "check", text_as_wav(tmp_path), CLIP, short, "--artifacts", artifacts)
+    errors = refused(2, "check", text_as_wav(tmp_path), short, *good, "--artifacts", artifacts)
     assert "text.wav: cannot be decoded as audio" in errors
     assert "short.wav: the clip must have at least 768 samples" in errors
     assert not artifacts.exists()
@@ -764,3 +783,61 @@ def test_fetch_refuses_weights_that_are_not_the_official_ones(refused: Run, hub:
 
 def test_fetch_offline_says_how_to_get_them(refused: Run) -> None:
     assert "hf download charactr/vocos-mel-24khz" in refused(3, "fetch")
+
+
+@pytest.mark.parametrize("quick", [["--quick"], ["--no-artifacts"]], ids=["quick", "plain"])
+def test_a_miss_is_accepted_and_then_known(
+    told: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["check", AUDIO / "drums-clicks.flac", "--vocoder", "embedded", *quick]
+    told(1, *options, "--accept")
+    assert "1 of 1 checks passed" in told(0, *options)
+    assert "no longer needs what was accepted" in " ".join(
+        told(1, *options, "--threshold", "snr_db=10, pearson=0.9").split()
+    )
+
+
+# A recipe of the user's on every command.
+
+
+def test_every_command_takes_a_profile(capsys: Captured) -> None:
+    for command in COMMANDS:
+        main([command, "--help"])
+        assert "--profile NAME" in capsys.readouterr().out, command
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["check", CLIP, "--vocoder", "embedded"], ["bench", "--vocoder", "embedded"], ["fetch"]],
+    ids=lambda words: words[0],
+)
+def test_a_vocoder_of_another_mel_is_refused(refused: Run, words: list[object]) -> None:
+    message = refused(2, *words, "--profile", "hifigan-22k")
+    assert "must decode the mel of --profile hifigan-22k, got one that has sample_rate=24000" in (
+        message
+    )
+
+
+def test_griffin_lim_follows_the_profile(told: Run) -> None:
+    answer = told(0, "check", CLIP, "--profile", "hifigan-22k", "--quick", "--json")
+    [checked] = json.loads(answer)["quick"]
+    assert checked["vocoder"] == "griffin-lim"
+    assert "hifigan-22k" in told(0, "info", "--profile", "hifigan-22k")
+
+
+def test_a_normalised_mel_is_compared_in_nats(told: Run, stored: Callable[..., Path]) -> None:
+    two = [
+        stored("a.npy", lambda mel: mel[:80] / 2),
+        stored("b.npy", lambda mel: mel[:80] / 2 + 0.1),
+    ]
+    measured = json.loads(told(1, "compare", *two, "--profile", "matcha-22k", "--json"))
+    assert measured["metrics"]["mae"] == pytest.approx(0.1 * 2.116101, abs=1e-5)
+
+
+def test_two_mels_are_compared_by_thresholds_of_the_users(
+    told: Run, stored: Callable[..., Path]
+) -> None:
+    two = [stored("a.npy"), stored("b.npy", lambda mel: mel + 0.1)]
+    answer = told(1, "compare", *two, "--threshold", "mae=0.05")
+    assert "mae 0.1 must be below 0.05 (default 0.2)" in answer

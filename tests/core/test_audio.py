@@ -12,6 +12,7 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,6 +285,32 @@ def test_part_equals_the_whole_at_any_cut(tmp_path: Path, seconds: float) -> Non
     part = _load(path, seconds).waveform
     whole = _load(path, None).waveform[:, : part.shape[-1]]
     torch.testing.assert_close(part, whole, rtol=0, atol=2e-7)  # as above
+
+
+@each_decoder
+@pytest.mark.parametrize("rate", [16_000, _RATE, 44_100])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg"])
+@pytest.mark.parametrize(
+    ("offset", "begins"), [(1.2345, 1.2345), ("middle", 1.5), (60.0, 3.0)], ids=str
+)
+def test_a_part_that_begins_later_is_that_of_the_whole(
+    tmp_path: Path, rate: int, suffix: str, offset: Any, begins: float
+) -> None:
+    path = _write(tmp_path / f"a{suffix}", _signal(5.0, rate, 2), rate)
+    whole = load_audio(MelCheckConfig(path, _RATE, None)).waveform
+    part = load_audio(MelCheckConfig(path, _RATE, 2.0, offset=offset))
+    assert part.begin_seconds == pytest.approx(begins, abs=1e-3)
+    first = round(part.begin_seconds * _RATE)
+    # Float rounding of libmpg123, which joins its frames anew after a seek.
+    torch.testing.assert_close(
+        part.waveform, whole[:, first : first + 2 * _RATE], rtol=0, atol=1e-6
+    )
+
+
+def test_an_offset_behind_the_end_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", _signal(1.0, _RATE))
+    with pytest.raises(AudioError, match=r"ends at 1\.00 s, before the offset of 2 s"):
+        load_audio(MelCheckConfig(path, _RATE, None, offset=2.0))
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])

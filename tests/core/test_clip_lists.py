@@ -108,6 +108,8 @@ def test_a_clip_of_a_list_is_checked_as_its_file_is(
         [case] = json.loads(capsys.readouterr().out)["report"]["cases"]
         figures.append(case["metrics"])
     assert figures[0] == figures[1]
+    # Not the file of the run that the part was written to.
+    assert case["path"] == "long.wav"
     assert case["clip"] == "kumo"
 
 
@@ -143,3 +145,13 @@ def test_a_clip_without_a_row_stays_as_it_is(tmp_path: Path) -> None:
     [clip] = list_clips([CLIP])
     assert with_files([clip], tmp_path) == (clip,)
     assert dataclasses.replace(clip, item=None) == clip
+
+
+def test_a_front_end_is_tried_on_the_clips_of_a_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rows(tmp_path / "x.jsonl", {"audio": str(CLIP), "offset": 0.5, "duration": 2.0})
+    front_end = "melcheck.recipes:log_mel"
+    assert main(["handshake", front_end, "--audio", str(path), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["handshake"]["results"]
+    assert 48_000 // 256 + 1 in [result["frames"] for result in results]

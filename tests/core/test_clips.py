@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from melcheck.clips import AUDIO_SUFFIXES, Clip, ClipError, find_clips, load_manifest
+from melcheck.clips import (
+    AUDIO_SUFFIXES,
+    Clip,
+    ClipError,
+    find_clips,
+    load_manifest,
+    sample_clips,
+)
 from melcheck.files import file_name, sha256_file
 
 _MANIFEST = Path(__file__).parents[2] / "fixtures" / "clips.yaml"
@@ -103,19 +110,42 @@ def test_a_file_that_is_met_twice_counts_once(tmp_path: Path) -> None:
     assert _found(tmp_path / "b.wav", tmp_path) == ["b.wav", "a.wav"]
 
 
-def test_equal_stems_get_names_of_their_own(tmp_path: Path) -> None:
-    _make(tmp_path, "a.flac", "a.wav", "x/a.wav")
-    assert _names(tmp_path) == ["a", "a-2", "a-3"]
+def test_a_clip_is_named_by_its_path_below_the_folder(tmp_path: Path) -> None:
+    _make(tmp_path, "spk/emma/1.wav", "spk/emma/2.wav")
+    alone = _names(tmp_path / "spk")
+    assert alone == ["emma/1", "emma/2"]
+    _make(tmp_path, "spk/adam/1.wav", "spk/1.wav")
+    assert set(alone) < set(_names(tmp_path / "spk"))
 
 
-def test_a_number_that_is_taken_is_not_given_again(tmp_path: Path) -> None:
-    _make(tmp_path, "a-2.wav", "a.flac", "a.wav")
-    assert _names(tmp_path) == ["a-2", "a", "a-3"]
+@pytest.mark.parametrize(
+    ("made", "given", "names"),
+    [
+        (["a.flac", "a.wav", "x/a.wav"], ["."], ["a.flac", "a.wav", "x/a"]),
+        (["adam/1.wav", "emma/1.wav"], ["adam", "emma"], ["adam/1", "emma/1"]),
+        (["adam/1.wav", "emma/1.wav"], ["adam/1.wav", "emma/1.wav"], ["adam/1", "emma/1"]),
+        (["1/Take.wav", "2/take.wav"], ["."], ["1/Take", "2/take"]),
+        (["a b.wav", "a-b.wav"], ["."], ["a-b", "a-b-2"]),
+    ],
+    ids=["suffix", "two-folders", "two-files", "capitals", "nothing-else"],
+)
+def test_equal_names_are_told_apart(
+    tmp_path: Path, made: list[str], given: list[str], names: list[str]
+) -> None:
+    _make(tmp_path, *made)
+    assert _names(*(tmp_path / name for name in given)) == names
 
 
-def test_stems_that_differ_in_capitals_get_names_of_their_own(tmp_path: Path) -> None:
-    _make(tmp_path, "1/Take.wav", "2/take.wav")
-    assert _names(tmp_path) == ["Take", "take-2"]
+def test_a_sample_keeps_its_clips_when_others_come_and_go(tmp_path: Path) -> None:
+    _make(tmp_path, *(f"{number}.wav" for number in range(40)))
+    clips = find_clips([tmp_path])
+    chosen = sample_clips(clips, 10, seed=1)
+    assert len(chosen) == 10
+    assert list(chosen) == [clip for clip in clips if clip in chosen]
+    assert chosen != sample_clips(clips, 10, seed=2)
+    _make(tmp_path, "new.wav")
+    assert len(set(chosen) - set(sample_clips(find_clips([tmp_path]), 10, seed=1))) <= 1
+    assert sample_clips(clips, 100) == clips
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from melcheck.config import MelCheckConfig, seconds_or_all
+from melcheck.config import MelCheckConfig, offset_of, seconds_or_all
 
 _ROOT = Path(__file__).parents[2]
 
@@ -200,3 +200,13 @@ def test_a_duration_is_read_as_seconds_or_all() -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be above 0|could not convert"):
         seconds_or_all(text)
+
+
+def test_an_offset_is_read_as_a_place_or_seconds() -> None:
+    assert [offset_of(text) for text in ("start", "middle", "2.5")] == [0.0, "middle", 2.5]
+
+
+@pytest.mark.parametrize("offset", [-1.0, math.nan, math.inf, "end"])
+def test_what_is_no_offset_is_refused(offset: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="offset must be"):
+        MelCheckConfig("a.wav", offset=offset)

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 FLOORS = """
 _version environment files config recipes process_state probe_clips columnar
 metrics manifests
-audio_notes clips profiles sanity tensor_files user_code
-audio mel_files plots
+audio_notes clips clip_condition profiles sanity tensor_files user_code
+accepted audio mel_files plots
 vocoders
 frontends file_stages pipeline goldens clip_lists
 artifacts

@@ -189,6 +189,7 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
         "line 1: offset must",
     ),
     "true": ("x.jsonl", '{"audio": "a.wav", "offset": true}\n', "line 1: offset must be seconds"),
+    "torn-header": ("x.csv", 'path,"te"xt\nwavs/a.wav,One\n', "it cannot be read"),
     "few-fields": ("x.csv", "text,path\nOne\n", "line 2: it has 1 fields where the header has 2"),
     "empty-file": ("x.csv", "\n\n", "the list is empty"),
     "latin-1": ("x.csv", "path,text\nwavs/a.wav,\udce9\n", "line 2: it is no UTF-8"),
@@ -321,6 +322,7 @@ def saved(path: Path, table: dict[str, list[object]]) -> Path:
     arrow(split / "data-00000-of-00001.arrow", table)
     state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
     (split / "state.json").write_text(json.dumps(state))
+    (split / "dataset_info.json").write_text("{}")
     (path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     return path
 
@@ -384,6 +386,19 @@ def test_a_saved_dataset_names_files_of_its_own_alone(corpus: Path) -> None:
     (path / "train" / "state.json").write_text('{"_data_files": [{"filename": "../../x.arrow"}]}')
     with pytest.raises(ManifestError, match="must hold names of files beside it"):
         items(path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"_data_files": [{}]}'])
+def test_a_saved_dataset_that_is_damaged_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"state.json: .* Save the dataset again"):
+        items(tmp_path)
+
+
+def test_any_state_does_not_make_a_saved_dataset(corpus: Path) -> None:
+    (corpus / "state.json").write_text("{}")
+    assert not is_manifest(corpus)
 
 
 def test_without_pyarrow_the_package_is_named(

@@ -18,7 +18,7 @@ from melcheck.audio import AudioError
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import MelMetrics, compare, multi_resolution_stft_distance
 from melcheck.pipeline import MelPipeline, RoundTrip
-from melcheck.recipes import MelRecipe
+from melcheck.recipes import MelRecipe, log_mel
 from melcheck.vocoders.base import Vocoder, VocoderInfo
 from melcheck.vocoders.load import load_vocoder
 
@@ -439,3 +439,38 @@ def test_a_pipeline_needs_no_file_for_waveforms() -> None:
     for call in (pipeline.load_audio, pipeline.round_trip):
         with pytest.raises(ValueError, match="this pipeline has no file to read"):
             call()
+
+
+class InAnotherUnit:
+    """A vocoder of nats whose mels are in the unit of another recipe."""
+
+    def __init__(self, inner: Vocoder, recipe: MelRecipe) -> None:
+        self.inner, self.recipe = inner, recipe
+        self.info, self.device = VocoderInfo("other", "a test"), torch.device("cpu")
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        return log_mel(waveform, self.recipe)
+
+    def decode(self, mel: Tensor) -> Tensor:
+        return self.inner.decode(self.recipe.in_nats(mel))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(MelRecipe(log_base="10", log_scale=20.0), id="decibels"),
+        pytest.param(MelRecipe(log_base="10"), id="decimal"),
+        pytest.param(MelRecipe(mean=-5.5, std=2.1), id="normalised"),
+        pytest.param(MelRecipe(log_base=None), id="no-logarithm"),
+    ],
+)
+def test_the_same_audio_has_the_same_metrics_in_every_unit(
+    embedded: MelPipeline, trip: RoundTrip, recipe: MelRecipe
+) -> None:
+    vocoder = InAnotherUnit(embedded.vocoder, recipe)
+    other = MelPipeline(MelCheckConfig("unused.wav"), vocoder=vocoder)
+    [expected], [found] = trip.metrics(), other.round_trip(trip.waveform).metrics()
+    # float32 resolves a normalised mel, or one in dB, a little differently than one in nats.
+    for metric, tolerance in {"mae": 2e-4, "snr_db": 0.01, "pearson": 1e-5}.items():
+        assert getattr(found, metric) == pytest.approx(getattr(expected, metric), abs=tolerance)
+    assert found.reference_floor_share == expected.reference_floor_share

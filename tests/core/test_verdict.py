@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ import torch
 
 from melcheck.metrics import MelMetrics, compare
 from melcheck.recipes import VOCOS
-from melcheck.sanity import GateResult, Side, Thresholds, judge
+from melcheck.sanity import (
+    GateResult,
+    Side,
+    Thresholds,
+    judge,
+    threshold_rule,
+    thresholds_of,
+)
 
 _GOOD = MelMetrics(
     mae=0.1,
@@ -196,3 +204,43 @@ def test_a_verdict_explains_itself(metrics: MelMetrics, text: str) -> None:
 def test_a_bound_that_gates_nothing_is_refused(bound: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Thresholds(**bound)
+
+
+# A project's own thresholds.
+
+
+def test_a_later_rule_beats_an_earlier_one_for_the_clips_that_it_names() -> None:
+    rules = [threshold_rule(text) for text in ("snr_db=18", "noisy/*: snr_db=15, mae=0.3")]
+    assert thresholds_of("clean/1", rules) == Thresholds(snr_db=18.0)
+    assert thresholds_of("noisy/1", rules) == Thresholds(snr_db=15.0, mae=0.3)
+
+
+def test_a_gate_of_the_project_says_what_the_default_is() -> None:
+    gates = {gate.metric: gate.default for gate in Thresholds(snr_db=18.0).gates()}
+    assert gates == {"mae": None, "pearson": None, "snr_db": 20.0, "reference_floor_share": None}
+
+
+def test_a_pass_that_the_defaults_would_refuse_is_never_silent() -> None:
+    verdict = judge(_metrics(snr_db=19.0), Thresholds(snr_db=18.0))
+    assert verdict.passed
+    assert "project's own threshold: snr_db 19 must be above 18 (default 20)" in str(verdict)
+    assert judge(_metrics(), Thresholds(snr_db=18.0)).notes == ()
+
+
+def test_a_miss_has_the_digits_that_show_it() -> None:
+    assert "snr_db 19.9996 must be above 20" in str(judge(_metrics(snr_db=19.9996)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("snr=18", "Did you mean 'snr_db'?"),
+        ("snr_db", "such as snr_db=20, got 'snr_db'"),
+        ("mae=loud", "such as mae=0.2, got 'mae=loud'"),
+        ("mae=-1", "mae must be positive"),
+        ("", "must be METRIC=NUMBER"),
+    ],
+)
+def test_a_threshold_that_says_nothing_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        threshold_rule(text)

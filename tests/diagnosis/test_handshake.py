@@ -338,3 +338,13 @@ def test_the_front_cannot_change_the_probe() -> None:
 
     assert handshake(scribbling).verdict == "identical"
     assert float(probes()[0].waveform.abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [("hifigan-22k", "vocos"), ("vocos", "matcha-22k")], ids=["up", "down"]
+)
+def test_the_rate_of_our_probes_is_no_fault_of_the_front_ends(own: str, expected: str) -> None:
+    found = handshake(lambda clip: log_mel(clip, profile(own)), expected=profile(expected))
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == (f"profile:{own}",)
+    assert "samples taken for" not in found.message()

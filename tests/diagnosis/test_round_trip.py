@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from melcheck.audio import LoadedAudio, load_audio
 from melcheck.clips import load_manifest
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation, cause
@@ -304,3 +306,91 @@ def test_a_clip_of_few_frames_is_explained_without_an_error(
     generator = torch.Generator().manual_seed(0)
     trip = pipeline.round_trip(0.1 * torch.randn(1, samples, generator=generator))
     assert explain_round_trip(trip, pipeline.waveform2mel).code
+
+
+# A miss of the clip's own.
+
+
+def miss(vocoder: Vocoder, waveform: Tensor, *, codec: str = "", rate: int = 24_000) -> Explanation:
+    """Explain the round trip of a waveform, [samples], that came from a file of this kind."""
+    pipeline = MelPipeline(MelCheckConfig("unused.wav"), vocoder=vocoder)
+    trip = pipeline.round_trip(waveform[None])
+    audio = LoadedAudio(waveform[None], 24_000, len(waveform), rate, 1, 1.0, "", codec=codec)
+    return explain_round_trip(
+        dataclasses.replace(trip, audio=audio),
+        pipeline.waveform2mel,
+        decode=pipeline.mel2waveform,
+        baseline_mae=trip.metrics()[0].mae,
+    )
+
+
+def voice(clip: str, *, peak: float) -> Tensor:
+    waveform = load_audio(MelCheckConfig(CLIPS[clip].path)).waveform[0]
+    return waveform * peak / waveform.abs().max()
+
+
+def noise(samples: int) -> Tensor:
+    return 0.02 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "evidence"),
+    [
+        pytest.param(
+            lambda: voice("kokoro-alpha-ja", peak=0.9)[:24_000],
+            "level",
+            r"its peak is at -0\.9 dBFS; at -20 dBFS it has SNR 2\d\.\d\d dB and MAE 0\.1\d+ nats",
+            id="loud",
+        ),
+        pytest.param(lambda: 8 * noise(72_000), "noisy-clip", "above its quiet ones", id="noise"),
+        pytest.param(
+            lambda: voice("kokoro-kumo-en", peak=3.0).clamp(-0.09, 0.09),
+            "clipping",
+            "within 2 dB of its top",
+            id="clipped",
+        ),
+        pytest.param(
+            lambda: voice("kokoro-kumo-en", peak=0.1)[24_000:26_400],
+            "short",
+            r"0\.10 s",
+            id="short",
+        ),
+    ],
+)
+def test_a_miss_is_explained_by_what_the_clip_is(
+    vocoder: VocosVocoder, make: Callable[[], Tensor], code: str, evidence: str
+) -> None:
+    found = miss(vocoder, make())
+    assert (found.code, re.search(evidence, found.evidence) is not None) == (code, True), found
+
+
+def test_a_miss_in_the_silence_of_a_clip_is_explained_by_it() -> None:
+    gap = voice("kokoro-gap", peak=0.1)
+    assert miss(load_vocoder("griffin-lim"), gap).code == "silence"
+
+
+@pytest.mark.parametrize(
+    ("source", "code"), [({"codec": "MP3"}, "codec"), ({"rate": 8_000}, "band-limited")], ids=str
+)
+def test_a_miss_is_explained_by_the_file(
+    vocoder: VocosVocoder, source: dict[str, Any], code: str
+) -> None:
+    mumbled = voice("drums-clicks", peak=0.1)[:24_000]
+    assert miss(vocoder, mumbled, **source).code == code
+
+
+def test_weights_are_named_only_where_they_are_in_doubt(vocoder: VocosVocoder) -> None:
+    unknown = VocoderInfo("mine", "a folder", None, "0" * 64, None, 1)
+    fixes = []
+    for info in (vocoder.info, unknown):
+        pipeline = MelPipeline(MelCheckConfig(CLIPS["kokoro-kumo-en"].path), vocoder=vocoder)
+        trip = dataclasses.replace(pipeline.round_trip(), vocoder=info)
+        fixes.append(explain_round_trip(trip, pipeline.waveform2mel, baseline_mae=0.05).fix)
+    assert ["weights" in fix for fix in fixes] == [False, True]
+
+
+@pytest.mark.parametrize("damage", [scaled(0.0), with_one_nan], ids=["silence", "nan"])
+def test_damage_to_what_verified_weights_decoded_is_not_blamed_on_them(
+    vocoder: VocosVocoder, damage: Decode
+) -> None:
+    assert "weights" not in explain(vocoder, damage, "kokoro-kumo-en").fix

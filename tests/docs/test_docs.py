@@ -27,8 +27,10 @@ FIXTURES = [name for name in vars(melcheck.pytest_plugin.fixtures) if name.start
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_option_has_its_row_with_its_key(option: Any) -> None:
-    [row] = [line for line in PLUGIN.splitlines() if line.startswith(f"| `{option.flag} ")]
-    assert f"`{option.key}`{' (list)' if option.many else ''} |" in row
+    given = f"| `{option.flag}{' ' if option.metavar else '`'}"
+    [row] = [line for line in PLUGIN.splitlines() if line.startswith(given)]
+    key = f"`{option.key}`{' (list)' if option.many else ''}" if option.keyed else "none"
+    assert f" | {key} |" in row
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -39,7 +41,7 @@ def test_every_fixture_has_its_row(name: str) -> None:
 
 @pytest.mark.parametrize("word", sorted(set(re.findall(r"--mel-[a-z-]+", PLUGIN + CI))))
 def test_no_option_is_made_up(word: str) -> None:
-    assert word in {option.flag for option in OPTIONS}
+    assert word in {flag for option in OPTIONS for flag in (option.flag, *option.spellings)}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PLUGIN))))

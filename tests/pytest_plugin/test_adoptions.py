@@ -60,9 +60,9 @@ def without_statistics(mel: np.ndarray) -> np.ndarray:
 
 FRONT_END = "matcha/audio.py"
 FAULTS: dict[str, tuple[Shape, Fault, str]] = {
-    "f5-cache-transposed": (F5, stored(F5, np.transpose), "austen: likely cause: axes-transposed"),
+    "f5-cache-transposed": (F5, stored(F5, np.transpose), "likely cause: axes-transposed"),
     "f5-cache-swapped": (F5, swapped(F5), "it is the mel of wavs/short, under the name"),
-    "f5-cache-missing": (F5, removed(F5), "wavs/short: no mel called short in the cache"),
+    "f5-cache-missing": (F5, removed(F5), "no mel called short in the cache"),
     "f5-cache-scaled": (F5, stored(F5, lambda mel: mel / 2), "likely cause: stale: normalisation"),
     "matcha-not-normalised": (
         MATCHA,

@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -142,12 +143,35 @@ BAD_FILES = {
 }
 
 
-def test_all_audio_that_cannot_be_used_is_named_before_any_test(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [[], ["--mel-strict-input", f"--mel-audio={CLIP}"]], ids=["all-bad", "strict"]
+)
+def test_all_audio_that_cannot_be_used_is_named_before_any_test(
+    run: Run, tmp_path: Path, more: list[str]
+) -> None:
     says = {make(tmp_path): reason for make, reason in BAD_FILES.items()}
-    errors = usage_error(run("--mel-audio", *says)).splitlines()
+    errors = usage_error(run("--mel-audio", *says, *more)).splitlines()
     for path, reason in says.items():
         [line] = [line for line in errors if str(path) in line]
         assert reason in line
+
+
+def test_a_file_that_cannot_be_used_fails_and_the_others_are_judged(
+    run: Run, pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    bad = text_as_wav(tmp_path)
+    result = run("--mel-audio", bad, CLIP, "--mel-vocoder", "embedded", "--mel-report=r.json")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["2 cases planned: 1 passed, 1 failed"])
+    [failed] = [case for case in report_cases(pytester) if case["outcome"] == "failed"]
+    assert (failed["clip"], failed["path"]) == ("text", str(bad))
+    assert failed["reason"].startswith("text: cannot be decoded as audio")
+
+
+def report_cases(pytester: pytest.Pytester) -> list[dict[str, Any]]:
+    """Return the cases of the report `r.json`."""
+    cases: list[dict[str, Any]] = json.loads((pytester.path / "r.json").read_text())["cases"]
+    return cases
 
 
 def test_all_paths_without_audio_are_named_before_any_test(run: Run, tmp_path: Path) -> None:
@@ -296,12 +320,12 @@ def test_a_failure_names_its_likely_cause(run: Run, tmp_path: Path) -> None:
 
 def test_a_clip_of_which_only_a_part_was_checked_says_so(run: Run) -> None:
     output = run("--mel-audio", CLIP, "--mel-vocoder", "griffin-lim").stdout
-    output.fnmatch_lines(["only the start was checked *: kokoro-kumo-en 3.0 of 3.4"])
+    output.fnmatch_lines([f" kokoro-kumo-en  {CLIP}, 3.0 of 3.4 s"])
 
 
 def test_the_whole_clip_is_checked_when_asked_for(run: Run) -> None:
     options = ("--mel-duration", "all", "--mel-vocoder", "griffin-lim")
-    assert "only the start" not in run("--mel-audio", CLIP, *options).stdout.str()
+    assert "3.0 of 3.4 s" not in run("--mel-audio", CLIP, *options).stdout.str()
 
 
 # The plan, the table, the pictures.
@@ -349,7 +373,8 @@ def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     end = next(number for number, line in enumerate(lines) if line.startswith("gates"))
     assert end - start > 3 * len(clips)
     assert max(map(len, lines[start:end])) <= 80
-    verdicts = {line.rsplit(maxsplit=1)[-1] for line in lines[start + 2 : end - 1] if "0." in line}
+    rows = [line for line in lines[start + 2 : end - 1] if line.startswith("   ") and "0." in line]
+    verdicts = {line.rsplit(maxsplit=1)[-1] for line in rows}
     assert verdicts <= {"passed", "failed", "baseline"}, "a verdict was cut off"
 
 

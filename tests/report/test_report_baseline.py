@@ -208,3 +208,27 @@ def test_cases_on_one_side_only_are_named(record: CaseRecord, tmp_path: Path) ->
     assert comparison.missing == ("gone (embedded on cpu)",)
     assert comparison.new == ("added (embedded on cpu)",)
     assert comparison.file == "main.json"
+
+
+def test_a_clip_of_another_root_is_compared_by_its_audio(
+    baseline: Baseline, record: CaseRecord
+) -> None:
+    moved = dataclasses.replace(record.case, clip="emma/clip")
+    assert _change(baseline, record, moved).status == "same"
+    assert _change(baseline, record, _moved(moved, mae=0.1)).status == "worse"
+    assert baseline.comparison([moved]).missing == ()
+
+
+def test_of_two_clips_with_one_audio_the_name_decides(record: CaseRecord, tmp_path: Path) -> None:
+    copy = _moved(dataclasses.replace(record.case, clip="copy/clip"), mae=0.1)
+    both = _baseline(tmp_path, record, record.case, copy)
+    assert [_change(both, record, case).status for case in (record.case, copy)] == ["same", "same"]
+    third = dataclasses.replace(record.case, clip="third/clip")
+    assert _change(both, record, third).status == "new"
+
+
+def test_another_part_of_a_clip_is_not_compared(baseline: Baseline, record: CaseRecord) -> None:
+    assert record.case.audio is not None
+    audio = dataclasses.replace(record.case.audio, begin_seconds=1.5)
+    change = _change(baseline, record, dataclasses.replace(record.case, audio=audio))
+    assert change.mismatches == ("where the part begins: 0 s in the baseline, 1.5 s here",)

@@ -132,7 +132,7 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
         pytest.param(lambda path: path.write_text('{"a": 1}'), "not a melcheck report", id="other"),
         pytest.param(
             _edited(lambda document: document.update(schema_version=99)),
-            "schema_version must be 1, which this melcheck reads, got 99. Update melcheck",
+            "schema_version must be 2, which this melcheck reads, got 99. Update melcheck",
             id="newer",
         ),
         pytest.param(

@@ -14,7 +14,14 @@ from melcheck.recipes import VOCOS
 from melcheck.report.files import append_job_summary, check_report_path, write_report
 from melcheck.report.html import report_html
 from melcheck.report.markdown import report_markdown
-from melcheck.report.model import METRICS, CaseOutcome, RecipeSource, RunReport, shown
+from melcheck.report.model import (
+    METRICS,
+    CaseOutcome,
+    FailedTest,
+    RecipeSource,
+    RunReport,
+    shown,
+)
 from melcheck.report.text import (
     STATES,
     band_place,
@@ -23,6 +30,7 @@ from melcheck.report.text import (
     time_ticks,
     worst_places,
 )
+from melcheck.sanity import Thresholds, judge
 from tests.report import report_samples
 
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
@@ -122,10 +130,73 @@ def test_markdown_begins_with_the_verdict(report: RunReport) -> None:
     )
 
 
-def test_markdown_has_a_row_for_each_case_and_all_columns(report: RunReport) -> None:
+def test_markdown_has_a_row_for_each_judged_case_and_all_columns(report: RunReport) -> None:
     lines = [line for line in report_markdown(report).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(report.cases)
+    assert len(lines) == 2 + sum(case.outcome != "baseline" for case in report.cases)
     assert {line.count(" | ") for line in lines} == {2 + len(METRICS)}
+
+
+def test_griffin_lim_stands_in_the_row_of_its_clip(report: RunReport) -> None:
+    [base, *_] = (case for case in report.cases if case.outcome == "baseline")
+    value = f"≈ {shown('mae', base.metrics['mae'])}"
+    [row] = [line for line in report_markdown(report).splitlines() if line.startswith("| tone-0")]
+    assert value in row
+    assert value in _Page(report_html(report)).text
+
+
+def test_failures_come_first(report: RunReport) -> None:
+    turned = dataclasses.replace(report, cases=report.cases[::-1])
+    text = report_markdown(turned)
+    assert text.index("| ✕ failed") < text.index("| ✓ passed")
+    page = report_html(turned)
+    assert page.index('data-state="failed"') < page.index('data-state="passed"')
+
+
+def test_a_cause_that_several_cases_share_is_said_once(report: RunReport) -> None:
+    failed = report.cases[0]
+    both = [failed, dataclasses.replace(failed, clip="another")]
+    several = dataclasses.replace(report, cases=tuple(both))
+    for text in (report_markdown(several), _Page(report_html(several)).text):
+        assert "2 cases" in text
+        start, end = text.index("What failed"), text.index("tests/test" if "|" in text else "All c")
+        assert text[start:end].count("Cut it off.") == 1
+
+
+def test_front_end_and_stored_mels_have_tables_of_their_own(report: RunReport) -> None:
+    tests = (
+        FailedTest(name="mytts:mel", message="power", kind="front end", path="mytts.py:3"),
+        FailedTest(name="emma/1", message="stale", kind="stored mel", path="mels/1.npy"),
+    )
+    found = dataclasses.replace(report, cases=(), failed_tests=tests)
+    text, page = report_markdown(found), _Page(report_html(found)).text
+    assert "### Front end\n\n| what | file | what was found |" in text
+    assert "| emma/1 | mels/1.npy | stale |" in text
+    assert all(part in page for part in ("Front end", "mytts.py:3", "Stored mels", "mels/1.npy"))
+
+
+def test_a_miss_is_shown_with_the_digits_that_tell_it_from_its_limit(report: RunReport) -> None:
+    good = report_samples.trip(1, noise=0.0001).metrics()[0]
+    verdict = judge(dataclasses.replace(good, snr_db=19.96))
+    case = dataclasses.replace(
+        report.cases[0], gates=verdict.gates, metrics=report.cases[0].metrics | {"snr_db": 19.96}
+    )
+    found = dataclasses.replace(report, cases=(case,))
+    page = _Page(report_html(found)).text
+    assert "must be > 20, misses by 0.04" in page
+    assert "19.96" in page
+    assert "**19.96** ✕" in report_markdown(found)
+
+
+def test_the_gates_of_a_report_are_all_four_each_with_its_default(report: RunReport) -> None:
+    own = dataclasses.replace(
+        report, thresholds=Thresholds(snr_db=18.0).gates(), rules=("noisy/*: mae below 0.3",)
+    )
+    expected = "MAE < 0.2 nats, corr > 0.99, SNR > 18 dB (default 20), floor < 99.9%"
+    text, page = report_markdown(own), _Page(report_html(own)).text
+    assert expected in page
+    assert expected.replace("<", "&lt;").replace(">", "&gt;") in text
+    assert "noisy/" in page
+    assert "noisy/" in text
 
 
 @pytest.mark.parametrize(
@@ -150,7 +221,8 @@ def test_a_long_run_keeps_the_rows_that_matter(
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 1
     assert "✕ failed" in rows[0]
-    assert f"... and {len(report.cases) - 1} more" in text
+    judged = sum(case.outcome != "baseline" for case in report.cases)
+    assert f"... and {judged - 1} more" in text
 
 
 def test_a_summary_is_appended(report: RunReport, tmp_path: Path) -> None:
