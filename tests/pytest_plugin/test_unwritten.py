@@ -108,7 +108,7 @@ def test_memory_that_is_not_there_ends_the_run_with_3(
 
         torch.empty(2**60)
 
-    monkeypatch.setattr("melcheck.pytest_plugin.plan.find_clips", grab)
+    monkeypatch.setattr("melcheck.pytest_plugin.plan.list_clips", grab)
     result = run(f"--mel-audio={CLIP}")
     assert result.ret == 3
     told = result.stdout.str() + result.stderr.str()
