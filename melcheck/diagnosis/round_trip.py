@@ -497,7 +497,7 @@ def _as_good_as_any(error: float, baseline_mae: float | None) -> bool:
 
 # What to do where the cause's own fix would doubt the weights.
 _FIXES_OF_VERIFIED = {
-    "silent-output": "The mel is far below the range of speech, or a later step mutes what it gave.",
+    "silent-output": "The mel is far below the range of speech, or a later step mutes the output.",
     "non-finite": "Run in float32, and find the first step that makes them.",
 }
 
