@@ -394,7 +394,7 @@ def test_an_improvement_is_shown_and_passes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = tmp_path / "worse.json"
-    monkeypatch.setenv("MELCHECK_TEST_DAMAGE", "bands")
+    monkeypatch.setenv("MELCHECK_TEST_DAMAGE", "frames")
     run("--mel-audio", CLIP, *EMBEDDED, "--mel-report", worse)
     monkeypatch.delenv("MELCHECK_TEST_DAMAGE")
     result = run("--mel-audio", CLIP, *EMBEDDED, "--mel-baseline", worse)
