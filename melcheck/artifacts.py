@@ -50,7 +50,7 @@ def keep_last_runs(folder: Path, written: Iterable[Path], keep: int) -> None:
 
     Args:
         folder: Folder of all cases.
-        written: Folders of this run's cases, in it.
+        written: Folders of this run's cases; those in other places are left alone.
         keep: How many runs are kept, this one included.
     """
     notes = folder / _RUNS_FILE
@@ -63,7 +63,8 @@ def keep_last_runs(folder: Path, written: Iterable[Path], keep: int) -> None:
         for run in runs
         if isinstance(run, list)
     ]
-    run = sorted({each.relative_to(folder).as_posix() for each in written})
+    inside = (each for each in written if each.is_relative_to(folder))
+    run = sorted({each.relative_to(folder).as_posix() for each in inside})
     known.insert(0, run)
     kept = {name for each in known[:keep] for name in each}
     for name in {name for each in known[keep:] for name in each} - kept:

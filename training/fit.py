@@ -70,10 +70,10 @@ CONFIG: dict[str, dict[str, Any]] = {
             "padding": "center",
             "sample_rate": VOCOS.sample_rate,
             "n_mels": VOCOS.n_mels,
-            "num_projections": 3,
+            "num_projections": 2,
             "num_quarter_projections": 6,
             "num_eighth_projections": 12,
-            "num_descent_steps": 3,
+            "num_descent_steps": 2,
         },
     },
 }

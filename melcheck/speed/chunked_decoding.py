@@ -3,7 +3,7 @@
 A sample depends on the mel within `Vocoder.context_frames` frames. A chunk that is decoded with so
 many frames more on each side, which are cut off again, equals that stretch of the whole. Measured
 on the CPU: equal to the bit with the 29 frames of the official configuration and the 98 of
-Griffin-Lim; the embedded vocoder needs 86.
+Griffin-Lim; the embedded vocoder needs 80.
 
 Retrieved phases begin with those of a pulse train at the pitch, which has turned through all frames
 before: a chunk goes on where an earlier one, which knows some of the same frames, has been.

@@ -52,8 +52,8 @@ _WEIGHT_EXPONENT = 2.0
 # Of the descent, whose error is cut at one nat: a bin far below its band would overshoot.
 _DESCENT_MOMENTUM = 0.5
 _LARGEST_ERROR = 1.0
-# Updates that spread bands over bins: the bands are then met within 0.03 nats.
-_SPREADING_TURNS = 3
+# Updates that spread bands over bins: the bands are then met within 0.1 nats.
+_SPREADING_TURNS = 2
 # Of a voice.
 _PITCH_HZ = (60.0, 420.0)
 _HARMONICS_HZ = (45.0, 4_700.0)

@@ -39,7 +39,7 @@ OFFICIAL_SHA256: Mapping[str, str] = MappingProxyType(
 
 EMBEDDED_SHA256: Mapping[str, str] = MappingProxyType(
     {
-        "config.yaml": "e1b281d2a5e349950fc88c0cb34da5df74d55123b7cb87ba9525bd2f9a892e5d",
+        "config.yaml": "22441018726b6f5be67c7e5cb1933a25aab20805a3509e35530fbee188b70976",
         "model.safetensors": "5065e80ae7e68335ed13c65cc739ea277b4e67716f319e64002ddaf12677aa71",
     }
 )

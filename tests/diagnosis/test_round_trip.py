@@ -57,7 +57,7 @@ def vocoder() -> VocosVocoder:
 
 @pytest.fixture(scope="module")
 def near(vocoder: VocosVocoder) -> VocosVocoder:
-    """The embedded vocoder with two projections: it looks 20 frames to each side, and not 74.
+    """The embedded vocoder with two projections: it looks 20 frames to each side, and not 80.
 
     So most of a chunk is as it would be in the whole, as with a plain Vocos.
     """

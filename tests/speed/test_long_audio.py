@@ -165,7 +165,7 @@ def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [("embedded", 86), ("official configuration", 29), ("consistent", 26), ("griffin-lim", 98)],
+    [("embedded", 80), ("official configuration", 29), ("consistent", 26), ("griffin-lim", 98)],
 )
 def test_context_follows_from_the_model(name: str, frames: int) -> None:
     # (1 + blocks) * 3 for the kernels of 7, 2 for the overlap, 3 for each projection at any rate.
