@@ -159,8 +159,11 @@ class RoundTrip:
 
     @property
     def _common_frames(self) -> int:
+        # A recipe that cuts the end, or a front end that gives a frame less, does so twice.
         frames, again = self.mel.shape[-1], self.reconstructed_mel.shape[-1]
-        return again if self.recipe.tail != "keep" and again == frames - 1 else frames
+        shorter = frames < self.recipe.frames(self.waveform.shape[-1])
+        cut = self.recipe.tail != "keep" or shorter
+        return again if cut and again == frames - 1 else frames
 
     def figure(self, item: int = 0, *, title: str = "") -> Figure:
         """Draw what the loop lost and added in one item, for a logger or `savefig`.

@@ -38,8 +38,8 @@ melcheck: will the mel that you train on survive the vocoder?
 
   melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
   melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
-  melcheck handshake --loader mytts.data:load    and your loader, vocoder, saver?
-  melcheck stages official mytts.vocoder:decode --audio a.wav   where they differ
+  melcheck handshake --loader mytts.data:load    and your loader, saver, ...?
+  melcheck stages official mytts:decode --audio a.wav   where do they differ?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
   melcheck diagnose --mel a.npy                  what does the array show?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map

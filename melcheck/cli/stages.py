@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from melcheck.cli.arguments import duration, path_of
+from melcheck.cli.arguments import add_profile, duration, path_of
 from melcheck.cli.output import Answer, Terminal, UsageError, stdout_to_stderr
 
 
@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=3.0,
         help="seconds of the clip, from its start, or all (default: 3)",
     )
+    add_profile(parser, default=None, otherwise="that of A")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     )
     from melcheck.file_stages import load_loader
     from melcheck.frontends import VocoderWithFrontend, load_frontend
+    from melcheck.profiles import profile
     from melcheck.user_code import search_first
     from melcheck.vocoders.load import load_vocoder
 
@@ -54,6 +56,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     with stdout_to_stderr():  # what the user's code prints is not the answer
         right, tried = load_vocoder(options.reference), load_vocoder(options.candidate)
         recipe = right.recipe
+        if options.profile is not None and recipe != profile(options.profile):
+            raise UsageError(
+                f"{options.reference} must decode the mel of --profile {options.profile}, got one "
+                "of a different recipe. Name a vocoder of that mel."
+            )
         if tried.recipe != recipe:
             raise UsageError(
                 f"{options.candidate} must decode the mels of {options.reference}, but its recipe "

@@ -62,7 +62,7 @@ class Vocoder(Protocol):
 
     @property
     def magnifies_rounding(self) -> bool:
-        """Whether it retrieves phases, which magnifies rounding about a thousandfold."""
+        """Whether it retrieves phases, which magnifies rounding."""
         ...
 
     def encode(self, waveform: Tensor) -> Tensor:

@@ -373,8 +373,8 @@ class PhaseRetrieval(nn.Module):
         """Return the pitch of each frame in Hz; without one, any in the range of voices.
 
         The autocorrelation of a windowed frame is the inverse transform of its power. Its highest
-        peak in the range is the period, in half samples: nothing between them, so that rounding
-        changes no pitch but where two lags are as high.
+        peak in the range is the period: the vertex of the parabola through three lags, half a
+        sample apart. Whole steps would do as well, but rounding decides between two of them.
 
         Shape:
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, frames]`, float64
@@ -386,7 +386,12 @@ class PhaseRetrieval(nn.Module):
         longest, shortest = (int(2 * self.sample_rate / hz) for hz in _PITCH_HZ)
         longest = min(longest, self.n_fft - 1)
         lag = correlation[..., shortest : longest + 1].argmax(dim=-1) + shortest
-        pitch_hz: Tensor = 2 * self.sample_rate / lag.double()
+        before, at, after = (
+            correlation.gather(-1, (lag + step)[..., None])[..., 0].double() for step in (-1, 0, 1)
+        )
+        curvature = (before - 2 * at + after).clamp(max=-_TINY * _TINY)
+        vertex = ((before - after) / (2 * curvature)).clamp(-0.5, 0.5)
+        pitch_hz: Tensor = 2 * self.sample_rate / (lag + vertex)
         return pitch_hz
 
     def pulse_turns(self, pitch_hz: Tensor) -> Tensor:

@@ -128,7 +128,9 @@ def test_eager_bf16_is_near_fp32_and_not_it(vocoder: VocosVocoder) -> None:
     plain = in_mode(vocoder, "eager", "fp32").decode(mel)
     low = in_mode(vocoder, "eager", "bf16").decode(mel)
     assert low.dtype == torch.float32
-    assert 0 < float((plain - low).abs().max()) < float(plain.abs().max())
+    # Phases that are retrieved turn with rounding: their mels are near.
+    apart = (vocoder.encode(plain) - vocoder.encode(low)).abs().mean()
+    assert 0 < float(apart) < 0.3
 
 
 def test_random_weights_make_the_official_configuration() -> None:

@@ -308,9 +308,9 @@ _IDENTICAL = Deviations(0.0, 0.0, 0.0, 0.0, -math.inf)
 # batches, chunks, optimised. Measured 9.5e-7, 6.2e-3, 4.9e-5, 5.4e-6, -107 dB.
 _REORDERED = Deviations(3e-6, 2e-2, 1.5e-4, 2e-5, -97.0)
 
-# Measured 9.5e-7, 0.34, 4.9e-4. The waveform is not compared: its phases are those of a pulse train
+# Measured 9.5e-7, 0.37, 7.5e-4. The waveform is not compared: its phases are those of a pulse train
 # that has turned through all frames before, and rounding turns it.
-_CONSISTENT_REORDERED = Deviations(3e-6, 1.1, 1.5e-3, math.inf, math.inf)
+_CONSISTENT_REORDERED = Deviations(3e-6, 1.1, 2.3e-3, math.inf, math.inf)
 
 # Measured: backbone 1.5e-4 (a batch of four with AVX2), decode 1.9e-3 (chunks, MKL_CBWR).
 _CONSISTENT_STAGES: Mapping[str, StageTolerance] = {
@@ -328,8 +328,8 @@ _CONSISTENT_ROUNDING_STAGES: Mapping[str, StageTolerance] = {
 # decoder no more than above.
 _ROUNDING = dataclasses.replace(_REORDERED, encoded_max_nats=2e-2)
 
-# Measured 5.8e-3, 0.29, 3.8e-4.
-_CONSISTENT_ROUNDING = Deviations(2e-2, 1.1, 1.5e-3, math.inf, math.inf)
+# Measured 5.8e-3, 0.29, 3.8e-4; the decoder no more than above.
+_CONSISTENT_ROUNDING = Deviations(2e-2, 1.1, 2.3e-3, math.inf, math.inf)
 
 # Eight bits of mantissa in the backbone. Measured 9.5e-7, 0.50, 2.8e-3, 2.5e-2, -35 dB.
 _BF16 = Deviations(3e-6, 1.5, 9e-3, 8e-2, -25.0)

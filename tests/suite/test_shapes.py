@@ -101,7 +101,7 @@ def look_at_a_batch(name: str, clip: str, seconds: float, damage: Callable[..., 
 # Where the embedded vocoder's rounding comes from: the backbone's first convolution of a batch of
 # three differs from that of one by 6e-6 of 3, and its last layer by 9e-5 of 2. Equal features give
 # equal waveforms within 3e-7 in either batch, but these give waveforms that differ by 0.004, and by
-# 0.1 at most: phases are retrieved by projections, which magnify rounding about a thousandfold.
+# 0.1 at most: phases are retrieved by projections, which magnify rounding.
 #
 # Largest differences over all fixtures and cuts of 0.3 to 3 s, with AVX2 and SSE4.1, of a mel:
 # 0.0026 nats in the mean, 0.036 nats in the worst frame. The suite allows three times as much.
