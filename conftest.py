@@ -22,7 +22,9 @@ SUITE_MARKERS = {"sanity", "shapes", "golden", "artifacts"}
 @pytest.fixture(autouse=True)
 def independent_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs that tests make be neither part of the CI job nor workers of pytest-xdist."""
-    for name in ("GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+    # Where CI is set, pytest's summary repeats whole messages.
+    workers = ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
+    for name in ("CI", "BUILD_NUMBER", "GITHUB_STEP_SUMMARY", *workers):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -57,7 +57,7 @@ def vocoder() -> VocosVocoder:
 
 @pytest.fixture(scope="module")
 def near(vocoder: VocosVocoder) -> VocosVocoder:
-    """The embedded vocoder with two projections: it looks 20 frames to each side, and not 80.
+    """The embedded vocoder with four projections: it looks 32 frames to each side, and not 80.
 
     So most of a chunk is as it would be in the whole, as with a plain Vocos.
     """
@@ -67,8 +67,8 @@ def near(vocoder: VocosVocoder) -> VocosVocoder:
         n_fft=VOCOS.n_fft,
         hop_length=VOCOS.hop_length,
         n_mels=VOCOS.n_mels,
-        turns=(0, 0, 2),
-        steps=0,
+        turns=(0, 0, 4),
+        steps=2,
     )
     return dataclasses.replace(vocoder, model=model)
 
@@ -213,8 +213,8 @@ def test_an_output_that_is_wrong_everywhere_is_not_blamed_on_places(
     assert found.code == "vocoder"
 
 
-# The 24 kHz clips have livelier frames, from which a seam does not stand out.
-@pytest.mark.parametrize("clip", ["austen-0870", "austen-0890", "austen-0930"])
+# In the others onsets stand out as seams do, and the answer is "places".
+@pytest.mark.parametrize("clip", ["austen-0870", "austen-0930"])
 def test_seams_are_found_on_their_grid(near: VocosVocoder, clip: str) -> None:
     found = explain(near, in_chunks_without_context, clip)
     assert found.code == "seams"
