@@ -65,7 +65,8 @@ _TENSORS = ("waveform", "mel", "reconstructed_waveform", "reconstructed_mel")
 # only the mels are checked: 6.0e-5 nats in the mean. Times three.
 _SAMPLE_ATOL = 2.2e-5
 _MEL_MEAN_ATOL = 6e-5
-_MAGNIFIED_MEL_MEAN_ATOL = 1.8e-4
+# With AVX2 3e-4. Times three.
+_MAGNIFIED_MEL_MEAN_ATOL = 1e-3
 
 
 def _vocos(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:

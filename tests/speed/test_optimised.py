@@ -24,11 +24,11 @@ from melcheck.vocoders.weights import VocoderUnavailable
 
 # Rounding on the waveforms below, at most, with torch's kernels for AVX2 and none, 1 and 4 threads:
 # 4.8e-7 nats of the mel, 4.4e-6 of decoded samples. Times three. The embedded vocoder's head
-# magnifies it to 1.1e-4, in AVX-512 to 9.5e-4, so that the mels of its samples are checked: 3.9e-5
-# nats in the mean, in AVX-512 3.4e-4 by the ratio of the samples. Times three.
+# magnifies rounding: the mels of what it decodes are compared, 4.7e-3 nats in the mean for noise as
+# AVX2 computes, in which rounding decides between two pitches. Times three.
 MEL_ATOL = 1.5e-6
 WAVE_ATOL = 1.4e-5
-MAGNIFIED_MEL_MEAN_ATOL = 1e-3
+MAGNIFIED_MEL_MEAN_ATOL = 1.5e-2
 # Relative to the RMS of the sound: bfloat16 has 8 bits of mantissa, 2^-9 = 0.2 % in each product.
 BF16_RELATIVE = 0.02
 # The embedded network's features are what varies about a constant: 0.045 was measured.
