@@ -348,12 +348,15 @@ class Plan:
         samples = round(_DECODED_SECONDS * recipe.sample_rate)
         return {name: clip[:samples] for name, clip in self._named_speech(recipe).items()}
 
-    def stage_fault(self, vocoder: Vocoder, device: str) -> Explanation | None:
+    def stage_fault(self, pipeline: MelPipeline) -> Explanation | None:
         """Return the fault of the first stage that differs from its reference; None for none.
 
-        The loader comes first, then the front end, then the vocoder: an error that enters early
-        goes through everything that follows.
+        The loader comes first, then the front end, then the pipeline's vocoder: an error that
+        enters early goes through everything that follows.
         """
+        vocoder = pipeline.vocoder
+        if isinstance(vocoder, VocoderWithFrontend):
+            vocoder = vocoder.inner
         if self.loader is not None:
             found = self.loader_handshake(vocoder.recipe).explained()
             if found is not None:
@@ -361,7 +364,7 @@ class Plan:
         found = self.front_end_fault(vocoder.recipe)
         if found is not None or not self.has_reference(vocoder.info.name):
             return found
-        return self.vocoder_handshake(vocoder, device).explained()
+        return self.vocoder_handshake(vocoder, str(pipeline.device)).explained()
 
     def has_reference(self, name: str) -> bool:
         """Return whether a vocoder is compared with the reference: one of the user's is."""
@@ -385,10 +388,7 @@ class Plan:
             pipeline: What made that.
             baseline: Griffin-Lim's round trip of the same clip; None without.
         """
-        vocoder = pipeline.vocoder
-        if isinstance(vocoder, VocoderWithFrontend):
-            vocoder = vocoder.inner
-        return self.stage_fault(vocoder, str(pipeline.device)) or explain_round_trip(
+        return self.stage_fault(pipeline) or explain_round_trip(
             trip,
             pipeline.waveform2mel,
             decode=pipeline.mel2waveform,

@@ -50,15 +50,6 @@ def absent(request: pytest.FixtureRequest, names: tuple[str, ...], reason: str) 
     pytest.skip(f"{names[0]}: {reason}{hint}")
 
 
-def _stage_fault(plan: Plan, pipeline: MelPipeline) -> Explanation | None:
-    from melcheck.frontends import VocoderWithFrontend
-
-    vocoder = pipeline.vocoder
-    if isinstance(vocoder, VocoderWithFrontend):
-        vocoder = vocoder.inner
-    return plan.stage_fault(vocoder, str(pipeline.device))
-
-
 def fail_case(item: pytest.Item, message: str) -> NoReturn:
     """Fail a test from one of its fixtures for what was found of its clip: a failure, no error."""
     item.stash[FOUND] = True
@@ -94,7 +85,7 @@ def round_trip_of(item: pytest.Item, pipeline: MelPipeline, clip: Clip) -> Round
             reason = ""
         if reason:
             plan, path = plan_of(config), one_line(clip.path)
-            cause = _stage_fault(plan, pipeline)
+            cause = plan.stage_fault(pipeline)
             lines = [
                 f"{clip.name}: {reason.removeprefix(f'{path}: ')}",
                 f"file: {place(clip.source)}, vocoder: {plan.label(pipeline.vocoder.info.name)}",

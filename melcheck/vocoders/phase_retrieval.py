@@ -183,9 +183,9 @@ class Projections(nn.Module):
             audible: `[batch, samples]` at the full rate, of 0 and 1.
             turns: Number of projections.
         """
-        weighted, wanted = self.weighted_window(bands), bands[..., self.bands]
+        wanted = bands[..., self.bands]
         lowest = spectrum if self.divisor == 1 else spectrum[..., : self.bins].clone()
-        inverse = _Inverse(self, lowest, weighted, self.share(weighted, audible))
+        inverse = _Inverse(self, bands, lowest, audible)
         # Every turn uses the same arrays: fresh ones cost as much as the arithmetic.
         pair = torch.empty_like(lowest), torch.empty_like(lowest)
         # Views of the same numbers as pairs of real ones: `torch.abs` of complex ones, like
@@ -224,8 +224,8 @@ class Projections(nn.Module):
         Returns:
             `[batch, samples]`.
         """
-        weighted, wanted = self.weighted_window(bands), torch.log(bands + _TINY).flatten(0, 1)
-        inverse = _Inverse(self, spectrum, weighted, self.share(weighted, audible))
+        wanted = torch.log(bands + _TINY).flatten(0, 1)
+        inverse = _Inverse(self, bands, spectrum, audible)
         change = torch.empty_like(spectrum)
         size = torch.empty(spectrum.shape, dtype=wanted.dtype, device=spectrum.device)
         waveform = inverse.waveform(spectrum).clone()
@@ -244,12 +244,10 @@ class Projections(nn.Module):
 class _Inverse:
     """From a spectrum to the waveform, by weighted overlap-add, and back, in the same arrays."""
 
-    def __init__(
-        self, rate: Projections, spectrum: Tensor, weighted: Tensor, share: Tensor
-    ) -> None:
+    def __init__(self, rate: Projections, bands: Tensor, spectrum: Tensor, audible: Tensor) -> None:
         self.rate = rate
-        self.weighted = weighted
-        self.share = share
+        self.weighted = rate.weighted_window(bands)
+        self.share = rate.share(self.weighted, audible)
         self.overlapping = OverlapAdd(spectrum, rate.n_fft, rate.hop_length)
 
     def waveform(self, spectrum: Tensor) -> Tensor:
