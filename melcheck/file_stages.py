@@ -37,7 +37,7 @@ from melcheck.user_code import (
     called,
     find_object,
     first_form,
-    first_line,
+    outcome,
 )
 
 _RATE_NAMES = ("sample_rate", "sampling_rate", "rate", "sr", "fs")
@@ -104,8 +104,7 @@ class Loader:
         try:
             return _samples_and_rate(called(self._target, self._form(path)))
         except THEIR_ERRORS as error:
-            told = str(error) if isinstance(error, CallableError) else f"raised {first_line(error)}"
-            raise CallableError(f"{self.name} on {path.name} {told}") from error
+            raise CallableError(f"{self.name} on {path.name} {outcome(error)}") from error
 
     def load_audio(self, config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
         """Read a file as `melcheck.audio.load_audio` does, with the samples of this loader.
@@ -157,8 +156,7 @@ class Saver:
         try:
             _save(self._target, self._form, path, waveform, rate)
         except THEIR_ERRORS as error:
-            told = str(error) if isinstance(error, CallableError) else f"raised {first_line(error)}"
-            raise CallableError(f"{self.name} {told}") from error
+            raise CallableError(f"{self.name} {outcome(error)}") from error
 
 
 def load_loader(

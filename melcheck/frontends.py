@@ -20,7 +20,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from melcheck.probe_clips import probe
+from melcheck.probe_clips import TRIED_SECONDS, probe
 from melcheck.process_state import their_turn
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.user_code import (
@@ -37,10 +37,6 @@ from melcheck.user_code import (
     float_tensor,
 )
 from melcheck.vocoders.base import Vocoder, VocoderWrapper
-
-# Their mels have 110 and 188 frames with Vocos, neither of which is a number of bands in use. At
-# any other recipe they still differ by what 20,000 samples make.
-_PROBE_SECONDS = (28_000 / 24_000, 48_000 / 24_000)
 
 _Form = Callable[[Tensor], Any]
 
@@ -283,7 +279,7 @@ def _wrapper(name: str, error: NeedsArgumentsError, expected: MelRecipe) -> str:
 def _tried(target: Target, form: _Form, expected: MelRecipe) -> tuple[Frontend, list[str]]:
     """Return the front end in a form of call that works, and what of its results was adapted."""
     name, item, shapes, converted = target.name, None, [], ""
-    for seconds in _PROBE_SECONDS:
+    for seconds in TRIED_SECONDS:
         clip = probe(round(seconds * expected.sample_rate), sample_rate=expected.sample_rate)
         returned = _unlisted(_call(target, form, clip[None], expected.sample_rate))
         if isinstance(returned, (Mapping, tuple, list)):

@@ -451,6 +451,11 @@ def first_line(error: BaseException) -> str:
     return plain_text(f"{type(error).__name__}: {lines[0]}")
 
 
+def outcome(error: BaseException) -> str:
+    """Return what code of the user's did instead: "returned ..." or "raised ...", in one line."""
+    return str(error) if isinstance(error, CallableError) else f"raised {first_line(error)}"
+
+
 def located(error: BaseException) -> str:
     """Return an exception as one line, with the file and the line that raised it."""
     raised = error.error if isinstance(error, Escaped) and error.error.__traceback__ else error

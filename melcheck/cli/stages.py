@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     )
     from melcheck.file_stages import load_loader
     from melcheck.frontends import VocoderWithFrontend, load_frontend
-    from melcheck.profiles import profile
+    from melcheck.plan import check_decodes
     from melcheck.user_code import search_first
     from melcheck.vocoders.load import load_vocoder
 
@@ -56,11 +56,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     with stdout_to_stderr():  # what the user's code prints is not the answer
         right, tried = load_vocoder(options.reference), load_vocoder(options.candidate)
         recipe = right.recipe
-        if options.profile is not None and recipe != profile(options.profile):
-            raise UsageError(
-                f"{options.reference} must decode the mel of --profile {options.profile}, got one "
-                "of a different recipe. Name a vocoder of that mel."
-            )
+        if options.profile is not None:
+            check_decodes(options.reference, recipe, options.profile, "--profile")
         if tried.recipe != recipe:
             raise UsageError(
                 f"{options.candidate} must decode the mels of {options.reference}, but its recipe "

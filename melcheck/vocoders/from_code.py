@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melcheck.probe_clips import probe
+from melcheck.probe_clips import TRIED_SECONDS, probe
 from melcheck.process_state import their_turn
 from melcheck.profiles import profile
 from melcheck.recipes import VOCOS, MelRecipe, log_mel
@@ -34,14 +34,13 @@ from melcheck.user_code import (
     called,
     find_object,
     first_form,
-    first_line,
     float_tensor,
     made_by,
+    outcome,
 )
 from melcheck.vocoders.base import VocoderInfo, check_mel, check_waveform
 from melcheck.vocoders.weights import VocoderError
 
-_PROBE_SECONDS = (28_000 / 24_000, 48_000 / 24_000)
 INT16_FULL_SCALE = 32_768.0
 """What code that returns int16 calls full scale."""
 
@@ -145,9 +144,7 @@ class CallableVocoder:
         return [waveform[:length] for waveform, length in zip(found, lengths, strict=True)]
 
     def _error(self, error: BaseException, given: str) -> ValueError:
-        ours = isinstance(error, CallableError)
-        found = str(error) if ours else f"raised {first_line(error)}"
-        return ValueError(f"{self.info.name} on {given} {found}.")
+        return ValueError(f"{self.info.name} on {given} {outcome(error)}.")
 
 
 def load_callable_vocoder(
@@ -269,7 +266,7 @@ def _own_recipe(made: object, target: object, name: str) -> MelRecipe | None:
 def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
     """Return by how many samples the code's waveforms exceed the recipe's."""
     surplus, found = [], []
-    for seconds in _PROBE_SECONDS:
+    for seconds in TRIED_SECONDS:
         mel = _probe_mel(seconds, recipe)
         samples = _waveforms(target, form, mel).shape[-1]
         frames = mel.shape[-1]
@@ -289,7 +286,7 @@ def _probe_mel(seconds: float, recipe: MelRecipe) -> Tensor:
 
 
 def _takes_batches(target: Target, form: _Form, recipe: MelRecipe) -> bool:
-    mel = _probe_mel(_PROBE_SECONDS[0], recipe)
+    mel = _probe_mel(TRIED_SECONDS[0], recipe)
     try:
         return len(_waveforms(target, form, mel.repeat(2, 1, 1))) == 2
     except THEIR_ERRORS:
