@@ -25,6 +25,7 @@ speed
 plan
 caches
 benchmark report
+audit
 cli pytest_plugin
 suite
 __init__ __main__
