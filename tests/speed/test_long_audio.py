@@ -62,8 +62,10 @@ _TENSORS = ("waveform", "mel", "reconstructed_waveform", "reconstructed_mel")
 # chunks from the whole over these chunks and torch's kernels for AVX-512, AVX2 and none, 1 and 4
 # threads: 7.2e-6 of decoded samples, 1.9e-5 nats in the mean of their mels. The embedded vocoder's
 # head magnifies the rounding of the backbone (features: 1.3e-4, samples: 3.6e-3, in AVX2), so that
-# only the mels are checked: 6.0e-5 nats in the mean. Times three.
+# only the mels are checked: 6.0e-5 nats in the mean. Griffin-Lim's iterations make 1.6e-4 of it in
+# samples where MKL has but SSE4. Times three.
 _SAMPLE_ATOL = 2.2e-5
+_GRIFFIN_LIM_SAMPLE_ATOL = 5e-4
 _MEL_MEAN_ATOL = 6e-5
 # With AVX2 3e-4. Times three.
 _MAGNIFIED_MEL_MEAN_ATOL = 1e-3
@@ -154,9 +156,8 @@ def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
     assert decoded.shape == expected.reconstructed_waveform.shape
     magnified = vocoder(name).magnifies_rounding
     if not magnified:
-        torch.testing.assert_close(
-            decoded, expected.reconstructed_waveform, rtol=0, atol=_SAMPLE_ATOL
-        )
+        atol = _GRIFFIN_LIM_SAMPLE_ATOL if name == "griffin-lim" else _SAMPLE_ATOL
+        torch.testing.assert_close(decoded, expected.reconstructed_waveform, rtol=0, atol=atol)
     # The mean: the logarithm of a bin far below its frame's peak magnifies the rounding there.
     again = joined(chunks, "reconstructed_mel")
     assert again.shape == expected.reconstructed_mel.shape
