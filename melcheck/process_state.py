@@ -97,12 +97,13 @@ def set_float32_precision(value: tuple[Any, Any]) -> None:
 
 
 def _products() -> tuple[Any, ...]:
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    backends: Any = torch.backends
+    return backends.cuda.matmul, backends.mkldnn.matmul
 
 
 def _convolutions() -> tuple[Any, ...]:
-    cudnn: Any = torch.backends.cudnn
-    return cudnn.conv, cudnn.rnn
+    backends: Any = torch.backends
+    return backends.cudnn.conv, backends.cudnn.rnn
 
 
 _Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
