@@ -115,7 +115,7 @@ def cell(path: Place, audio: str, row: int) -> bytes:
     return bytes(buffer)
 
 
-def _pyarrow() -> Any:
+def load_pyarrow() -> Any:
     try:
         import pyarrow.compute
         import pyarrow.ipc
@@ -133,12 +133,12 @@ def _is_parquet(path: Place) -> bool:
 
 
 def _is_struct(kind: Any) -> bool:
-    return bool(_pyarrow().types.is_struct(kind))
+    return bool(load_pyarrow().types.is_struct(kind))
 
 
 def _holds(kind: Any) -> tuple[bool, bool]:
     """Return whether a column of a type holds bytes, and whether it holds paths."""
-    types = _pyarrow().types
+    types = load_pyarrow().types
     if types.is_struct(kind):
         names = [kind.field(index).name for index in range(kind.num_fields)]
         if _BYTES in names or _PATH in names:
@@ -157,7 +157,7 @@ def _paths(column: Any) -> list[str | None]:
     if not paths:
         return [None] * len(column)
     if _is_struct(column.type):
-        column = _pyarrow().compute.struct_field(column, _PATH)
+        column = load_pyarrow().compute.struct_field(column, _PATH)
     found: list[str | None] = column.to_pylist()
     return found
 
@@ -165,7 +165,7 @@ def _paths(column: Any) -> list[str | None]:
 def _valid(column: Any) -> list[bool]:
     """Return which rows of a column hold bytes."""
     if _is_struct(column.type):
-        column = _pyarrow().compute.struct_field(column, _BYTES)
+        column = load_pyarrow().compute.struct_field(column, _BYTES)
     found: list[bool] = column.is_valid().to_pylist()
     return found
 
@@ -176,8 +176,8 @@ def _valid(column: Any) -> list[bool]:
 @functools.lru_cache(maxsize=4)
 def _parquet(path: Place) -> Any:
     if isinstance(path, str):
-        return _pyarrow().parquet.ParquetFile(opened(path))
-    return _pyarrow().parquet.ParquetFile(path, memory_map=True)
+        return load_pyarrow().parquet.ParquetFile(opened(path))
+    return load_pyarrow().parquet.ParquetFile(path, memory_map=True)
 
 
 def _groups(path: Place) -> int:
@@ -247,7 +247,7 @@ def _nulls(group: Any, leaf: str) -> int | None:
 
 @functools.lru_cache(maxsize=4)
 def _arrow(path: Place) -> Any:
-    pyarrow = _pyarrow()
+    pyarrow = load_pyarrow()
     source = pyarrow.memory_map(str(copy_of(path) if isinstance(path, str) else path))
     try:
         return pyarrow.ipc.open_stream(source).read_all()
