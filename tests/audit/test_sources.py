@@ -129,12 +129,12 @@ def test_a_clip_has_its_folder_for_its_group(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_column_that_is_not_there_is_refused(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ManifestError, match="there is no 'voice'. Name a column"):
+    with pytest.raises(ManifestError, match=r"there is no 'voice'. Name a column"):
         list(items_of(str(KINDS[kind](tmp_path / "corpus")), by="voice"))
 
 
 def test_a_folder_of_audio_has_no_columns(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no column 'speaker'. Take its folders"):
+    with pytest.raises(ManifestError, match=r"no column 'speaker'. Take its folders"):
         list(items_of(str(folder(tmp_path)), by="speaker"))
 
 
