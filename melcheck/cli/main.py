@@ -25,8 +25,12 @@ from typing import Any
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
-from melcheck.columnar import PackageNeededError
-from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
+from melcheck.environment import (
+    PackageNeededError,
+    UnfitEnvironmentError,
+    missing_package,
+    require_torch,
+)
 from melcheck.files import error_text, failed_allocation, os_reason, plain_text
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
