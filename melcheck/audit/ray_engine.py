@@ -38,8 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from melcheck.audit.model import AuditItem, AuditSettings, Row, RowMaker
-from melcheck.columnar import PackageNeededError
-from melcheck.environment import UnfitEnvironmentError
+from melcheck.environment import PackageNeededError, UnfitEnvironmentError
 from melcheck.files import error_text, plain_text
 
 Make = Callable[[AuditSettings], RowMaker]
@@ -47,6 +46,7 @@ Make = Callable[[AuditSettings], RowMaker]
 # Clips and rows are small: the least that Ray takes is 75 MB.
 _OBJECT_STORE_BYTES = 100 * 2**20
 _ANSWER_SECONDS = 10.0
+_LEAVE_SECONDS = 5.0
 # A cloud brings up a machine in that time.
 _PLACED_SECONDS = 600.0
 # By how much a block may be slower than those before it, above the time of one clip.
@@ -193,8 +193,12 @@ class _Run:
             self._wait()
 
     def end(self) -> None:
-        for worker in (*self._idle, *(call.worker for call in self._calls.values())):
-            self._kill(worker)
+        for call in self._calls.values():
+            self._kill(call.worker)
+        # These may leave by themselves, so that they remove what they have fetched.
+        leaving = [worker.__ray_terminate__.remote() for worker in self._idle]
+        if leaving:
+            self._ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_SECONDS)
 
     def _start(self, lost: int = 0) -> None:
         worker = self._actor.remote()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,18 +25,12 @@ def blocks_of(items: Sequence[AuditItem], size: int) -> list[Sequence[AuditItem]
 
 
 def row_of(item: AuditItem) -> Row:
-    return Row(
-        index=item.index,
-        name=item.item.name,
-        path=str(item.item.path),
-        outcome="passed",
-        mae=item.index / 7,
-        notes=(item.group,),
-    )
+    name, path = item.item.name, str(item.item.path)
+    return Row(index=item.index, name=name, path=path, outcome="passed", mae=item.index / 7)
 
 
 def faulty(settings: AuditSettings) -> RowMaker:
-    """Make rows that name their process (`decoder`); a clip's name says what it does to that."""
+    """Make rows of clips whose names begin with what they do to their worker."""
 
     def rows(items: Sequence[AuditItem]) -> list[Row]:
         for item in items:
@@ -52,8 +45,6 @@ def _do(what: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "exit":
         os._exit(0)
-    elif what == "leave":
-        sys.exit(0)
     elif what == "hang":
         time.sleep(3600)
     elif what == "raise":
@@ -67,7 +58,7 @@ def _do(what: str) -> None:
 
 
 def slow(settings: AuditSettings) -> RowMaker:
-    """Make rows whose reason names process and node, a tenth of a second each."""
+    """Make rows whose decoder names process and node, a tenth of a second each."""
 
     def rows(items: Sequence[AuditItem]) -> list[Row]:
         import ray
