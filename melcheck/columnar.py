@@ -115,6 +115,37 @@ def cell(path: Place, audio: str, row: int) -> bytes:
     return bytes(buffer)
 
 
+def filtered(path: Path, stays: Iterator[bool], target: Path) -> None:
+    """Write a file again with those of its rows that stay, as it is else.
+
+    Args:
+        path: A Parquet or an Arrow file.
+        stays: Whether each of its rows does, in order; rows after the last of these do not.
+        target: The file that is written; of the format of `path`.
+
+    Raises:
+        PackageNeededError: pyarrow is not installed.
+        OSError: A file cannot be read or written.
+    """
+    pyarrow = load_pyarrow()
+
+    def kept(table: Any) -> Any:
+        mask = [next(stays, False) for _ in range(table.num_rows)]
+        return table.filter(pyarrow.array(mask, pyarrow.bool_()))
+
+    if _is_parquet(path):
+        file = _parquet(path)
+        with pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(kept(file.read_row_group(group)))
+        return
+    table = _arrow(path)
+    make = pyarrow.ipc.new_stream if _is_stream(path) else pyarrow.ipc.new_file
+    with pyarrow.OSFile(str(target), "wb") as sink, make(sink, table.schema) as writer:
+        for batch in table.to_batches():
+            writer.write_batch(kept(batch))
+
+
 def load_pyarrow() -> Any:
     try:
         import pyarrow.compute
@@ -243,6 +274,14 @@ def _nulls(group: Any, leaf: str) -> int | None:
 
 
 # Arrow, as a stream or as a file.
+
+
+_ARROW_FILE = b"ARROW1"
+
+
+def _is_stream(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ARROW_FILE)) != _ARROW_FILE
 
 
 @functools.lru_cache(maxsize=4)

@@ -93,7 +93,13 @@ _DAMAGE = (OSError, EOFError, ValueError, csv.Error, tarfile.TarError, zlib.erro
 
 
 class ManifestError(ValueError):
-    """A list of clips, or a row, that cannot be used; the message names file, line and fix."""
+    """A list of clips, or a row, that cannot be used; the message names file, line and fix.
+
+    Attributes:
+        lines: Those of the row, as `ManifestItem.lines`.
+    """
+
+    lines: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,8 +383,8 @@ def _table(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]
         try:
             row = next(rows, None)
         except csv.Error as error:
-            last = begin + rows.line_num
-            yield _row_error(path, f"line {last}", f"it is no row ({error}).")
+            start, last = last + 1, begin + rows.line_num
+            yield _row_error(path, f"line {last}", f"it is no row ({error}).", (start, last))
             continue
         if row is None:
             return
@@ -390,7 +396,7 @@ def _table(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]
             values: dict[str, object] = {"audio": row[0]}
         elif len(row) < len(names):
             told = f"it has {len(row)} fields where the header has {len(names)}. Complete it."
-            yield _row_error(path, place, told)
+            yield _row_error(path, place, told, (start, last))
             continue
         else:
             values = dict(zip(names, row, strict=False))
@@ -426,28 +432,28 @@ def _json_lines(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestE
     for line in lines:
         if not line.strip():
             continue
-        place = f"line {lines.number}"
+        place, here = f"line {lines.number}", (lines.number, lines.number)
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             told = f"it is no JSON ({error}). Write one object a line."
             if line.lstrip()[0] == "[":
                 told = "it begins a list. Write one object a line: jq -c '.[]' FILE."
-            yield _row_error(path, place, told)
+            yield _row_error(path, place, told, here)
             if line.strip() in ("[", "{"):  # one document over many lines
                 return
             continue
         if not isinstance(row, dict):
             told = f"a row must be an object, got {type(row).__name__}. Write one object a line."
-            yield _row_error(path, place, told)
+            yield _row_error(path, place, told, here)
             continue
         try:
             row = _of_lhotse(row, wanted) if "sources" in row or "type" in row else row
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             told = str(error) if type(error) is ValueError else "it is no complete cut of Lhotse."
-            yield _row_error(path, place, told)
+            yield _row_error(path, place, told, here)
             continue
-        yield _item(path, place, row, wanted, finder, lines=(lines.number, lines.number))
+        yield _item(path, place, row, wanted, finder, lines=here)
 
 
 _CUTS = ("MonoCut", "MultiCut", "Cut")
@@ -498,6 +504,11 @@ def _of_lhotse(row: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
 def _is_saved(folder: Path) -> bool:
     described = folder / "state.json", folder / "dataset_info.json"
     return (folder / "dataset_dict.json").is_file() or all(path.is_file() for path in described)
+
+
+def is_columnar(path: Path) -> bool:
+    """Return whether a file is a table of Parquet or Arrow."""
+    return path.name.lower().endswith(_COLUMNAR)
 
 
 def is_shard(name: str) -> bool:
@@ -553,7 +564,8 @@ def _columnar(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestErr
     for row in rows(place, audio, list(described)):
         number = f"row {row.number}"
         if row.path is None and not row.has_bytes:
-            yield _row_error(path, number, f"column {audio!r} is empty. Remove the row.")
+            told = f"column {audio!r} is empty. Remove the row."
+            yield _row_error(path, number, told, (row.number, row.number))
             continue
         numbered = f"{path.stem}/{row.number:06d}"
         values: dict[str, object] = {**row.values, "audio": row.path or numbered}
@@ -634,6 +646,11 @@ def samples(archive: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
         last = key
     if sample:
         yield sample
+    # tarfile takes a header that was cut for the end.
+    if archive.fileobj is not None:
+        archive.fileobj.seek(archive.offset)
+        if 0 < len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
 
 
 def _caption(archive: tarfile.TarFile, sample: Iterable[tarfile.TarInfo]) -> dict[str, object]:
@@ -684,7 +701,7 @@ def _item(
             found = finder.find(_checked_path(audio))
             name = finder.name_of(audio, found)
     except ValueError as error:
-        return _row_error(path, place, str(error))
+        return _row_error(path, place, str(error), lines)
     own = next((_text(row[key]) for key in _ID_NAMES if _text(row.get(key))), "")
     if not own and offset is not None and (offset or duration):
         name = f"{name}@{offset:g}"
@@ -854,8 +871,10 @@ def _text(value: object) -> str:
     return str(value).strip() if isinstance(value, (str, int)) else ""
 
 
-def _row_error(path: Path, place: str, told: str) -> ManifestError:
-    return ManifestError(f"{one_line(path)}, {place}: {told}")
+def _row_error(path: Path, place: str, told: str, lines: tuple[int, int] = (0, 0)) -> ManifestError:
+    error = ManifestError(f"{one_line(path)}, {place}: {told}")
+    error.lines = lines
+    return error
 
 
 def _listed(names: Sequence[str]) -> str:

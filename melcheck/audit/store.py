@@ -46,11 +46,16 @@ _LARGEST_DESCRIPTION_BYTES = 2**20
 
 _TEMPORARY = ".melcheck-"
 
-_ROWS_PER_PART = 8192
+ROWS_PER_PART = 8192
+"""After how many rows a part is written."""
+
 # A run that is killed loses at most this.
 _SECONDS_PER_PART = 60.0
 _CHUNK = 4096
 _CACHED_PARTS = 8
+
+# What tells whether an earlier row holds, and whether its clip fails.
+_VERDICT = ("index", "key", "outcome", "broken_samples", "cache")
 
 _OPTIONS = {
     "vocoder": "--vocoder",
@@ -101,7 +106,7 @@ class AuditStore:
         source: str,
         settings: Mapping[str, object],
         provenance: Mapping[str, object] | None = None,
-        rows_per_part: int = _ROWS_PER_PART,
+        rows_per_part: int = ROWS_PER_PART,
         seconds_per_part: float = _SECONDS_PER_PART,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,9 +119,8 @@ class AuditStore:
         self._since = 0.0
         self._asked: dict[int, _Candidate] = {}
         self._tables: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._found: collections.OrderedDict[int, list[tuple[str, Outcome]]] = (
-            collections.OrderedDict()
-        )
+        self._verdicts: collections.OrderedDict[int, list[Row]] = collections.OrderedDict()
+        self._rows: collections.OrderedDict[int, list[Row]] = collections.OrderedDict()
         _describe(folder, plain({"source": source, "settings": settings}))
         (folder / ROWS_FOLDER).mkdir(exist_ok=True)
         self._index = _opened_index(folder)
@@ -160,34 +164,36 @@ class AuditStore:
         if place is None:
             return ""
         part, number = place[:2]
-        key, outcome = self._outcomes(part)[number]
-        if not key or outcome == "unfinished":
+        row = self._verdicts_of(part)[number]
+        if not row.key or row.outcome == "unfinished":
             return ""
         self._asked[item.index] = _Candidate(part, number, None if same else item)
-        return str(key)
+        return str(row.key)
 
-    def add(self, rows: Iterable[Row]) -> list[tuple[int, Outcome]]:
-        """Take in rows, and return the index of each with its outcome.
+    def add(self, rows: Iterable[Row]) -> list[Row]:
+        """Take in rows, and return for each one that tells whether the clip fails.
 
-        A row whose outcome is "known" stands for that whose key `known_key` gave.
+        A row whose outcome is "known" stands for that whose key `known_key` gave; of that only the
+        index and the columns that decide are returned.
 
         Raises:
             OSError: A part cannot be written; the parts before it stay.
         """
-        outcomes: list[tuple[int, Outcome]] = []
+        found: list[Row] = []
         for row in rows:
             asked = self._asked.pop(row.index, None)
             if row.outcome != "known":
-                outcomes.append((row.index, row.outcome))
+                found.append(row)
                 if not self._has(row):
                     self._append(row)
             elif asked is None:
                 raise ValueError(f"row {row.index} is said to be known, and nothing was asked.")
             else:
-                outcomes.append((row.index, self._outcomes(asked.part)[asked.place][1]))
+                verdict = self._verdicts_of(asked.part)[asked.place]
+                found.append(dataclasses.replace(verdict, index=row.index))
                 if asked.item is not None:
                     self._append(self._moved(asked))
-        return outcomes
+        return found
 
     def _has(self, row: Row) -> bool:
         """Return whether the row of a clip without a key, as one that is missing, is there."""
@@ -198,7 +204,9 @@ class AuditStore:
         return found is not None and repr(self._rows_at(found[0], [found[1]])[0]) == repr(row)
 
     def _moved(self, asked: _Candidate) -> Row:
-        [row] = self._rows_at(asked.part, [asked.place])
+        # Where the list has moved, the rows of a part are asked for one after the other.
+        rows = _cached(self._rows, asked.part, lambda: _rows_of(self._part(asked.part)), most=2)
+        row = rows[asked.place]
         assert asked.item is not None
         item = asked.item.item
         return dataclasses.replace(
@@ -331,8 +339,8 @@ class AuditStore:
                     ((place, index) for place, (index, _) in enumerate(kept)),
                 )
         self._index.execute("DROP INDEX by_part")
-        self._tables.clear()
-        self._found.clear()
+        for cache in (self._tables, self._verdicts, self._rows):
+            cache.clear()
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -373,17 +381,23 @@ class AuditStore:
             yield [place for place in places if place is not None]
 
     def _rows_at(self, part: int, places: Sequence[int]) -> list[Row]:
-        table = _cached(self._tables, part, lambda: _read_part(self._path(part)))
-        return [_row(values) for values in table.take(places).to_pylist()]
+        return _rows_of(self._part(part).take(places))
 
-    def _outcomes(self, part: int) -> list[tuple[str, Outcome]]:
-        """Return key and outcome of each row of a part."""
+    def _part(self, part: int) -> Any:
+        return _cached(self._tables, part, lambda: _read_part(self._path(part)))
 
-        def read() -> list[tuple[str, Outcome]]:
-            columns = _read_part(self._path(part), ["key", "outcome"]).to_pydict()
-            return list(zip(columns["key"], columns["outcome"], strict=True))
+    def _verdicts_of(self, part: int) -> list[Row]:
+        """Return the rows of a part with their keys and what decides whether their clips fail."""
 
-        return _cached(self._found, part, read)
+        def read() -> list[Row]:
+            columns = _read_part(self._path(part), [*_VERDICT]).to_pydict()
+            listed = zip(*(columns[name] for name in _VERDICT), strict=True)
+            return [
+                Row(name="", path="", **dict(zip(_VERDICT, values, strict=True)))
+                for values in listed
+            ]
+
+        return _cached(self._verdicts, part, read)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -399,10 +413,14 @@ _Value = typing.TypeVar("_Value")
 
 
 def _cached(
-    cache: collections.OrderedDict[int, _Value], part: int, read: Callable[[], _Value]
+    cache: collections.OrderedDict[int, _Value],
+    part: int,
+    read: Callable[[], _Value],
+    *,
+    most: int = _CACHED_PARTS,
 ) -> _Value:
     if part not in cache:
-        while len(cache) >= _CACHED_PARTS:
+        while len(cache) >= most:
             cache.popitem(last=False)
         cache[part] = read()
     cache.move_to_end(part)
@@ -422,11 +440,11 @@ def read_rows(folder: Path) -> Iterator[Row]:
         raise StoreError(f"{one_line(folder)}: no audit is there. Name the --output of one.")
     for path in parts:
         for batch in _read_part(path).to_batches(max_chunksize=_CHUNK):
-            yield from (_row(values) for values in batch.to_pylist())
+            yield from _rows_of(batch)
 
 
-def _row(values: dict[str, Any]) -> Row:
-    return Row(**{**values, "notes": tuple(values["notes"])})
+def _rows_of(table: Any) -> list[Row]:
+    return [Row(**{**values, "notes": tuple(values["notes"])}) for values in table.to_pylist()]
 
 
 # Files.
