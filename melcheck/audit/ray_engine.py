@@ -34,7 +34,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from melcheck.audit.model import AuditItem, AuditSettings, Row, RowMaker
@@ -320,7 +319,7 @@ def _unfinished(item: AuditItem, reason: str) -> Row:
     return Row(
         index=item.index,
         name=clip.name,
-        path=str(clip.path),
+        path=clip.file,
         place=clip.place,
         group=item.group,
         offset_seconds=clip.offset_seconds,
@@ -376,8 +375,8 @@ def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[bool]:
         ray.shutdown()
         what = "Ray cannot start here" if is_ours else f"no Ray cluster answers at {address}"
         raise ClusterError(
-            f"{plain_text(what)}: {_first_line(error)}. Start one with `ray start --head`, with the "
-            "same versions of Ray and Python as here, and name its HOST:PORT."
+            f"{plain_text(what)}: {_first_line(error)}. Start one with `ray start --head`, with "
+            "the same versions of Ray and Python as here, and name its HOST:PORT."
         ) from None
     try:
         yield is_ours
