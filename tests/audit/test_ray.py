@@ -152,9 +152,7 @@ def test_a_worker_and_a_node_that_are_killed_in_the_middle_cost_no_row(nodes: No
             read += len(block)
             yield block
 
-    run = run_ray(
-        blocks(), SETTINGS, workers=WORKERS, address=nodes.address, make=row_makers.slow
-    )
+    run = run_ray(blocks(), SETTINGS, workers=WORKERS, address=nodes.address, make=row_makers.slow)
     done: list[Row] = []
     worker = node = ""
     for rows in run:
