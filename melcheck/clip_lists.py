@@ -110,32 +110,45 @@ def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
         if item is None or (item.is_file and _is_there(item)):
             found.append(clip)
             continue
-        if item.is_file:
-            missing = f"{one_line(item.path)}: no such file. Correct the path, or remove the row."
-            told = f"{item.place}: {missing}" if item.place else missing
-            found.append(dataclasses.replace(clip, problem=told))
-            continue
         *above, stem = clip.name.split("/")
         own = folder.joinpath(str(number), *above)
-        own.mkdir(parents=True)
+        path, problem = clip.path, ""
         try:
-            path, problem = _written(item, own, stem), ""
+            if not item.is_file:
+                path = own / stem
+                own.mkdir(parents=True)
+            path = item_file(item, own, stem)
         except (ValueError, OSError) as error:
-            path, problem = own / stem, f"{item.place}: {error_text(error)}"
+            problem = at_its_place(item, error)
         found.append(dataclasses.replace(clip, path=path, problem=problem))
     return tuple(found)
 
 
-def _written(item: ManifestItem, folder: Path, stem: str) -> Path:
-    """Write the audio of an item, and return its file.
+def at_its_place(item: ManifestItem, error: BaseException) -> str:
+    """Return an error of an item for people, with the place in the list that names it."""
+    return f"{item.place}: {error_text(error)}" if item.place else error_text(error)
+
+
+def item_file(item: ManifestItem, folder: Path, stem: str, *, content: bytes | None = None) -> Path:
+    """Return a file that holds the audio of an item, and nothing else.
+
+    Args:
+        item: Of a list.
+        folder: Where what is part of another file is written.
+        stem: What it is called there.
+        content: The encoded audio of an item inside of a list; None reads it.
 
     Raises:
         ValueError: It cannot be decoded, or ends before the part that is meant.
-        OSError: It cannot be read or written.
+        OSError: It does not exist, or cannot be read or written.
     """
     path = item.path
+    if item.contained is None and not _is_there(item):
+        raise FileNotFoundError(
+            f"{one_line(path)}: no such file. Correct the path, or remove the row."
+        )
     if item.contained is not None:
-        content = item.contained.read()
+        content = item.contained.read() if content is None else content
         known = (suffix for magic, suffix in _MAGIC.items() if content.startswith(magic))
         suffix = item.contained.suffix or next(known, "")
         path = folder / f"{stem}{suffix}"
