@@ -55,8 +55,8 @@ _SLOWER = 10.0
 _LOST_AT_THE_START = 3
 _LOST_WITHOUT_A_ROW = 50
 
-# What Ray says of a class whose module a node does not have.
-_ABSENT = "failed to import on the worker"
+# What Ray says of a class whose module a node does not have, when it is called or started.
+_ABSENT, _ABSENT_AT_THE_START = "failed to import on the worker", "ModuleNotFoundError"
 
 # Read when Ray is imported or started: no statistics for its makers, nothing of its own on the
 # terminal, and no warning about what a later version will do with the variables of GPUs.
@@ -282,6 +282,9 @@ class _Run:
 
     def _replace(self, call: _Call, error: Exception) -> None:
         """Start a worker in the place of one that died."""
+        if call.block is None and _ABSENT_AT_THE_START in str(error):
+            self._cannot_load(call, _other_version("none"))
+            return
         is_full = isinstance(error, self._ray.exceptions.OutOfMemoryError)
         reason = "ran out of memory" if is_full else f"died ({_of_death(error)})"
         self._lost += 1
