@@ -147,6 +147,7 @@ def filtered(path: Path, stays: Iterator[bool], target: Path) -> None:
 
 
 def load_pyarrow() -> Any:
+    """Return pyarrow with its modules for Parquet and Arrow; raises as `columns` does."""
     try:
         import pyarrow.compute
         import pyarrow.ipc

@@ -784,22 +784,29 @@ class _Finder:
         above = manifest.parent.absolute().parents
         self._bases = [self._folder / folder for folder in _FOLDERS] + list(above)
         self._last = (self._folder, "")
+        self._prefix = (
+            "" if str(self._folder) == "." else f"{str(self._folder).rstrip(os.sep)}{os.sep}"
+        )
 
     def find(self, text: str) -> Path:
         """Return the file that a text names, or where it was expected."""
-        suffixes = [""] if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
-        for base, suffix in [self._last, *((b, s) for b in self._bases for s in suffixes)]:
-            path = base / f"{text}{suffix}"
-            if _is_file(path):
-                self._last = (base, suffix)
-                return path
         base, suffix = self._last
-        return base / f"{text}{suffix}"
+        expected = base / f"{text}{suffix}"
+        if _is_file(expected):
+            return expected
+        for base in self._bases:
+            for suffix in _suffixes_of(text):
+                path = base / f"{text}{suffix}"
+                if _is_file(path):
+                    self._last = (base, suffix)
+                    return path
+        return expected
 
     def name_of(self, text: str, found: Path | None) -> str:
         """Return the name of a clip: its path without the suffix, the same on every machine."""
-        if found is not None and found.is_relative_to(self._folder):
-            return _relative_name(found, self._folder)
+        # pathlib would take as long as all else that is done for a row.
+        if found is not None and (shown := str(found)).startswith(self._prefix):
+            return _without_suffix(shown[len(self._prefix) :].replace(os.sep, "/"))
         return _name_of(text)
 
 
@@ -807,6 +814,11 @@ def _name_of(text: str) -> str:
     parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
     kept = parts[-2:] if Path(text).is_absolute() else parts
     return _name(str(PurePosixPath(*kept).with_suffix(""))) if kept else ""
+
+
+def _suffixes_of(text: str) -> tuple[str, ...]:
+    """Return what may follow a name in a list: nothing, where it has the suffix of audio."""
+    return ("",) if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
 
 
 class _RemoteFinder:
@@ -831,8 +843,8 @@ class _RemoteFinder:
                 f"a list at an address names what lies beside it, got {text!r:.80}. Write paths "
                 "relative to the list, or addresses."
             )
-        suffixes = [""] if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
-        if self._found is None or (self._found[1] == "") != (suffixes == [""]):
+        suffixes = _suffixes_of(text)
+        if self._found is None or (self._found[1] == "") != (suffixes == ("",)):
             places = [(folder, suffix) for folder in _FOLDERS for suffix in suffixes]
             there = (each for each in places if address_exists(self._address(text, *each)))
             self._found = next(there, None)
@@ -854,9 +866,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _relative_name(path: Path, folder: Path) -> str:
-    relative = path.relative_to(folder)
-    audio = relative.suffix.lower() in AUDIO_SUFFIXES
-    return _name((relative.with_suffix("") if audio else relative).as_posix())
+    return _without_suffix(path.relative_to(folder).as_posix())
+
+
+def _without_suffix(path: str) -> str:
+    """Return the name of a clip, of its relative path."""
+    stem, suffix = os.path.splitext(path)
+    return _name(stem if suffix.lower() in AUDIO_SUFFIXES else path)
 
 
 def _name(text: str) -> str:
@@ -864,6 +880,8 @@ def _name(text: str) -> str:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "_" for character in text)
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from melcheck.audit.model import AuditItem, AuditSettings, Row
-from melcheck.files import error_text, one_line, plain_text
+from melcheck.files import error_text, plain_text
 
 # A process that dies so often before it has begun will not begin.
 _MOST_STARTS = 3
@@ -67,12 +67,12 @@ def unfinished_row(item: AuditItem, reason: str) -> Row:
     return Row(
         index=item.index,
         name=source.name,
-        path=str(source.path),
+        path=source.file,
         place=source.place,
         group=item.group,
         offset_seconds=source.offset_seconds,
         outcome="unfinished",
-        reason=plain_text(f"{source.place or one_line(source.path)}: {reason}"),
+        reason=plain_text(f"{source.place or source.file}: {reason}"),
     )
 
 

@@ -41,7 +41,7 @@ from melcheck.audio import (
 )
 from melcheck.audit.audio_faults import AudioFaults, measure
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row
-from melcheck.clip_lists import at_its_place, item_file
+from melcheck.clip_lists import at_its_place, item_file, local_path, shown
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.causes import Explanation
@@ -262,7 +262,7 @@ class ClipRows:
             draft.put(audio_sha256=hashlib.sha256(content).hexdigest())
         else:
             with contextlib.suppress(OSError):  # reading it tells better what is wrong
-                draft.put(audio_sha256=self._hash_of(source.path))
+                draft.put(audio_sha256=self._hash_of(local_path(source)))
         if draft.row.audio_sha256:
             draft.put(key=self.key_of(draft.row.audio_sha256, source, stored))
             if draft.row.key == item.known_key:
@@ -275,7 +275,7 @@ class ClipRows:
                 return self._measured(item, draft, path, stored)
             except AudioError as error:
                 # Of the user's file, and not of the one that was written meanwhile.
-                text = str(error).replace(one_line(path), one_line(source.path))
+                text = str(error).replace(one_line(path), shown(source))
                 raise AudioError(text) from error
 
     def _measured(
@@ -508,7 +508,7 @@ def _row_of(item: AuditItem) -> Row:
     return Row(
         index=item.index,
         name=source.name,
-        path=str(source.path),
+        path=source.file,
         place=source.place,
         group=item.group,
         offset_seconds=source.offset_seconds,
