@@ -36,6 +36,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from melcheck._version import __version__
+from melcheck.audit.local import unfinished_row
 from melcheck.audit.model import AuditItem, AuditSettings, Row, RowMaker
 from melcheck.environment import PackageNeededError, UnfitEnvironmentError
 from melcheck.files import error_text, plain_text
@@ -53,6 +55,9 @@ _SLOWER = 10.0
 _LOST_AT_THE_START = 3
 _LOST_WITHOUT_A_ROW = 50
 
+# What Ray says of a class whose module a node does not have, when it is called or started.
+_ABSENT, _ABSENT_AT_THE_START = "failed to import on the worker", "ModuleNotFoundError"
+
 # Read when Ray is imported or started: no statistics for its makers, nothing of its own on the
 # terminal, and no warning about what a later version will do with the variables of GPUs.
 _QUIET = {
@@ -67,13 +72,19 @@ class ClusterError(UnfitEnvironmentError):
     """There is no cluster, or no worker of it can work; the message says what to do."""
 
 
+def _make(settings: AuditSettings) -> RowMaker:
+    from melcheck.audit.rows import make_row_maker  # torch is for the workers
+
+    return make_row_maker(settings)
+
+
 def run_ray(
     blocks: Iterable[Sequence[AuditItem]],
     settings: AuditSettings,
     *,
     workers: int,
     address: str | None = None,
-    make: Make | None = None,
+    make: Make = _make,
 ) -> Iterator[list[Row]]:
     """Yield the rows of blocks of clips, as blocks are done: an engine of `melcheck.audit.model`.
 
@@ -84,11 +95,11 @@ def run_ray(
         blocks: Read one by one, as workers become free.
         settings: For each worker. On "cuda" Ray chooses each worker's GPU; workers that outnumber
             the GPUs share them.
-        workers: How many, each with one processor and one thread. Those for which the cluster has
-            no room work as soon as it has.
+        workers: How many, each with one processor and one thread; 0 for each processor of the
+            cluster. Those for which it has no room work as soon as it has.
         address: "HOST:PORT" of a cluster, "ray://HOST:PORT", or "auto"; None takes RAY_ADDRESS
             where that is set, else starts a cluster on this machine, and ends it.
-        make: Makes the row maker of a worker; None is `melcheck.audit.rows.make_row_maker`.
+        make: What each worker makes its row maker with.
 
     Raises:
         PackageNeededError: Ray is not installed.
@@ -96,26 +107,21 @@ def run_ray(
         ValueError: `workers` or the device cannot be used.
         VocoderError: No worker can load the vocoder.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}.")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 1, or 0 for all, got {workers}.")
     if settings.device.startswith("cuda:"):
         raise ValueError(
             f"the device must be cuda with Ray, which chooses the GPU, got {settings.device}."
         )
     ray = _import_ray()
     with _cluster(ray, address, workers) as is_ours:
+        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         gpus = _gpus_each(ray, workers, is_ours=is_ours) if settings.device == "cuda" else 0.0
-        run = _Run(ray, settings, workers, gpus, make or _make_row_maker)
+        run = _Run(ray, settings, workers, gpus, make)
         try:
             yield from run.rows(iter(blocks))
         finally:
             run.end()
-
-
-def _make_row_maker(settings: AuditSettings) -> RowMaker:
-    from melcheck.audit.rows import make_row_maker
-
-    return make_row_maker(settings)
 
 
 class _Worker:
@@ -123,13 +129,14 @@ class _Worker:
 
     _rows: RowMaker
 
-    def load(self, settings: AuditSettings, make: Make, folder: str) -> None:
+    def load(self, settings: AuditSettings, make: Make, folder: str) -> str:
         import torch
 
         with contextlib.suppress(OSError):
             os.chdir(folder)
         torch.set_num_threads(1)
         self._rows = make(settings)
+        return __version__
 
     def rows(self, items: Sequence[AuditItem]) -> list[Row]:
         return self._rows(items)
@@ -161,6 +168,7 @@ class _Run:
         self, ray: Any, settings: AuditSettings, workers: int, gpus: float, make: Make
     ) -> None:
         self._ray = ray
+        self._session = _session(ray)
         self._settings = settings
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Worker)
         self._make = make
@@ -171,7 +179,7 @@ class _Run:
         self._clips = 0
         self._seconds = 0.0
         self._lost = 0
-        self._has_worked = False
+        self._has_loaded = self._has_worked = False
         for _ in range(workers):
             self._start()
 
@@ -187,11 +195,13 @@ class _Run:
                 return
             if not self._calls:
                 self._raise_none_left("none is left")
-            if not self._has_worked and time.monotonic() > begun + _PLACED_SECONDS:
+            if not self._has_loaded and time.monotonic() > begun + _PLACED_SECONDS:
                 self._raise_not_placed()
             self._wait()
 
     def end(self) -> None:
+        if _session(self._ray) != self._session:  # it ended, and its workers with it
+            return
         for call in self._calls.values():
             self._kill(call.worker)
         # These may leave by themselves, so that they remove what they have fetched.
@@ -241,11 +251,15 @@ class _Run:
     def _take(self, ref: Any, call: _Call) -> None:
         failures = self._ray.exceptions
         try:
-            rows = self._ray.get(ref)
+            found = self._ray.get(ref)
+            if call.block is None and found != __version__:
+                self._cannot_load(call, _other_version(found))
+                return
         except failures.RayTaskError as error:  # the worker lives
             cause = error.cause if isinstance(error.cause, Exception) else error
             if call.block is None:
-                self._cannot_load(call, cause)
+                absent = _ABSENT in str(cause)
+                self._cannot_load(call, _other_version("none") if absent else cause)
                 return
             self._idle.append(call.worker)
             self._settle(call, f"{type(cause).__name__}: {_first_line(cause)}", is_certain=True)
@@ -253,11 +267,12 @@ class _Run:
             self._replace(call, error)
         else:
             self._idle.append(call.worker)
+            self._has_loaded = True
             if call.block is not None:
                 self._has_worked = True
-                self._clips += len(rows)
+                self._clips += len(found)
                 self._seconds += time.monotonic() - call.start
-                self._done.append(rows)
+                self._done.append(found)
 
     def _cannot_load(self, call: _Call, error: Exception) -> None:
         # Such as on a node without the weights: the others go on.
@@ -267,6 +282,9 @@ class _Run:
 
     def _replace(self, call: _Call, error: Exception) -> None:
         """Start a worker in the place of one that died."""
+        if call.block is None and _ABSENT_AT_THE_START in str(error):
+            self._cannot_load(call, _other_version("none"))
+            return
         is_full = isinstance(error, self._ray.exceptions.OutOfMemoryError)
         reason = "ran out of memory" if is_full else f"died ({_of_death(error)})"
         self._lost += 1
@@ -291,7 +309,7 @@ class _Run:
         elif not is_certain and not block.taken:
             self._again.append(_Block(block.items, taken=1))
         else:
-            self._done.append([_unfinished(item, reason) for item in block.items])
+            self._done.append([unfinished_row(item, reason) for item in block.items])
 
     def _kill(self, worker: Any) -> None:
         with contextlib.suppress(Exception):  # it is dead, or its node is
@@ -314,17 +332,10 @@ class _Run:
         )
 
 
-def _unfinished(item: AuditItem, reason: str) -> Row:
-    clip = item.item
-    return Row(
-        index=item.index,
-        name=clip.name,
-        path=clip.file,
-        place=clip.place,
-        group=item.group,
-        offset_seconds=clip.offset_seconds,
-        outcome="unfinished",
-        reason=reason,
+def _other_version(found: str) -> ClusterError:
+    return ClusterError(
+        f"the nodes of the cluster must have melcheck {__version__}, as here, got {found}. On each "
+        f"node: pip install 'melcheck[ray]=={__version__}'"
     )
 
 
@@ -366,7 +377,7 @@ def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[bool]:
     is_ours = address == "local"
     options: dict[str, Any] = {"address": address}
     if is_ours:
-        options |= {"num_cpus": workers, "include_dashboard": False}
+        options |= {"num_cpus": workers or None, "include_dashboard": False}
         options |= {"object_store_memory": _OBJECT_STORE_BYTES}
     try:
         _look_for(address)
@@ -375,13 +386,23 @@ def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[bool]:
         ray.shutdown()
         what = "Ray cannot start here" if is_ours else f"no Ray cluster answers at {address}"
         raise ClusterError(
-            f"{plain_text(what)}: {_first_line(error)}. Start one with `ray start --head`, with "
-            "the same versions of Ray and Python as here, and name its HOST:PORT."
+            f"{plain_text(what)}: {_first_line(error)}. Start a cluster with `ray start --head`, "
+            "of the versions of Ray and Python that are here, and name its HOST:PORT."
         ) from None
+    session = _session(ray)
     try:
         yield is_ours
     finally:
-        ray.shutdown()
+        if _session(ray) == session:
+            ray.shutdown()
+
+
+def _session(ray: Any) -> str:
+    """Return what names this process's connection to a cluster; "" without one.
+
+    What belongs to an earlier one must not be touched: Ray then ends the process.
+    """
+    return str(ray.get_runtime_context().get_job_id()) if ray.is_initialized() else ""
 
 
 def _look_for(address: str) -> None:
