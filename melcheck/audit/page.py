@@ -71,10 +71,11 @@ def write_page(
     items: Mapping[int, ManifestItem] | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Path:
-    """Decode the worst clips again, and write the page.
+    """Decode the worst clips again, but for those that an earlier run has, and write the page.
 
     Args:
-        folder: Folder of the audit, in which `PAGE_NAME` is written atomically.
+        folder: Folder of the audit, in which `PAGE_NAME` is written atomically. What is shown of
+            the worst clips is kept in its folder "worst".
         verdict: The verdict.
         settings: Settings of the audit.
         source: What was audited, for the heading.
@@ -87,7 +88,7 @@ def write_page(
     Raises:
         OSError: It cannot be written.
     """
-    shown = show_clips(verdict.worst, settings, items=items)
+    shown = show_clips(verdict.worst, settings, items=items, kept=folder / "worst")
     text = audit_html(verdict, settings, shown, source=source, provenance=provenance)
     path = folder / PAGE_NAME
     with replacing(path) as temporary:
