@@ -25,6 +25,7 @@ from melcheck.audit.summary import (
     group_name,
     group_note,
     headline,
+    length_text,
     number,
     outcome_counts,
     percent,
@@ -203,7 +204,7 @@ def _facts(verdict: CorpusVerdict, settings: AuditSettings, source: str) -> list
         part = f"{settings.duration_seconds:g} s of each clip at most"
     facts = [
         ("Source", source),
-        ("Measured", f"{clips}, {verdict.seconds / 3600:,.1f} hours; {part}"),
+        ("Measured", f"{clips}, {length_text(verdict.seconds)}; {part}"),
         ("Vocoder", "none: audio and stored mels alone"),
     ]
     if settings.vocoder is not None:
