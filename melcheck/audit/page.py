@@ -25,6 +25,7 @@ from melcheck.audit.summary import (
     group_name,
     group_note,
     headline,
+    length_text,
     number,
     outcome_counts,
     percent,
@@ -71,10 +72,11 @@ def write_page(
     items: Mapping[int, ManifestItem] | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Path:
-    """Decode the worst clips again, and write the page.
+    """Decode the worst clips again, but for those that an earlier run has, and write the page.
 
     Args:
-        folder: Folder of the audit, in which `PAGE_NAME` is written atomically.
+        folder: Folder of the audit, in which `PAGE_NAME` is written atomically. What is shown of
+            the worst clips is kept in its folder "worst".
         verdict: The verdict.
         settings: Settings of the audit.
         source: What was audited, for the heading.
@@ -87,7 +89,7 @@ def write_page(
     Raises:
         OSError: It cannot be written.
     """
-    shown = show_clips(verdict.worst, settings, items=items)
+    shown = show_clips(verdict.worst, settings, items=items, kept=folder / "worst")
     text = audit_html(verdict, settings, shown, source=source, provenance=provenance)
     path = folder / PAGE_NAME
     with replacing(path) as temporary:
@@ -202,7 +204,7 @@ def _facts(verdict: CorpusVerdict, settings: AuditSettings, source: str) -> list
         part = f"{settings.duration_seconds:g} s of each clip at most"
     facts = [
         ("Source", source),
-        ("Measured", f"{clips}, {verdict.seconds / 3600:,.1f} hours; {part}"),
+        ("Measured", f"{clips}, {length_text(verdict.seconds)}; {part}"),
         ("Vocoder", "none: audio and stored mels alone"),
     ]
     if settings.vocoder is not None:

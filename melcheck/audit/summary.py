@@ -107,6 +107,17 @@ def decision_text(verdict: CorpusVerdict) -> str:
     return f"At most {limit} may fail: not decided by so few clips. Draw more."
 
 
+def length_text(seconds: float) -> str:
+    """Return a length of audio in words.
+
+    Example:
+        >>> length_text(90.0), length_text(5.4e6)
+        ('1.5 minutes', '1,500.0 hours')
+    """
+    hours = seconds / 3600
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
 def span(name: str, estimate: Estimate) -> str:
     """Return the interval of a column's quantile; "" where it is exact."""
     if estimate.exact or math.isnan(estimate.value):
@@ -195,9 +206,8 @@ def summary_lines(verdict: CorpusVerdict, *, width: int) -> list[str]:
     lines = [headline(verdict)]
     if decision := decision_text(verdict):
         lines.append(decision)
-    hours = verdict.seconds / 3600
     outcomes = ", ".join(f"{count:,} {name}" for name, count in outcome_counts(verdict).items())
-    lines.append(f"{hours:,.1f} hours measured: {outcomes}")
+    lines.append(f"{length_text(verdict.seconds)} measured: {outcomes}")
     if verdict.caches:
         caches = ", ".join(f"{count:,} {name}" for name, count in verdict.caches.items())
         lines.append(f"stored mels: {caches}")

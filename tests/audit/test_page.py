@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import io
+import json
 import math
 import re
 import tarfile
@@ -154,6 +155,27 @@ def test_of_a_long_clip_the_part_that_was_measured_is_shown() -> None:
     audio = shown.record.case.audio
     assert audio is not None
     assert (audio.begin_seconds, audio.checked_seconds) == pytest.approx((1.0, 0.5))
+
+
+def test_what_was_shown_once_is_not_decoded_again(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(samples.rows(1)[0], path=str(SPEECH), key="a1")]
+    first = show_clips(rows, GRIFFIN_LIM, kept=tmp_path)
+    gone = [dataclasses.replace(rows[0], path="/nowhere/gone.wav", name="renamed")]
+    [again] = show_clips(gone, GRIFFIN_LIM, kept=tmp_path)
+    assert again == dataclasses.replace(first[0], row=gone[0])
+    # Of another key nothing is known, and what is no longer shown is not kept.
+    other = [dataclasses.replace(gone[0], key="b2")]
+    [unknown] = show_clips(other, GRIFFIN_LIM, kept=tmp_path)
+    assert unknown.problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_clip_that_is_damaged_is_decoded_again(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(samples.rows(1)[0], path=str(SPEECH), key="a1")]
+    (tmp_path / "a1.json").write_text('{"row": 3}')
+    [shown] = show_clips(rows, GRIFFIN_LIM, kept=tmp_path)
+    assert shown.playable
+    assert json.loads((tmp_path / "a1.json").read_text())["row"]["key"] == "a1"
 
 
 def test_a_vocoder_that_cannot_be_loaded_leaves_the_verdict() -> None:

@@ -117,8 +117,20 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> 
         ({"outcome": "failed", "cause": ""}, "unknown"),
         ({"outcome": "unreadable", "cause": ""}, "unreadable"),
         ({"outcome": "unfinished", "cause": ""}, "unfinished"),
-        ({"outcome": "checked", "broken_samples": 3}, "nan"),
-        ({"outcome": "passed", "cache": "stale"}, "stale"),
+        ({"outcome": "checked", "broken_samples": 3, "cause": "non-finite"}, "broken"),
+        ({"outcome": "passed", "cache": "stale", "cause": ""}, "stale"),
+        (
+            {"outcome": "failed", "cache": "stale", "cause": "power", "cache_cause": "power"},
+            "stored:power",
+        ),
+        (
+            {"outcome": "failed", "cache": "stale", "cause": "level", "cache_cause": "power"},
+            "level",
+        ),
+        (
+            {"outcome": "failed", "cache": "missing", "cause": "missing", "cache_cause": "missing"},
+            "missing",
+        ),
     ],
     ids=str,
 )
@@ -141,6 +153,7 @@ def test_a_clip_that_is_only_odd_does_not_fail(changed: dict[str, object]) -> No
     assert not fails(odd)
     [cause] = judge_corpus([odd]).causes
     assert (cause.failures, cause.clips) == (0, 1)
+    assert cause.explanation.title == "the clip itself is clipped"
 
 
 def test_a_group_that_fails_more_often_stands_out_and_comes_first() -> None:
