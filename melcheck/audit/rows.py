@@ -140,6 +140,7 @@ class ClipRows:
 
     Args:
         settings: What is measured, with which vocoder.
+        vocoder: That vocoder, where it is loaded already.
 
     Attributes:
         settings: As given.
@@ -147,15 +148,15 @@ class ClipRows:
         vocoder: As it was loaded; None where audio and caches alone are measured.
     """
 
-    def __init__(self, settings: AuditSettings) -> None:
+    def __init__(self, settings: AuditSettings, *, vocoder: Vocoder | None = None) -> None:
         self.settings = settings
         expected = profile_recipe(settings.profile)
-        self.vocoder: Vocoder | None = None
-        if settings.vocoder is not None:
-            self.vocoder = load_vocoder(settings.vocoder, device=settings.device, recipe=expected)
-            if settings.profile is not None:
-                name = f"--vocoder {settings.vocoder}"
-                check_decodes(name, self.vocoder.recipe, settings.profile, "--profile")
+        if vocoder is None and settings.vocoder is not None:
+            vocoder = load_vocoder(settings.vocoder, device=settings.device, recipe=expected)
+        if vocoder is not None and settings.profile is not None:
+            name = f"--vocoder {settings.vocoder}"
+            check_decodes(name, vocoder.recipe, settings.profile, "--profile")
+        self.vocoder = vocoder
         own = VOCOS if self.vocoder is None else self.vocoder.recipe
         self.recipe: MelRecipe = expected or own
         self._frontend: Frontend | None = None
