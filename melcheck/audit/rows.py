@@ -39,6 +39,7 @@ from melcheck.audio import (
     prepared,
     soundfile_name,
 )
+from melcheck.audio_notes import decoder_notes
 from melcheck.audit.audio_faults import AudioFaults, measure
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row
 from melcheck.clip_lists import at_its_place, item_file
@@ -65,7 +66,7 @@ from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.plan import check_decodes, profile_recipe
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.sanity import Thresholds, judge, thresholds_of
-from melcheck.speed.audio_blocks import is_long
+from melcheck.speed.audio_blocks import check_readable, is_long
 from melcheck.speed.long_audio import RunningMetrics, round_trip_of_file
 from melcheck.speed.optimised import optimise
 from melcheck.speed.stft_distance import stft_distance
@@ -313,7 +314,7 @@ class ClipRows:
         import soundfile
 
         seconds = config.target_duration
-        with soundfile.SoundFile(config.audio_path) as file:
+        with soundfile.SoundFile(config.audio_path) as file, decoder_notes({}):
             rate, channels = file.samplerate, file.channels
             wanted = -1 if seconds is None else round(seconds * rate)
             blocks = file.blocks(_BLOCK_SAMPLES, frames=wanted, dtype="float32", always_2d=True)
@@ -321,6 +322,7 @@ class ClipRows:
         draft.put(decoder=soundfile_name())
         _put_faults(draft, faults, channels=channels)
         if self._plain is None:
+            check_readable(config, min_samples=1)  # raises on broken samples, or a cut
             row = _checked(draft.row)
         else:
             pipeline = MelPipeline(config, vocoder=self._plain.vocoder)
