@@ -104,7 +104,7 @@ def top_runs(samples: Tensor) -> tuple[float, int]:
     at_top = samples.abs() >= peak - 1.5 * _STEP
     if int(at_top.sum()) < _FEWEST_CLIPPED:
         return peak, 0
-    lengths = torch.tensor([end - begin for each in at_top for begin, end in stretches(each)])
+    lengths = torch.cat([(ends - begins) for begins, ends in map(stretches, at_top)])
     return peak, int(lengths[lengths >= _FEWEST_CLIPPED].sum())
 
 
@@ -126,15 +126,15 @@ def wrapped_samples(samples: Tensor) -> int:
     return int((((unwrapped - before).abs() < _CONTINUES) & ~from_top).sum())
 
 
-def stretches(flags: Tensor) -> list[tuple[int, int]]:
-    """Return where flags, `[samples]`, are true, as (begin, end).
+def stretches(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where flags, `[samples]`, are true: where each stretch begins, and where it ends.
 
     Example:
         >>> stretches(torch.tensor([True, False, True, True]))
-        [(0, 1), (2, 4)]
+        (tensor([0, 2]), tensor([1, 4]))
     """
-    edges = torch.nn.functional.pad(flags.to(torch.int8), (1, 1)).diff().nonzero()[:, 0].tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    edges = torch.nn.functional.pad(flags.to(torch.int8), (1, 1)).diff().nonzero()[:, 0]
+    return edges[::2], edges[1::2]
 
 
 def mean_spectrum(samples: Tensor) -> Tensor:

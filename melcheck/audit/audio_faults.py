@@ -182,23 +182,25 @@ class _Silence:
 
     def add(self, silent: Tensor) -> None:
         """Add the next block, `[samples]`, boolean."""
-        if self._since is not None and not bool(silent[0]):
-            self._close(self._since, self._samples)
-            self._since = None
-        for begin, end in stretches(silent):
-            first = self._samples + begin
-            if begin == 0 and self._since is not None:
-                first = self._since
-            self._since = first if end == len(silent) else None
-            if self._since is None:
-                self._close(first, self._samples + end)
-        self._samples += len(silent)
-
-    def _close(self, begin: int, end: int) -> None:
-        if begin == 0:
-            self._start = end
-        else:
-            self._longest = max(self._longest, end - begin)
+        begins, ends = (each + self._samples for each in stretches(silent))
+        if self._since is not None:
+            # It goes on, or has ended where this block begins.
+            since = torch.tensor([self._since])
+            if bool(silent[0]):
+                begins = torch.cat([since, begins[1:]])
+            else:
+                begins = torch.cat([since, begins])
+                ends = torch.cat([torch.tensor([self._samples]), ends])
+        self._samples += silent.shape[0]
+        self._since = None
+        if bool(silent[-1]):
+            self._since = int(begins[-1])
+            begins, ends = begins[:-1], ends[:-1]
+        if begins.numel() and not int(begins[0]):
+            self._start = int(ends[0])
+            begins, ends = begins[1:], ends[1:]
+        if begins.numel():
+            self._longest = max(self._longest, int((ends - begins).max()))
 
     def found(self) -> tuple[int, int, int]:
         """Return samples of silence at the start, inside at most, and at the end."""

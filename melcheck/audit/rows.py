@@ -39,6 +39,7 @@ from melcheck.audio import (
     prepared,
     soundfile_name,
 )
+from melcheck.audio_notes import decoder_notes
 from melcheck.audit.audio_faults import AudioFaults, measure
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row
 from melcheck.clip_lists import at_its_place, item_file, local_path, shown
@@ -65,7 +66,7 @@ from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.plan import check_decodes, profile_recipe
 from melcheck.recipes import VOCOS, MelRecipe
 from melcheck.sanity import Thresholds, judge, thresholds_of
-from melcheck.speed.audio_blocks import is_long
+from melcheck.speed.audio_blocks import check_readable, is_long
 from melcheck.speed.long_audio import RunningMetrics, round_trip_of_file
 from melcheck.speed.optimised import optimise
 from melcheck.speed.stft_distance import stft_distance
@@ -140,6 +141,7 @@ class ClipRows:
 
     Args:
         settings: What is measured, with which vocoder.
+        vocoder: That vocoder, where it is loaded already.
 
     Attributes:
         settings: As given.
@@ -147,15 +149,15 @@ class ClipRows:
         vocoder: As it was loaded; None where audio and caches alone are measured.
     """
 
-    def __init__(self, settings: AuditSettings) -> None:
+    def __init__(self, settings: AuditSettings, *, vocoder: Vocoder | None = None) -> None:
         self.settings = settings
         expected = profile_recipe(settings.profile)
-        self.vocoder: Vocoder | None = None
-        if settings.vocoder is not None:
-            self.vocoder = load_vocoder(settings.vocoder, device=settings.device, recipe=expected)
-            if settings.profile is not None:
-                name = f"--vocoder {settings.vocoder}"
-                check_decodes(name, self.vocoder.recipe, settings.profile, "--profile")
+        if vocoder is None and settings.vocoder is not None:
+            vocoder = load_vocoder(settings.vocoder, device=settings.device, recipe=expected)
+        if vocoder is not None and settings.profile is not None:
+            name = f"--vocoder {settings.vocoder}"
+            check_decodes(name, vocoder.recipe, settings.profile, "--profile")
+        self.vocoder = vocoder
         own = VOCOS if self.vocoder is None else self.vocoder.recipe
         self.recipe: MelRecipe = expected or own
         self._frontend: Frontend | None = None
@@ -312,7 +314,7 @@ class ClipRows:
         import soundfile
 
         seconds = config.target_duration
-        with soundfile.SoundFile(config.audio_path) as file:
+        with soundfile.SoundFile(config.audio_path) as file, decoder_notes({}):
             rate, channels = file.samplerate, file.channels
             wanted = -1 if seconds is None else round(seconds * rate)
             blocks = file.blocks(_BLOCK_SAMPLES, frames=wanted, dtype="float32", always_2d=True)
@@ -320,6 +322,7 @@ class ClipRows:
         draft.put(decoder=soundfile_name())
         _put_faults(draft, faults, channels=channels)
         if self._plain is None:
+            check_readable(config, min_samples=1)  # raises on broken samples, or a cut
             row = _checked(draft.row)
         else:
             pipeline = MelPipeline(config, vocoder=self._plain.vocoder)

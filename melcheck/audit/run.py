@@ -266,6 +266,7 @@ class _Run:
         block: list[AuditItem] = []
         for entry in entries:
             if isinstance(entry, Row):  # a line that names no clip
+                self.measured += 1
                 self._take([entry])
                 continue
             block.append(dataclasses.replace(entry, known_key=self._store.known_key(entry)))

@@ -255,6 +255,20 @@ def test_a_long_clip_is_computed_in_chunks(tmp_path: Path, monkeypatch: pytest.M
     assert any("computed in chunks" in note for note in row.notes)
 
 
+@pytest.mark.parametrize("vocoder", [None, "griffin-lim"])
+def test_a_long_clip_with_broken_samples_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocoder: str | None
+) -> None:
+    samples = np.resize(SAMPLES, 2 * RATE)
+    samples[RATE] = math.nan
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    monkeypatch.setattr("melcheck.speed.audio_blocks.LONG_SECONDS", 1.0)
+    maker = make_row_maker(AuditSettings(vocoder=vocoder))
+    [row] = maker([AuditItem(0, ManifestItem("a", tmp_path / "long.wav"))])
+    assert (row.outcome, row.broken_samples) == ("unreadable", 1)
+    assert "samples are NaN or infinite" in row.reason
+
+
 # The user's code.
 
 
