@@ -136,7 +136,7 @@ class UntilDecided:
     The interval may be looked at after each clip: with its confidence it holds the corpus's share
     at every look. It is the prior-posterior ratio of a beta-binomial prior for draws without
     replacement (Waudby-Smith and Ramdas 2020, Confidence sequences for sampling without
-    replacement, theorem 2.1). For a corpus with `m` failures the ratio
+    replacement, section 2, https://arxiv.org/abs/2006.04347). For a corpus with `m` failures the ratio
 
         R(m) = P(failures found | the prior) / P(failures found | m)
 

@@ -83,7 +83,7 @@ def headline(verdict: CorpusVerdict) -> str:
     corpus = f"{verdict.corpus_size:,}"
     if verdict.whole:
         clips = "1 clip was" if verdict.clips == 1 else f"{corpus} clips were"
-        counted = f"{verdict.failures:,} fail" if verdict.failures != 1 else "1 fails"
+        counted = "1 clip" if verdict.failures == 1 else f"{verdict.failures:,} clips"
         if not verdict.failures:
             return f"All {clips} measured, and none fails."
         return f"All {clips} measured: {percent(value)} % fail ({counted})."

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from melcheck.audit.model import AuditItem, Row
 from melcheck.audit.sources import Source, in_random_order, items_of, sample_of
+from melcheck.environment import PackageNeededError
 from melcheck.manifests import ManifestError
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow keeps the table: pip install pyarrow")
@@ -232,3 +234,9 @@ def test_drawing_reads_the_source_again_only_where_it_is_used_up(
     assert len(walks) == 1
     list(drawn)
     assert len(walks) == 2
+
+
+def test_addresses_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(PackageNeededError, match=r"pip install 'melcheck\[remote\]'"):
+        list(items_of("s3://bucket/train.jsonl"))

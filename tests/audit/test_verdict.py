@@ -7,6 +7,7 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from melcheck.audit.causes import code_of, fails, meaning
 from melcheck.audit.distribution import Distribution
 from melcheck.audit.model import METRICS, Row
-from melcheck.audit.summary import headline, percent, summary_lines
+from melcheck.audit.summary import decision_text, headline, percent, summary_lines
 from melcheck.audit.verdict import LEVELS, UntilDecided, judge_corpus
 from tests.audit import samples
 
@@ -240,6 +241,13 @@ def test_rows_that_make_no_verdict_are_refused(call: Callable[[], object], told:
 
 
 # Words.
+
+
+def test_the_document_shows_what_is_printed() -> None:
+    rows = [row(index=index, outcome="passed" if index >= 8 else "failed") for index in range(1000)]
+    verdict = judge_corpus(rows, limit=0.02, corpus_size=10**6)
+    text = Path(__file__).parents[2].joinpath("docs", "audit-verdict.md").read_text("utf-8")
+    assert f"{headline(verdict)}\n{decision_text(verdict)}\n" in text
 
 
 @pytest.mark.parametrize("width", [80, 120])
