@@ -111,8 +111,8 @@ def write_filtered(source: Source, dropped: DropList, path: Path) -> int:
             target = path / _relative(source, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             for name in _DESCRIPTIONS if not source.is_remote else ():
-                for folder in {file.path.parent, Path(source.text)}:
-                    beside = path / folder.relative_to(source.text) / name
+                for folder in {file.path.parent, Path(source.text).absolute()}:
+                    beside = path / folder.relative_to(Path(source.text).absolute()) / name
                     if (folder / name).is_file() and not beside.exists():
                         shutil.copyfile(folder / name, beside)
         rows = _Rows(file, index, dropped)
@@ -205,11 +205,11 @@ def _is_in_folder(source: Source, file: SourceFile) -> bool:
     """Return whether a source is a folder of archives or tables."""
     if source.is_remote:
         return file.wanted.address != source.text
-    return file.path != Path(source.text)
+    return file.path != Path(source.text).absolute()
 
 
 def _relative(source: Source, file: SourceFile) -> Path:
     if source.is_remote:
         base = source.text.rstrip("/") + "/"
         return Path(*PurePosixPath(file.wanted.address.removeprefix(base)).parts)
-    return file.path.relative_to(source.text)
+    return file.path.relative_to(Path(source.text).absolute())

@@ -9,18 +9,20 @@ import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from melcheck._version import __version__
 from melcheck.audit.causes import fails
 from melcheck.audit.drop import DropList, check_filtered, write_filtered
 from melcheck.audit.intervals import UntilDecided
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Engine, Row
+from melcheck.audit.page import write_page
 from melcheck.audit.progress import Progress
 from melcheck.audit.sources import Entry, Source, in_random_order, sample_of
-from melcheck.audit.store import ROWS_PER_PART, AuditStore
+from melcheck.audit.store import ROWS_PER_PART, AuditStore, WriteError
 from melcheck.audit.verdict import CorpusVerdict, judge_corpus
-from melcheck.files import plain, replacing
+from melcheck.files import plain, replacing, unwritten
+from melcheck.manifests import ManifestItem
 
 DROP_LIST = "drop.txt"
 """The list of the clips that fail, in the folder of an audit."""
@@ -67,12 +69,16 @@ class Finished:
         measured: How many clips this run measured; the others' rows are of earlier ones.
         dropped: How many clips `drop.txt` lists.
         kept: How many clips stay in the filtered source; None where there is none.
+        page: The page; None where it could not be written.
+        unwritten: What could not be written, in sentences.
     """
 
     verdict: CorpusVerdict
     measured: int
     dropped: int
     kept: int | None = None
+    page: Path | None = None
+    unwritten: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -99,7 +105,7 @@ def run_audit(
     made_by: dict[str, object] | None = None,
     rows_per_part: int = ROWS_PER_PART,
 ) -> Finished:
-    """Measure what is missing, write the table and the list of clips to drop, and judge.
+    """Measure what is missing, judge, and write the table, the clips to drop and the page.
 
     What was measured before an error is kept, and another run goes on from there.
 
@@ -113,9 +119,10 @@ def run_audit(
         StoreError: The folder cannot be used for this audit.
         ManifestError: The source cannot be read.
         PackageNeededError: A package is missing.
-        OSError: A file cannot be written, or an address not be reached.
+        WriteError: The table cannot be written; what is there is kept.
+        OSError: The source cannot be read.
     """
-    next(audit.source.files(), None)  # what cannot be read at all makes no folder
+    next(audit.source.entries(), None)  # what cannot be read at all makes no folder
     if audit.filtered is not None:
         check_filtered(audit.source, audit.filtered)
     source, settings = audit.source.identity(), settings_of(audit.settings)
@@ -138,28 +145,62 @@ def run_audit(
         try:
             run.measure()
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to report
+            with contextlib.suppress(WriteError):  # the first error is the one to report
                 store.flush()
             raise
         drawn = audit.sample is not None or audit.until_decided
         if not drawn:
             store.complete(run.size)
-        rows = store.rows(run.indices if drawn else None)
-        dropped = DropList()
-        with (
-            replacing(audit.output / DROP_LIST) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            verdict = judge_corpus(
-                dropped.passing(rows, file),
+        dropped, problems = DropList(), []
+
+        def judged(file: IO[str] | None) -> CorpusVerdict:
+            rows = store.rows(run.indices if drawn else None)
+            return judge_corpus(
+                rows if file is None else dropped.passing(rows, file),
                 limit=audit.limit,
                 corpus_size=run.size,
                 until=run.until,
             )
-    kept = None
-    if audit.filtered is not None:
-        kept = write_filtered(audit.source, dropped, audit.filtered)
-    return Finished(verdict=verdict, measured=run.measured, dropped=len(dropped), kept=kept)
+
+        try:
+            with (
+                replacing(audit.output / DROP_LIST) as temporary,
+                temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+            ):
+                verdict = judged(file)
+        except OSError as error:  # the verdict needs no room
+            problems.append(unwritten("the list of clips that fail", error))
+            verdict = judged(None)
+    page = kept = None
+    try:
+        items = _items_of(audit.source, {row.index for row in verdict.worst})
+        page = write_page(audit.output, verdict, audit.settings, source=source, items=items)
+    except OSError as error:
+        problems.append(unwritten("the page", error))
+    if audit.filtered is not None and not problems:
+        try:
+            kept = write_filtered(audit.source, dropped, audit.filtered)
+        except OSError as error:
+            problems.append(unwritten("the filtered source", error))
+    return Finished(
+        verdict=verdict,
+        measured=run.measured,
+        dropped=len(dropped),
+        kept=kept,
+        page=page,
+        unwritten=tuple(problems),
+    )
+
+
+def _items_of(source: Source, indices: set[int]) -> dict[int, ManifestItem]:
+    """Return the clips at these places of a source."""
+    found: dict[int, ManifestItem] = {}
+    for entry in source.entries() if indices else ():
+        if entry.index in indices and isinstance(entry, AuditItem):
+            found[entry.index] = entry.item
+        if entry.index >= max(indices):
+            break
+    return found
 
 
 class _Run:

@@ -112,7 +112,9 @@ class Source:
         if self.is_remote:
             found = _remote_files(self.text, wanted)
         else:
-            found = (SourceFile(path, wanted) for path in list_files(Path(self.text)))
+            # Workers may run in another folder, and the next run may be started in one.
+            path = Path(self.text).absolute()
+            found = (SourceFile(path, wanted) for path in list_files(path))
         for file in found:
             if values and file.is_folder:
                 raise ManifestError(

@@ -22,6 +22,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 import sqlite3
 import time
@@ -78,6 +79,10 @@ CREATE TABLE IF NOT EXISTS known (identity INTEGER PRIMARY KEY, part INTEGER, pl
 
 class StoreError(ValueError):
     """A folder that this audit cannot write to; the message says what to do."""
+
+
+class WriteError(OSError):
+    """The table cannot be written, as where the disk is full; what is there is kept."""
 
 
 class AuditStore:
@@ -180,7 +185,7 @@ class AuditStore:
         index and the columns that decide are returned.
 
         Raises:
-            OSError: A part cannot be written; the parts before it stay.
+            WriteError: A part cannot be written; the parts before it stay.
         """
         found: list[Row] = []
         for row in rows:
@@ -235,14 +240,15 @@ class AuditStore:
         """Write what was added since the last part.
 
         Raises:
-            OSError: It cannot be written.
+            WriteError: It cannot be written; the rows wait for another try.
         """
         if not self._pending:
             return
         rows = sorted(self._pending, key=lambda row: row.index)
         [[last]] = self._index.execute("SELECT max(part) FROM parts")
         number = 0 if last is None else int(last) + 1
-        _write_part(self._path(number), _table(rows), self._provenance)
+        with self._reported():
+            _write_part(self._path(number), _table(rows), self._provenance)
         self._pending = []
         places = (
             (row.index, number, place, _described(row), _identity(row.name, row.offset_seconds))
@@ -309,7 +315,7 @@ class AuditStore:
             count: How many entries the source has.
 
         Raises:
-            OSError: A part cannot be written; what is there stays.
+            WriteError: A part cannot be written; what is there stays.
         """
         self.flush()
         with self._reported():
@@ -347,11 +353,16 @@ class AuditStore:
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
-        """Report what SQLite cannot write as it is of any file."""
+        """Say what to do where a part or the index cannot be written."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise OSError(f"{one_line(self._folder / _INDEX)}: {error}.") from None
+        except (OSError, sqlite3.Error) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            reason = str(error) if number is None else os.strerror(number)
+            raise WriteError(
+                f"--output {one_line(self._folder)} cannot be written ({reason.rstrip('.')}). What "
+                "was measured before is kept: make room, and start the same command again."
+            ) from None
 
     # Rows.
 

@@ -130,12 +130,16 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
     """Check what the options name, measure what is missing, and judge."""
     from melcheck.audit.progress import Progress
     from melcheck.audit.run import run_audit
+    from melcheck.audit.store import WriteError
 
     audit = _audit(options)
     with stdout_to_stderr():  # what code of the user's prints
         made_by = _made_by(audit.settings)
         progress = Progress(terminal.note, watched=terminal.watched)
-        finished = run_audit(audit, progress, made_by=made_by)
+        try:
+            finished = run_audit(audit, progress, made_by=made_by)
+        except WriteError as error:
+            raise MissingError(str(error)) from None
     return _answer(audit, finished, terminal)
 
 
@@ -258,12 +262,15 @@ def _answer(audit: Audit, finished: Finished, terminal: Terminal) -> Answer:
     known = verdict.clips - finished.measured
     earlier = f", {known:,} of them by an earlier run" if known > 0 else ""
     lines += ["", f"table: {folder}/{ROWS_FOLDER}, {verdict.clips:,} clips{earlier}"]
+    if finished.page is not None:
+        lines.append(f"page: {place(finished.page)}")
     if finished.dropped:
         lines.append(f"clips that fail: {folder}/{DROP_LIST}, {finished.dropped:,} lines")
-    if audit.filtered is not None:
-        lines.append(f"without them: {place(audit.filtered)}, {finished.kept:,} clips")
+    if finished.kept is not None:
+        lines.append(f"without them: {place(audit.filtered or Path())}, {finished.kept:,} clips")
     data: dict[str, Any] = {
         "output": audit.output,
+        "page": finished.page,
         "clips": verdict.clips,
         "measured": finished.measured,
         "corpus_size": verdict.corpus_size,
@@ -278,7 +285,9 @@ def _answer(audit: Audit, finished: Finished, terminal: Terminal) -> Answer:
         "dropped": finished.dropped,
         "filtered": audit.filtered,
     }
-    return Answer(passed=finished.passed, text="\n".join(lines), data=data)
+    return Answer(
+        passed=finished.passed, text="\n".join(lines), data=data, unwritten=finished.unwritten
+    )
 
 
 def _share(text: str) -> float:

@@ -13,7 +13,14 @@ import pytest
 
 from melcheck.audit import store as store_module
 from melcheck.audit.model import COLUMNS, SCHEMA_VERSION, AuditItem, Row
-from melcheck.audit.store import ROWS_FOLDER, AuditStore, StoreError, provenance_of, read_rows
+from melcheck.audit.store import (
+    ROWS_FOLDER,
+    AuditStore,
+    StoreError,
+    WriteError,
+    provenance_of,
+    read_rows,
+)
 from melcheck.manifests import ManifestItem
 from tests.audit.fake_engine import known_or, row_of
 
@@ -174,7 +181,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(
         before = parts(tmp_path)
         write = store_module._write_part
         monkeypatch.setattr(store_module, "_write_part", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(WriteError, match=r"No space left on device.* start the same command"):
             store.add([row_of(item(PER_PART + i, f"more-{i}")) for i in range(PER_PART)])
         assert parts(tmp_path) == before
         monkeypatch.setattr(store_module, "_write_part", write)
