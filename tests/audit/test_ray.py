@@ -251,6 +251,28 @@ def test_ray_chooses_the_gpu() -> None:
         list(run_ray([], dataclasses.replace(SETTINGS, device="cuda:1"), workers=1))
 
 
+class Resources:
+    """A cluster that has nothing but its resources."""
+
+    def __init__(self, gpus: int) -> None:
+        self.gpus = gpus
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 64.0, "GPU": float(self.gpus)} if self.gpus else {"CPU": 64.0}
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"), [(4, 1, 0.25), (8, 8, 1.0), (4, 8, 1.0), (12, 8, 0.5), (4, 0, 1)]
+)
+def test_workers_that_outnumber_the_gpus_share_them(workers: int, gpus: int, share: float) -> None:
+    assert ray_engine._gpus_each(Resources(gpus), workers, is_ours=False) == share
+
+
+def test_a_machine_without_a_gpu_is_told_so() -> None:
+    with pytest.raises(ClusterError, match="Ray finds no GPU here"):
+        ray_engine._gpus_each(Resources(0), 2, is_ours=True)
+
+
 SCRIPT = """
 from melcheck.audit.model import AuditSettings
 from melcheck.audit.ray_engine import run_ray
