@@ -251,7 +251,7 @@ def model_tables(measured: Measured) -> str:
     }
     lines = [
         f"| {CORPUS_HOURS:,} hours in clips of {CLIP_SECONDS:g} s | core-hours | "
-        + " | ".join(f"{LIMIT:.0%} decided, {name}" for name in FAILING)
+        + " | ".join(f"{100 * LIMIT:g} % decided, {name}" for name in FAILING)
         + " | table |",
         "|---|---|---|---|---|",
     ]
@@ -281,7 +281,7 @@ def model_tables(measured: Measured) -> str:
             lines.append(
                 f"| {workers:,} | {_round(rate)} | {_round(days)} | "
                 f"{_round(rate * model.clip_bytes / 1e6)} MB/s | "
-                f"{rate * model.driver_seconds:.1%} | {first} |"
+                f"{100 * rate * model.driver_seconds:.1f} % | {first} |"
             )
         full = model.worker_seconds / model.driver_seconds
         link = LINK_BYTES / model.clip_bytes * model.worker_seconds

@@ -12,9 +12,9 @@ stands what is left: who gets the next block, and what becomes of one that was l
   its worker along, twice, or that takes too long, has a row that says so: a bad clip costs three
   workers, where halving a block of 64 until the clip is alone costs eight.
 
-Not Ray Data, whose `map_batches` with a pool of actors was tried: its tasks that read starve where
-actors hold every processor (124 s for 400 rows of 50 ms on two, against 21 s so), a batch that
-kills its worker fails the run, and it gives a clip no time limit.
+Not Ray Data: in a trial of `map_batches` with a pool of actors its tasks that read starved beside
+actors that held every processor (124 s for 400 rows of 50 ms on two; 21 s by plain actors), and who
+gets a batch again, how often, and how long it may take is not for its caller to say.
 
 References:
     Moritz et al., "Ray: a distributed framework for emerging AI applications", OSDI 2018.
