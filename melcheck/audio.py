@@ -17,6 +17,7 @@ import re
 import stat
 import struct
 import wave
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,15 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
             AIFF wherever it was cut, a FLAC or MP3 cut before the end of what is decoded. An OGG
             that was cut counts as a shorter clip, with a note.
     """
-    decoded = decode_audio(config)
+    return prepared(decode_audio(config), config, min_samples=min_samples)
+
+
+def prepared(decoded: DecodedAudio, config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
+    """Return decoded audio as `load_audio` does: the stages that follow decoding.
+
+    Raises:
+        AudioError: It has fewer than `min_samples` samples.
+    """
     waveform = resample(mix(decoded), config).samples
     target_samples = config.target_samples
     valid_samples = waveform.shape[-1]
@@ -209,12 +218,15 @@ def load_audio(config: MelCheckConfig, *, min_samples: int = 1) -> LoadedAudio:
     )
 
 
-def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> DecodedAudio:
+def decode_audio(
+    config: MelCheckConfig, *, with_soundfile: bool = False, finite: bool = True
+) -> DecodedAudio:
     """Decode as much of a file as the part at the wanted rate depends on: the first stage.
 
     Args:
         config: The file, the rate in Hz and the duration in seconds.
         with_soundfile: Whether soundfile decodes it, even where `decoder_name` says TorchCodec.
+        finite: Whether NaN and infinity are errors. Else the caller looks for them: `check_finite`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -228,8 +240,9 @@ def decode_audio(config: MelCheckConfig, *, with_soundfile: bool = False) -> Dec
         decoded = _decode(path, config, name)
     if decoded.samples.shape[-1] == 0:
         raise no_samples(path)
-    earlier = round(decoded.begin_seconds * decoded.sample_rate)
-    check_finite(path, decoded.samples, decoded.sample_rate, earlier=earlier)
+    if finite:
+        earlier = round(decoded.begin_seconds * decoded.sample_rate)
+        check_finite(path, decoded.samples, decoded.sample_rate, earlier=earlier)
     end = last_second(config, decoded.begin_seconds)
     notes = file_notes(path, rate=decoded.sample_rate, seconds=end)
     return dataclasses.replace(decoded, notes=(*mended(found), *notes))
@@ -244,11 +257,24 @@ def resample(decoded: DecodedAudio, config: MelCheckConfig) -> DecodedAudio:
     """Return samples at `config.target_sr`, `config.target_samples` at most: the third stage."""
     samples = decoded.samples
     if decoded.sample_rate != config.target_sr:
-        samples = torchaudio.functional.resample(
-            samples, decoded.sample_rate, config.target_sr, LOWPASS_FILTER_WIDTH, ROLLOFF
-        )
+        samples = _resampler(decoded.sample_rate, config.target_sr)(samples)
     samples = samples[:, decoded.skipped :][:, : config.target_samples]
     return dataclasses.replace(decoded, samples=samples, sample_rate=config.target_sr, skipped=0)
+
+
+@functools.lru_cache(maxsize=4)
+def _resampler(source_rate: int, target_rate: int) -> Callable[[Tensor], Tensor]:
+    # Its kernel takes longer to compute than a few seconds to resample. In float32, as
+    # `torchaudio.functional.resample` computes it for a float32 waveform.
+    with torch.inference_mode(False):  # the kernel outlives the caller's block
+        resampler: Callable[[Tensor], Tensor] = torchaudio.transforms.Resample(
+            source_rate,
+            target_rate,
+            lowpass_filter_width=LOWPASS_FILTER_WIDTH,
+            rolloff=ROLLOFF,
+            dtype=torch.float32,
+        )
+    return resampler
 
 
 def decoder_name() -> str:

@@ -19,6 +19,7 @@ from melcheck.clips import Clip, find_clips
 from melcheck.config import DEFAULT_SAMPLE_RATE, MelCheckConfig
 from melcheck.files import error_text, file_name, one_line, refuse
 from melcheck.manifests import ManifestError, ManifestItem, is_manifest, read_manifest
+from melcheck.remote import copy_of
 
 # How the formats begin that a column of bytes without names may hold.
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"FORM": ".aiff", b"ID3": ".mp3"}
@@ -64,8 +65,12 @@ def list_clips(paths: Iterable[Path], *, column: str | None = None) -> tuple[Cli
 
 
 def _is_there(item: ManifestItem) -> bool:
+    return _is_file(item.path)
+
+
+def _is_file(path: Path) -> bool:
     try:
-        return item.path.is_file()
+        return path.is_file()
     except OSError:
         return False
 
@@ -110,32 +115,60 @@ def with_files(clips: Iterable[Clip], folder: Path) -> tuple[Clip, ...]:
         if item is None or (item.is_file and _is_there(item)):
             found.append(clip)
             continue
-        if item.is_file:
-            missing = f"{one_line(item.path)}: no such file. Correct the path, or remove the row."
-            told = f"{item.place}: {missing}" if item.place else missing
-            found.append(dataclasses.replace(clip, problem=told))
-            continue
         *above, stem = clip.name.split("/")
         own = folder.joinpath(str(number), *above)
-        own.mkdir(parents=True)
+        path, problem = clip.path, ""
         try:
-            path, problem = _written(item, own, stem), ""
+            if not item.is_file:
+                path = own / stem
+                own.mkdir(parents=True)
+            path = item_file(item, own, stem)
         except (ValueError, OSError) as error:
-            path, problem = own / stem, f"{item.place}: {error_text(error)}"
+            problem = at_its_place(item, error)
         found.append(dataclasses.replace(clip, path=path, problem=problem))
     return tuple(found)
 
 
-def _written(item: ManifestItem, folder: Path, stem: str) -> Path:
-    """Write the audio of an item, and return its file.
+def at_its_place(item: ManifestItem, error: BaseException) -> str:
+    """Return an error of an item for people, with the place in the list that names it."""
+    return f"{item.place}: {error_text(error)}" if item.place else error_text(error)
+
+
+def local_path(item: ManifestItem) -> Path:
+    """Return the file of an item, or a copy of one that has to be fetched.
+
+    Raises:
+        PackageNeededError: fsspec is not installed.
+        OSError: It cannot be fetched.
+    """
+    return copy_of(item.address) if item.address and item.contained is None else item.path
+
+
+def shown(item: ManifestItem) -> str:
+    """Return how messages name the file of an item."""
+    return item.address or one_line(item.path)
+
+
+def item_file(item: ManifestItem, folder: Path, stem: str, *, content: bytes | None = None) -> Path:
+    """Return a file that holds the audio of an item, and nothing else.
+
+    Args:
+        item: Of a list.
+        folder: Where what is part of another file is written.
+        stem: What it is called there.
+        content: The encoded audio of an item inside of a list; None reads it.
 
     Raises:
         ValueError: It cannot be decoded, or ends before the part that is meant.
-        OSError: It cannot be read or written.
+        OSError: It does not exist, or cannot be read or written.
     """
-    path = item.path
+    path = local_path(item)
+    if item.contained is None and not _is_file(path):
+        raise FileNotFoundError(
+            f"{one_line(path)}: no such file. Correct the path, or remove the row."
+        )
     if item.contained is not None:
-        content = item.contained.read()
+        content = item.contained.read() if content is None else content
         known = (suffix for magic, suffix in _MAGIC.items() if content.startswith(magic))
         suffix = item.contained.suffix or next(known, "")
         path = folder / f"{stem}{suffix}"
@@ -169,7 +202,7 @@ def _part(item: ManifestItem, source: Path, destination: Path) -> Path:
     if not got or (duration is not None and got < duration - _ROUNDED_SECONDS):
         wanted = "" if duration is None else f" to {begin + duration:.3f}"
         raise ValueError(
-            f"{one_line(item.path)} ends at {begin + got:.3f} s, and {begin:.3f}{wanted} s are "
+            f"{shown(item)} ends at {begin + got:.3f} s, and {begin:.3f}{wanted} s are "
             "meant. Correct offset and duration."
         )
     soundfile.write(destination, samples, rate, subtype="FLOAT", format="WAV")

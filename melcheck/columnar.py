@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from melcheck.environment import PackageNeededError
+from melcheck.remote import copy_of, opened
+
 _BATCH_ROWS = 1024
 _BATCH_ROWS_WITH_BYTES = 16
 _LARGEST_AUDIO_BYTES = 2**30
@@ -21,9 +24,8 @@ _LARGEST_GROUP_BYTES = 2**32
 
 _BYTES, _PATH = "bytes", "path"
 
-
-class PackageNeededError(ImportError):
-    """A format needs a package that is not installed; the message says how to install it."""
+Place = Path | str
+"""A file of this machine, or the address of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Row:
     has_bytes: bool
 
 
-def columns(path: Path) -> list[str]:
+def columns(path: Place) -> list[str]:
     """Return the names of the columns.
 
     Raises:
@@ -56,11 +58,18 @@ def columns(path: Path) -> list[str]:
     return list(_arrow(path).schema.names)
 
 
-def rows(path: Path, audio: str, described: Sequence[str]) -> Iterator[Row]:
+def num_rows(path: Place) -> int:
+    """Return how many rows a file has; raises as `columns` does."""
+    if _is_parquet(path):
+        return int(_parquet(path).metadata.num_rows)
+    return int(_arrow(path).num_rows)
+
+
+def rows(path: Place, audio: str, described: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of a file.
 
     Args:
-        path: A Parquet or an Arrow file.
+        path: A Parquet or an Arrow file, or its address.
         audio: The column of the audio.
         described: Columns that are read where the file has them.
 
@@ -80,7 +89,7 @@ def rows(path: Path, audio: str, described: Sequence[str]) -> Iterator[Row]:
             yield Row(next(number), row, paths[index], held)
 
 
-def cell(path: Path, audio: str, row: int) -> bytes:
+def cell(path: Place, audio: str, row: int) -> bytes:
     """Return the encoded audio of a row, counted from 0; empty where it holds none.
 
     Raises:
@@ -106,7 +115,39 @@ def cell(path: Path, audio: str, row: int) -> bytes:
     return bytes(buffer)
 
 
-def _pyarrow() -> Any:
+def filtered(path: Path, stays: Iterator[bool], target: Path) -> None:
+    """Write a file again with those of its rows that stay, as it is else.
+
+    Args:
+        path: A Parquet or an Arrow file.
+        stays: Whether each of its rows does, in order; rows after the last of these do not.
+        target: The file that is written; of the format of `path`.
+
+    Raises:
+        PackageNeededError: pyarrow is not installed.
+        OSError: A file cannot be read or written.
+    """
+    pyarrow = load_pyarrow()
+
+    def kept(table: Any) -> Any:
+        mask = [next(stays, False) for _ in range(table.num_rows)]
+        return table.filter(pyarrow.array(mask, pyarrow.bool_()))
+
+    if _is_parquet(path):
+        file = _parquet(path)
+        with pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(kept(file.read_row_group(group)))
+        return
+    table = _arrow(path)
+    make = pyarrow.ipc.new_stream if _is_stream(path) else pyarrow.ipc.new_file
+    with pyarrow.OSFile(str(target), "wb") as sink, make(sink, table.schema) as writer:
+        for batch in table.to_batches():
+            writer.write_batch(kept(batch))
+
+
+def load_pyarrow() -> Any:
+    """Return pyarrow with its modules for Parquet and Arrow; raises as `columns` does."""
     try:
         import pyarrow.compute
         import pyarrow.ipc
@@ -119,17 +160,17 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
+def _is_parquet(path: Place) -> bool:
+    return str(path).lower().endswith(".parquet")
 
 
 def _is_struct(kind: Any) -> bool:
-    return bool(_pyarrow().types.is_struct(kind))
+    return bool(load_pyarrow().types.is_struct(kind))
 
 
 def _holds(kind: Any) -> tuple[bool, bool]:
     """Return whether a column of a type holds bytes, and whether it holds paths."""
-    types = _pyarrow().types
+    types = load_pyarrow().types
     if types.is_struct(kind):
         names = [kind.field(index).name for index in range(kind.num_fields)]
         if _BYTES in names or _PATH in names:
@@ -148,7 +189,7 @@ def _paths(column: Any) -> list[str | None]:
     if not paths:
         return [None] * len(column)
     if _is_struct(column.type):
-        column = _pyarrow().compute.struct_field(column, _PATH)
+        column = load_pyarrow().compute.struct_field(column, _PATH)
     found: list[str | None] = column.to_pylist()
     return found
 
@@ -156,7 +197,7 @@ def _paths(column: Any) -> list[str | None]:
 def _valid(column: Any) -> list[bool]:
     """Return which rows of a column hold bytes."""
     if _is_struct(column.type):
-        column = _pyarrow().compute.struct_field(column, _BYTES)
+        column = load_pyarrow().compute.struct_field(column, _BYTES)
     found: list[bool] = column.is_valid().to_pylist()
     return found
 
@@ -165,11 +206,13 @@ def _valid(column: Any) -> list[bool]:
 
 
 @functools.lru_cache(maxsize=4)
-def _parquet(path: Path) -> Any:
-    return _pyarrow().parquet.ParquetFile(path, memory_map=True)
+def _parquet(path: Place) -> Any:
+    if isinstance(path, str):
+        return load_pyarrow().parquet.ParquetFile(opened(path))
+    return load_pyarrow().parquet.ParquetFile(path, memory_map=True)
 
 
-def _groups(path: Path) -> int:
+def _groups(path: Place) -> int:
     groups: int = _parquet(path).num_row_groups
     return groups
 
@@ -183,7 +226,7 @@ def _group_of(sizes: Sequence[int], row: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _group(path: Path, audio: str, group: int) -> Any:
+def _group(path: Place, audio: str, group: int) -> Any:
     file = _parquet(path)
     described = file.metadata.row_group(group)
     if described.total_byte_size > _LARGEST_GROUP_BYTES:
@@ -198,7 +241,7 @@ def _group(path: Path, audio: str, group: int) -> Any:
 
 
 def _parquet_batches(
-    path: Path, audio: str, described: Sequence[str]
+    path: Place, audio: str, described: Sequence[str]
 ) -> Iterator[tuple[Any, list[bool]]]:
     file = _parquet(path)
     kind = file.schema_arrow.field(audio).type
@@ -234,10 +277,18 @@ def _nulls(group: Any, leaf: str) -> int | None:
 # Arrow, as a stream or as a file.
 
 
+_ARROW_FILE = b"ARROW1"
+
+
+def _is_stream(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ARROW_FILE)) != _ARROW_FILE
+
+
 @functools.lru_cache(maxsize=4)
-def _arrow(path: Path) -> Any:
-    pyarrow = _pyarrow()
-    source = pyarrow.memory_map(str(path))
+def _arrow(path: Place) -> Any:
+    pyarrow = load_pyarrow()
+    source = pyarrow.memory_map(str(copy_of(path) if isinstance(path, str) else path))
     try:
         return pyarrow.ipc.open_stream(source).read_all()
     except pyarrow.ArrowInvalid:
@@ -246,7 +297,7 @@ def _arrow(path: Path) -> Any:
 
 
 def _arrow_batches(
-    path: Path, audio: str, described: Sequence[str]
+    path: Place, audio: str, described: Sequence[str]
 ) -> Iterator[tuple[Any, list[bool]]]:
     table = _arrow(path).select([audio, *described])
     bytes_held, _ = _holds(table.schema.field(audio).type)

@@ -45,6 +45,10 @@ class UnfitEnvironmentError(ImportError):
     """Packages that are missing, or that cannot be imported beside each other."""
 
 
+class PackageNeededError(ImportError):
+    """A format or a place needs a package that is not installed; the message says which."""
+
+
 def require_torch() -> None:
     """Import torch and torchaudio, and look for vocos.
 

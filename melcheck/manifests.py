@@ -19,7 +19,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
 import gzip
 import itertools
 import json
@@ -33,8 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from melcheck.columnar import PackageNeededError, cell, columns, rows
+from melcheck.columnar import cell, columns, num_rows, rows
+from melcheck.environment import PackageNeededError
 from melcheck.files import one_line
+from melcheck.remote import address_exists, is_address, read_part
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"}
@@ -79,6 +83,9 @@ _LONGEST_LINE_BYTES = 2**20
 _LONGEST_NAME = 200
 _LONGEST_PATH = 4096
 _LARGEST_AUDIO_BYTES = 2**30
+_BLOCK_BYTES = 2**20
+# Of one sample of an archive.
+_MOST_MEMBERS = 1000
 _LONGEST_SECONDS = 366 * 24 * 3600.0
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
@@ -86,7 +93,13 @@ _DAMAGE = (OSError, EOFError, ValueError, csv.Error, tarfile.TarError, zlib.erro
 
 
 class ManifestError(ValueError):
-    """A list of clips, or a row, that cannot be used; the message names file, line and fix."""
+    """A list of clips, or a row, that cannot be used; the message names file, line and fix.
+
+    Attributes:
+        lines: Those of the row, as `ManifestItem.lines`.
+    """
+
+    lines: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Contained:
         size: Bytes in an archive; 0 in a table.
         column: Its column; "" in an archive.
         suffix: Of its format, with the dot; "" where that is not known.
+        address: Where `file` has to be fetched; "" for a file of this machine.
     """
 
     file: Path
@@ -106,6 +120,7 @@ class Contained:
     size: int = 0
     column: str = ""
     suffix: str = ""
+    address: str = ""
 
     def read(self) -> bytes:
         """Return the encoded audio.
@@ -115,13 +130,16 @@ class Contained:
         """
         try:
             if not self.column:
-                with self.file.open("rb") as file:
-                    file.seek(self.place)
-                    content = file.read(self.size)
+                if self.address:
+                    content = read_part(self.address, self.place, self.size)
+                else:
+                    with self.file.open("rb") as file:
+                        file.seek(self.place)
+                        content = file.read(self.size)
                 if len(content) == self.size:
                     return content
             else:
-                content = cell(self.file, self.column, self.place)
+                content = cell(self.address or self.file, self.column, self.place)
                 if content:
                     return content
         except _DAMAGE as error:
@@ -143,6 +161,12 @@ class ManifestItem:
         offset_seconds: Where it begins in the audio.
         duration_seconds: How much of it is meant; None for all that follows.
         contained: Where its audio lies inside of `path`; None where `path` is the audio.
+        address: Where the audio, or what contains it, has to be fetched; then `path` is only the
+            name of that. "" for a file of this machine.
+        values: What the columns hold that were asked for, in their order; None where the list has
+            no such column.
+        lines: The first and the last line of a text, or row of a table, that hold it, counted from
+            1; (0, 0) in folders and archives.
     """
 
     name: str
@@ -151,11 +175,19 @@ class ManifestItem:
     offset_seconds: float = 0.0
     duration_seconds: float | None = None
     contained: Contained | None = None
+    address: str = ""
+    values: tuple[str | None, ...] = ()
+    lines: tuple[int, int] = (0, 0)
+
+    @property
+    def file(self) -> str:
+        """The address or the path of the audio, or of what contains it."""
+        return self.address or str(self.path)
 
     @property
     def is_file(self) -> bool:
-        """Whether the clip is the whole of `path`."""
-        return self.contained is None and self.whole
+        """Whether the clip is the whole of `path`, which is a file of this machine."""
+        return self.contained is None and self.whole and not self.address
 
     @property
     def whole(self) -> bool:
@@ -195,41 +227,103 @@ def read_manifest(
         ManifestError: The file cannot be read, or a row cannot be used and `bad_row` is None.
         PackageNeededError: Parquet or Arrow without pyarrow.
     """
-    bad_row = _raise if bad_row is None else bad_row
+    rows = (row for file in list_files(path) for row in rows_of(file, Wanted(column)))
+    for row in rows:
+        if isinstance(row, ManifestItem):
+            yield row
+        elif bad_row is None:
+            raise row
+        else:
+            bad_row(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of a list.
+
+    Attributes:
+        column: Which column or key names the audio; None takes the usual ones.
+        values: Columns or keys whose text each clip brings with it.
+        address: Of the list, where what is read is a copy of it, or for Parquet and Arrow only its
+            name; "" for a file of this machine. What it names lies beside it or at addresses.
+        remote: Whether a list of this machine may name addresses, too.
+    """
+
+    column: str | None = None
+    values: tuple[str, ...] = ()
+    address: str = ""
+    remote: bool = False
+
+
+def list_files(path: Path) -> Iterator[Path]:
+    """Yield the files that hold the rows of a list, in order; a folder of audio is its own.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ManifestError: A saved dataset does not say which its files are.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{one_line(path)}: no such file or folder. Check the path.")
     try:
-        if path.is_dir():
-            if _is_saved(path):
-                yield from _saved(path, column, bad_row)
-            elif is_manifest(path):
-                for shard in _shards(path):
-                    yield from read_manifest(shard, column=column, bad_row=bad_row)
-            else:
-                yield from _folder(path)
-            return
+        if path.is_dir() and _is_saved(path):
+            yield from _saved(path)
+        elif path.is_dir() and is_manifest(path):
+            yield from _shards(path)
+        else:
+            yield path
+    except ManifestError:
+        raise
+    except _DAMAGE as error:
+        raise _broken(path, error) from None
+
+
+def rows_of(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]:
+    """Yield the rows of one of `list_files`: clips, and what is wrong with rows that are none.
+
+    Raises:
+        ManifestError: The file cannot be read, from there on.
+        PackageNeededError: Parquet or Arrow without pyarrow, or an address without fsspec.
+    """
+    try:
         name = path.name.lower()
+        if path.is_dir():
+            yield from _folder(path)
+            return
         if not name.endswith(MANIFEST_SUFFIXES):
             raise ManifestError(
                 f"{one_line(path)}: a list of clips must end in {', '.join(MANIFEST_SUFFIXES)}, "
                 f"got {path.suffix!r}."
             )
         if name.endswith(_TABLES):
-            yield from _table(path, column, bad_row)
+            yield from _table(path, wanted)
         elif name.endswith(_COLUMNAR):
-            yield from _columnar(path, column, bad_row)
+            yield from _columnar(path, wanted)
         elif name.endswith(_ARCHIVES):
-            yield from _archive(path, bad_row)
+            yield from _archive(path, wanted)
         else:
-            yield from _json_lines(path, column, bad_row)
+            yield from _json_lines(path, wanted)
     except (ManifestError, PackageNeededError):
         raise
     except _DAMAGE as error:
         raise _broken(path, error) from None
 
 
-def _raise(problem: ManifestError) -> None:
-    raise problem
+def quick_count(path: Path) -> int | None:
+    """Return about how many rows one of `list_files` has, from what is quick to look at.
+
+    A text has one a line, a table says how many it has, a folder is walked through; None for an
+    archive and for what is compressed.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        return sum(1 for _ in _folder(path))
+    if name.endswith(_COLUMNAR):
+        return num_rows(path)
+    if name.endswith((*_ARCHIVES, ".gz")):
+        return None
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
+        return sum(block.count(b"\n") for block in blocks)
 
 
 def _broken(path: Path, error: Exception) -> ManifestError:
@@ -245,7 +339,7 @@ def _broken(path: Path, error: Exception) -> ManifestError:
 
 def _folder(folder: Path) -> Iterator[ManifestItem]:
     for path in _files(folder):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
+        if is_audio(PurePosixPath(path.name)):
             yield ManifestItem(_relative_name(path, folder), path)
 
 
@@ -266,14 +360,14 @@ def _files(folder: Path) -> Iterator[Path]:
 # Tables of text.
 
 
-def _table(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
-    finder = _Finder(path)
+def _table(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]:
+    finder = _finder(path, wanted)
     lines = _Lines(path)
     left = iter(lines)
     first = next((line for line in left if line.strip()), None)
     if first is None:
         raise ManifestError(f"{one_line(path)}: the list is empty. Write one clip a line.")
-    delimiter, header = _layout(path, first, column)
+    delimiter, header = _layout(path, first, wanted)
     # LJ Speech puts quotation marks and commas into its texts, and quotes nothing.
     quoted = delimiter in ",;"
     begin = lines.number - 1
@@ -284,30 +378,34 @@ def _table(path: Path, column: str | None, bad_row: BadRow) -> Iterator[Manifest
         strict=True,
     )
     names = [name.strip() for name in next(rows)] if header else None
+    last = begin + rows.line_num
     while True:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            bad_row(_row_error(path, f"line {begin + rows.line_num}", f"it is no row ({error})."))
+            start, last = last + 1, begin + rows.line_num
+            yield _row_error(path, f"line {last}", f"it is no row ({error}).", (start, last))
             continue
         if row is None:
             return
+        start, last = last + 1, begin + rows.line_num
         if not any(cell.strip() for cell in row):
             continue
-        place = f"line {begin + rows.line_num}"
+        place = f"line {last}"
         if names is None:
             values: dict[str, object] = {"audio": row[0]}
         elif len(row) < len(names):
             told = f"it has {len(row)} fields where the header has {len(names)}. Complete it."
-            bad_row(_row_error(path, place, told))
+            yield _row_error(path, place, told, (start, last))
             continue
         else:
             values = dict(zip(names, row, strict=False))
-        yield from _item(path, place, values, column, finder, bad_row)
+        yield _item(path, place, values, wanted, finder, lines=(start, last))
 
 
-def _layout(path: Path, first: str, column: str | None) -> tuple[str, bool]:
+def _layout(path: Path, first: str, wanted: Wanted) -> tuple[str, bool]:
     """Return the delimiter of a table, and whether its first line is a header."""
+    column = wanted.column
     known = {column} if column else set(_AUDIO_NAMES)
     best: list[str] = []
     for delimiter in "\t|,;":
@@ -328,41 +426,43 @@ def _layout(path: Path, first: str, column: str | None) -> tuple[str, bool]:
 # JSON lines.
 
 
-def _json_lines(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
-    finder = _Finder(path)
+def _json_lines(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]:
+    finder = _finder(path, wanted)
     lines = _Lines(path)
     for line in lines:
         if not line.strip():
             continue
-        place = f"line {lines.number}"
+        place, here = f"line {lines.number}", (lines.number, lines.number)
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             told = f"it is no JSON ({error}). Write one object a line."
             if line.lstrip()[0] == "[":
                 told = "it begins a list. Write one object a line: jq -c '.[]' FILE."
-            bad_row(_row_error(path, place, told))
+            yield _row_error(path, place, told, here)
             if line.strip() in ("[", "{"):  # one document over many lines
                 return
             continue
         if not isinstance(row, dict):
             told = f"a row must be an object, got {type(row).__name__}. Write one object a line."
-            bad_row(_row_error(path, place, told))
+            yield _row_error(path, place, told, here)
             continue
         try:
-            row = _of_lhotse(row) if "sources" in row or "type" in row else row
+            row = _of_lhotse(row, wanted) if "sources" in row or "type" in row else row
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             told = str(error) if type(error) is ValueError else "it is no complete cut of Lhotse."
-            bad_row(_row_error(path, place, told))
+            yield _row_error(path, place, told, here)
             continue
-        yield from _item(path, place, row, column, finder, bad_row)
+        yield _item(path, place, row, wanted, finder, lines=here)
 
 
 _CUTS = ("MonoCut", "MultiCut", "Cut")
 
 
-def _of_lhotse(row: dict[str, Any]) -> dict[str, Any]:
+def _of_lhotse(row: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Return a cut or a recording as a row with its path, its offset and its duration.
+
+    What is wanted beside them is that of the cut, of its first supervision, or its custom fields.
 
     Raises:
         ValueError: It is no part of one file; says why and what to do.
@@ -375,7 +475,8 @@ def _of_lhotse(row: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a {kind} is no part of one recording. {export}")
     recording = row if "sources" in row else row["recording"]
     kinds = {source["type"] for source in recording["sources"]}
-    if kinds != {"file"}:
+    fetched = {"url"} if wanted.address or wanted.remote else set()
+    if len(kinds) != 1 or kinds - {"file"} - fetched:
         told = ", ".join(sorted(map(str, kinds)))
         raise ValueError(f"a recording must be a file, got {told}: nothing else is read. {export}")
     if len(recording["sources"]) > 1:
@@ -384,12 +485,14 @@ def _of_lhotse(row: dict[str, Any]) -> dict[str, Any]:
     if set(changes) - {"Resample"}:
         raise ValueError(f"the recording is changed by {', '.join(map(str, changes))}. {export}")
     channels = recording["sources"][0].get("channels", [0])
-    wanted = row.get("channel", channels)
-    if recording is not row and sorted(wanted if isinstance(wanted, list) else [wanted]) != sorted(
-        channels
-    ):
-        raise ValueError(f"it is channel {wanted} of {len(channels)}, and all are read. {export}")
-    found = {"id": row.get("id"), "audio": recording["sources"][0]["source"]}
+    channel = row.get("channel", channels)
+    if recording is not row and sorted(
+        channel if isinstance(channel, list) else [channel]
+    ) != sorted(channels):
+        raise ValueError(f"it is channel {channel} of {len(channels)}, and all are read. {export}")
+    described = [row.get("custom") or {}, *(row.get("supervisions") or ())[:1], row]
+    found = {key: each[key] for each in described for key in wanted.values if key in each}
+    found |= {"id": row.get("id"), "audio": recording["sources"][0]["source"]}
     if recording is row or (row["start"] == 0 and row["duration"] == recording["duration"]):
         return found
     return {**found, "offset": row["start"], "duration": row["duration"]}
@@ -403,21 +506,30 @@ def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or all(path.is_file() for path in described)
 
 
+def is_columnar(path: Path) -> bool:
+    """Return whether a file is a table of Parquet or Arrow."""
+    return path.name.lower().endswith(_COLUMNAR)
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file of this name holds audio, or names it, in binary."""
+    return name.lower().endswith((*_COLUMNAR, *_ARCHIVES))
+
+
 def _shards(folder: Path) -> list[Path]:
-    kept = (*_COLUMNAR, *_ARCHIVES)
-    return [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(kept)]
+    return [path for path in sorted(folder.iterdir()) if is_shard(path.name)]
 
 
-def _saved(folder: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
-    """Yield the clips of a dataset that Hugging Face's datasets saved."""
+def _saved(folder: Path) -> Iterator[Path]:
+    """Yield the files of a dataset that Hugging Face's datasets saved."""
     splits = folder / "dataset_dict.json"
     if splits.is_file():
         for name in _names_in(splits, "splits"):
-            yield from _saved(folder / name, column, bad_row)
+            yield from _saved(folder / name)
         return
     state = folder / "state.json"
     for name in _names_in(state, "_data_files"):
-        yield from _columnar(folder / name, column, bad_row)
+        yield folder / name
 
 
 def _names_in(path: Path, key: str) -> Iterator[str]:
@@ -443,13 +555,17 @@ def _names_in(path: Path, key: str) -> Iterator[str]:
         yield name
 
 
-def _columnar(path: Path, column: str | None, bad_row: BadRow) -> Iterator[ManifestItem]:
-    audio = _column_of(path, columns(path), column)
-    finder = _Finder(path)
-    for row in rows(path, audio, [*_ID_NAMES, *_OFFSET_NAMES, *_DURATION_NAMES]):
-        place = f"row {row.number}"
+def _columnar(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]:
+    place: Path | str = wanted.address or path
+    audio = _column_of(path, columns(place), wanted.column)
+    finder = _finder(path, wanted)
+    described = dict.fromkeys((*_ID_NAMES, *_OFFSET_NAMES, *_DURATION_NAMES, *wanted.values))
+    wanted = dataclasses.replace(wanted, column="audio")
+    for row in rows(place, audio, list(described)):
+        number = f"row {row.number}"
         if row.path is None and not row.has_bytes:
-            bad_row(_row_error(path, place, f"column {audio!r} is empty. Remove the row."))
+            told = f"column {audio!r} is empty. Remove the row."
+            yield _row_error(path, number, told, (row.number, row.number))
             continue
         numbered = f"{path.stem}/{row.number:06d}"
         values: dict[str, object] = {**row.values, "audio": row.path or numbered}
@@ -457,7 +573,8 @@ def _columnar(path: Path, column: str | None, bad_row: BadRow) -> Iterator[Manif
         if row.has_bytes:
             suffix = PurePosixPath(str(row.path or "")).suffix.lower()
             contained = Contained(path, row.number - 1, column=audio, suffix=suffix)
-        yield from _item(path, place, values, "audio", finder, bad_row, contained)
+        lines = (row.number, row.number)
+        yield _item(path, number, values, wanted, finder, contained, lines=lines)
 
 
 def _column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str:
@@ -476,32 +593,75 @@ def _column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str:
 # Archives.
 
 
-def _archive(path: Path, bad_row: BadRow) -> Iterator[ManifestItem]:
+def _archive(path: Path, wanted: Wanted) -> Iterator[ManifestItem | ManifestError]:
     found = False
     with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            # Or the list of members grows with the archive.
-            archive.members = []  # type: ignore[attr-defined]
-            name = PurePosixPath(member.name)
-            if name.suffix.lower() not in AUDIO_SUFFIXES or name.name.startswith("."):
-                continue
-            found = True
-            place = f"member {_printable(member.name)}"
-            if not member.isreg() or member.issparse():
-                bad_row(_row_error(path, place, "it is no file of its own. Pack the file itself."))
-                continue
-            if member.size > _LARGEST_AUDIO_BYTES:
-                bad_row(_row_error(path, place, _too_large(member.size)))
-                continue
-            yield ManifestItem(
-                _name(str(name.with_suffix(""))),
-                path,
-                f"{one_line(path)}, {place}",
-                contained=Contained(path, member.offset_data, member.size, suffix=name.suffix),
-            )
+        for sample in samples(archive):
+            values = None
+            for member in sample:
+                name = PurePosixPath(member.name)
+                if not is_audio(name):
+                    continue
+                found = True
+                place = f"member {_printable(member.name)}"
+                if not member.isreg() or member.issparse():
+                    told = "it is no file of its own. Pack the file itself."
+                    yield _row_error(path, place, told)
+                    continue
+                if member.size > _LARGEST_AUDIO_BYTES:
+                    yield _row_error(path, place, _too_large(member.size))
+                    continue
+                if values is None:
+                    values = _values(_caption(archive, sample) if wanted.values else {}, wanted)
+                yield ManifestItem(
+                    _name(str(name.with_suffix(""))),
+                    path,
+                    f"{one_line(path)}, {place}",
+                    contained=Contained(path, member.offset_data, member.size, suffix=name.suffix),
+                    values=values,
+                )
     if not found:
         listed = ", ".join(sorted(AUDIO_SUFFIXES))
         raise ManifestError(f"{one_line(path)}: no audio in this archive. Looked for {listed}.")
+
+
+def is_audio(name: PurePosixPath) -> bool:
+    """Return whether a name in a folder or an archive is that of audio."""
+    return name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".")
+
+
+def samples(archive: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
+    """Yield the members of an archive, those of one sample together: one key, up to a dot."""
+    sample: list[tarfile.TarInfo] = []
+    last = None
+    for member in archive:
+        # Or the list of members grows with the archive.
+        archive.members = []  # type: ignore[attr-defined]
+        folder, _, name = member.name.rpartition("/")
+        key = (folder, name.partition(".")[0]) if member.isreg() else None
+        if sample and (key is None or key != last or len(sample) == _MOST_MEMBERS):
+            yield sample
+            sample = []
+        sample.append(member)
+        last = key
+    if sample:
+        yield sample
+    # tarfile takes a header that was cut for the end.
+    if archive.fileobj is not None:
+        archive.fileobj.seek(archive.offset)
+        if 0 < len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _caption(archive: tarfile.TarFile, sample: Iterable[tarfile.TarInfo]) -> dict[str, object]:
+    """Return what the JSON of a sample holds; nothing where it has none that can be read."""
+    for member in sample:
+        if member.name.lower().endswith(".json") and member.size <= _LONGEST_LINE_BYTES:
+            file = archive.extractfile(member)
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(b"" if file is None else file.read())
+                return row if isinstance(row, dict) else {}
+    return {}
 
 
 def _too_large(size: int) -> str:
@@ -515,37 +675,55 @@ def _too_large(size: int) -> str:
 def _item(
     path: Path,
     place: str,
-    values: Mapping[str, object],
-    column: str | None,
-    finder: _Finder,
-    bad_row: BadRow,
+    row: Mapping[str, object],
+    wanted: Wanted,
+    finder: _Finder | _RemoteFinder,
     contained: Contained | None = None,
-) -> Iterator[ManifestItem]:
-    """Yield the clip of a row; nothing where it cannot be used."""
+    *,
+    lines: tuple[int, int],
+) -> ManifestItem | ManifestError:
+    """Return the clip of a row, or why it cannot be used."""
+    address = ""
     try:
-        audio = _audio_of(values, column)
-        offset = _seconds(values, _OFFSET_NAMES, lowest=0.0)
+        audio = _audio_of(row, wanted.column)
+        offset = _seconds(row, _OFFSET_NAMES, lowest=0.0)
         # Without an offset it describes the file; with one it says where the clip ends.
-        duration = None if offset is None else _seconds(values, _DURATION_NAMES, lowest=None)
-        if contained is None:
+        duration = None if offset is None else _seconds(row, _DURATION_NAMES, lowest=None)
+        if contained is not None:
+            found, name = path, finder.name_of(audio, None)
+        elif is_address(audio) and wanted.remote:
+            address, found = audio, Path(PurePosixPath(audio).name)
+            name = finder.name_of(audio.partition("://")[2], None)
+        elif isinstance(finder, _RemoteFinder):
+            address = finder.find(_checked_path(audio))
+            found, name = Path(PurePosixPath(address).name), finder.name_of(audio, None)
+        else:
             found = finder.find(_checked_path(audio))
             name = finder.name_of(audio, found)
-        else:
-            found, name = path, finder.name_of(audio, None)
     except ValueError as error:
-        bad_row(_row_error(path, place, str(error)))
-        return
-    own = next((_text(values[key]) for key in _ID_NAMES if _text(values.get(key))), "")
+        return _row_error(path, place, str(error), lines)
+    own = next((_text(row[key]) for key in _ID_NAMES if _text(row.get(key))), "")
     if not own and offset is not None and (offset or duration):
         name = f"{name}@{offset:g}"
-    yield ManifestItem(
+    return ManifestItem(
         name=_name(own) if own else name,
         path=found,
         place=f"{one_line(path)}, {place}",
         offset_seconds=offset or 0.0,
         duration_seconds=duration,
         contained=contained,
+        address=address,
+        values=_values(row, wanted),
+        lines=lines,
     )
+
+
+def _values(row: Mapping[str, object], wanted: Wanted) -> tuple[str | None, ...]:
+    return tuple(_value(row[key]) if key in row else None for key in wanted.values)
+
+
+def _value(value: object) -> str:
+    return "" if value is None else _name(str(value).strip())
 
 
 def _audio_of(values: Mapping[str, object], column: str | None) -> str:
@@ -568,7 +746,8 @@ def _checked_path(text: str) -> str:
     if "\0" in text or len(text) > _LONGEST_PATH:
         raise ValueError(f"its path is no path of a file, got {text!r:.80}. Name the file.")
     if _ADDRESS.match(text):
-        raise ValueError(f"only files are read, got {text!r:.80}. Download it and name the file.")
+        told = "Download it and name the file; `melcheck audit --remote` fetches it."
+        raise ValueError(f"only files are read, got {text!r:.80}. {told}")
     if text.startswith("|") or text.endswith("|"):
         raise ValueError(f"no command is run, got {text!r:.80}. Run it and name the file.")
     return text
@@ -593,6 +772,10 @@ def _seconds(
     return None
 
 
+def _finder(path: Path, wanted: Wanted) -> _Finder | _RemoteFinder:
+    return _RemoteFinder(wanted.address) if wanted.address else _Finder(path)
+
+
 class _Finder:
     """Finds the files of a list, first where the one before was."""
 
@@ -601,25 +784,78 @@ class _Finder:
         above = manifest.parent.absolute().parents
         self._bases = [self._folder / folder for folder in _FOLDERS] + list(above)
         self._last = (self._folder, "")
+        self._prefix = (
+            "" if str(self._folder) == "." else f"{str(self._folder).rstrip(os.sep)}{os.sep}"
+        )
 
     def find(self, text: str) -> Path:
         """Return the file that a text names, or where it was expected."""
-        suffixes = [""] if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
-        for base, suffix in [self._last, *((b, s) for b in self._bases for s in suffixes)]:
-            path = base / f"{text}{suffix}"
-            if _is_file(path):
-                self._last = (base, suffix)
-                return path
         base, suffix = self._last
-        return base / f"{text}{suffix}"
+        expected = base / f"{text}{suffix}"
+        if _is_file(expected):
+            return expected
+        for base in self._bases:
+            for suffix in _suffixes_of(text):
+                path = base / f"{text}{suffix}"
+                if _is_file(path):
+                    self._last = (base, suffix)
+                    return path
+        return expected
 
     def name_of(self, text: str, found: Path | None) -> str:
         """Return the name of a clip: its path without the suffix, the same on every machine."""
-        if found is not None and found.is_relative_to(self._folder):
-            return _relative_name(found, self._folder)
-        parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
-        kept = parts[-2:] if Path(text).is_absolute() else parts
-        return _name(str(PurePosixPath(*kept).with_suffix("")))
+        # pathlib would take as long as all else that is done for a row.
+        if found is not None and (shown := str(found)).startswith(self._prefix):
+            return _without_suffix(shown[len(self._prefix) :].replace(os.sep, "/"))
+        return _name_of(text)
+
+
+def _name_of(text: str) -> str:
+    parts = [part for part in PurePosixPath(text).parts if part not in ("/", ".", "..")]
+    kept = parts[-2:] if Path(text).is_absolute() else parts
+    return _name(str(PurePosixPath(*kept).with_suffix(""))) if kept else ""
+
+
+def _suffixes_of(text: str) -> tuple[str, ...]:
+    """Return what may follow a name in a list: nothing, where it has the suffix of audio."""
+    return ("",) if Path(text).suffix.lower() in AUDIO_SUFFIXES else _GUESSED_SUFFIXES
+
+
+class _RemoteFinder:
+    """Says where the audio of a list lies that was fetched: beside it.
+
+    Only the first clips are looked for: a look at each would take longer than to fetch it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._folder = address.rpartition("/")[0]
+        self._found: tuple[str, str] | None = None
+
+    def find(self, text: str) -> str:
+        """Return the address of what a text names.
+
+        Raises:
+            ValueError: It names a file of some machine.
+            OSError: Nothing there can be reached.
+        """
+        if text.startswith("/"):
+            raise ValueError(
+                f"a list at an address names what lies beside it, got {text!r:.80}. Write paths "
+                "relative to the list, or addresses."
+            )
+        suffixes = _suffixes_of(text)
+        if self._found is None or (self._found[1] == "") != (suffixes == ("",)):
+            places = [(folder, suffix) for folder in _FOLDERS for suffix in suffixes]
+            there = (each for each in places if address_exists(self._address(text, *each)))
+            self._found = next(there, None)
+        return self._address(text, *(self._found or ("", "")))
+
+    def name_of(self, text: str, _: Path | None) -> str:
+        """Return the name of a clip: its path without the suffix."""
+        return _name_of(text)
+
+    def _address(self, text: str, folder: str, suffix: str) -> str:
+        return "/".join(part for part in (self._folder, folder, f"{text}{suffix}") if part)
 
 
 def _is_file(path: Path) -> bool:
@@ -630,9 +866,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _relative_name(path: Path, folder: Path) -> str:
-    relative = path.relative_to(folder)
-    audio = relative.suffix.lower() in AUDIO_SUFFIXES
-    return _name((relative.with_suffix("") if audio else relative).as_posix())
+    return _without_suffix(path.relative_to(folder).as_posix())
+
+
+def _without_suffix(path: str) -> str:
+    """Return the name of a clip, of its relative path."""
+    stem, suffix = os.path.splitext(path)
+    return _name(stem if suffix.lower() in AUDIO_SUFFIXES else path)
 
 
 def _name(text: str) -> str:
@@ -640,6 +880,8 @@ def _name(text: str) -> str:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "_" for character in text)
 
 
@@ -647,8 +889,10 @@ def _text(value: object) -> str:
     return str(value).strip() if isinstance(value, (str, int)) else ""
 
 
-def _row_error(path: Path, place: str, told: str) -> ManifestError:
-    return ManifestError(f"{one_line(path)}, {place}: {told}")
+def _row_error(path: Path, place: str, told: str, lines: tuple[int, int] = (0, 0)) -> ManifestError:
+    error = ManifestError(f"{one_line(path)}, {place}: {told}")
+    error.lines = lines
+    return error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ _SHORTEST_WINDOW = 4
 
 # Magnitudes are clipped to this before the logarithm. It is -80 dB of a full-scale sine in the
 # shortest window (peak magnitude 64), so that rounding in silence is not taken for spectrum.
-_STFT_MAGNITUDE_FLOOR = 6.4e-3
+STFT_MAGNITUDE_FLOOR = 6.4e-3
 
 # A log-mel within this of the floor is at it: float32 resolves 2e-6 at -16.
 FLOOR_TOLERANCE = 1e-4
@@ -402,8 +402,8 @@ def stft_sums(reference: Tensor, estimate: Tensor, window_length: int) -> Tensor
         for waveform in (reference, estimate)
     )
     log_gap = (
-        magnitude.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
-        - other.clamp(min=_STFT_MAGNITUDE_FLOOR).log()
+        magnitude.clamp(min=STFT_MAGNITUDE_FLOOR).log()
+        - other.clamp(min=STFT_MAGNITUDE_FLOOR).log()
     )
     count = torch.full((), magnitude.numel(), dtype=torch.float64, device=reference.device)
     gap = (magnitude - other).square().sum()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.browser import FLAGS, absent
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -32,3 +37,28 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*command, "--target", str(folder), str(wheel)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser that notes each request."""
+    found = shutil.which("chromium"), shutil.which("chromedriver")
+    try:
+        import pypdf  # noqa: F401 - reads what was printed
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        absent("selenium or pypdf is not installed (pip install -e '.[browser]')")
+    if None in found:
+        absent(
+            "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(found[0])
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(found[1])))
+    driver.set_script_timeout(30)
+    yield driver
+    driver.quit()

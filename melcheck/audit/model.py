@@ -9,10 +9,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from melcheck.manifests import ManifestItem
-from melcheck.sanity import ThresholdRule
+
+if TYPE_CHECKING:  # it imports torch, which who waits for workers does not need
+    from melcheck.sanity import ThresholdRule
 
 SCHEMA_VERSION = 1
 """Of the table. It rises when a column is renamed, removed, or means something else."""
@@ -168,16 +170,22 @@ METRICS = (
 
 
 class RowMaker(Protocol):
-    """Makes the rows of clips. It knows no engine, keeps no state but its vocoder, and never raises
-    for a clip: one that cannot be used has a row that says why."""
+    """Makes the rows of clips.
+
+    It knows no engine, keeps no state but its vocoder, and never raises for a clip: one that cannot
+    be used has a row that says why.
+    """
 
     def __call__(self, items: Sequence[AuditItem]) -> list[Row]:
         """Return one row for each item, in order."""
 
 
 class Engine(Protocol):
-    """Runs a row maker over the blocks of a source. A lost worker's clips get a row with the
-    reason; the blocks come back as they finish, in any order."""
+    """Runs a row maker over the blocks of a source.
+
+    A lost worker's clips get a row with the reason; the rows come back as they are made, in any
+    order.
+    """
 
     def __call__(
         self, blocks: Iterable[Sequence[AuditItem]], settings: AuditSettings, *, workers: int

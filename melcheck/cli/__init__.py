@@ -8,6 +8,7 @@
     check_text   its answer
     check_cache  what its answer has of stored mels
     quick        its answer for `--quick`
+    audit        `melcheck audit`: a corpus
     compare      `melcheck compare`: two mels
     compare_folders   two folders of mels
     diagnose     `melcheck diagnose`: the recipe of a mel

@@ -25,23 +25,37 @@ from typing import Any
 
 from melcheck._version import __version__
 from melcheck.cli.output import Answer, MissingError, Terminal, end_stdout, stdout_to_stderr
-from melcheck.columnar import PackageNeededError
-from melcheck.environment import UnfitEnvironmentError, missing_package, require_torch
+from melcheck.environment import (
+    PackageNeededError,
+    UnfitEnvironmentError,
+    missing_package,
+    require_torch,
+)
 from melcheck.files import error_text, failed_allocation, os_reason, plain_text
 from melcheck.vocoders.weights import VocoderError, VocoderUnavailable
 
-COMMANDS = ("check", "compare", "diagnose", "handshake", "stages", "bench", "info", "fetch")
+COMMANDS = (
+    "check",
+    "audit",
+    "compare",
+    "diagnose",
+    "handshake",
+    "stages",
+    "bench",
+    "info",
+    "fetch",
+)
 _WITHOUT_TORCH = ("info", "fetch")
 
 HELP = """\
 melcheck: will the mel that you train on survive the vocoder?
 
   melcheck check data/samples         audio -> mel -> audio -> mel: a verdict
+  melcheck audit train.csv --output DIR   a corpus: which clips fail, how sure?
   melcheck handshake mytts.audio:mel  is your front end's mel the vocoder's?
   melcheck handshake --loader mytts.data:load    and your loader, saver, ...?
   melcheck stages official mytts:decode --audio a.wav   where do they differ?
   melcheck diagnose --audio a.wav --mel a.npy    which recipe made this mel?
-  melcheck diagnose --mel a.npy                  what does the array show?
   melcheck compare a.npy b.npy --plot d.png      two mels: metrics, map
   melcheck bench                      how fast is it, and how near the limit?
   melcheck fetch                      official weights (54 MB) into the cache

@@ -102,19 +102,9 @@ class Terminal:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         """Return rows as a table at most `width` columns wide; long text is folded."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        from melcheck.report.text_table import text_table
 
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for name in header:
-            table.add_column(Text(plain_text(name)), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(plain_text(cell)) for cell in row))
-        output = io.StringIO()
-        Console(file=output, width=self.width, color_system=None).print(table)
-        return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
+        return "\n".join(text_table(header, rows, width=self.width))
 
     def _broken(self, line: str) -> list[str]:
         # Colour takes no columns, and a command that is to be copied stays whole.

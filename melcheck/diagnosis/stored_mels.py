@@ -68,7 +68,7 @@ def match_mels(files: Sequence[Path], clips: Iterable[Clip]) -> Matches:
     nearness: dict[Path, int] = {}
     for file in files:
         candidates: list[Clip] = []
-        for stem in _stems(file):
+        for stem in stems_of(file):
             candidates = by_stem.get(stem, [])
             if candidates:
                 break
@@ -152,7 +152,7 @@ def _normal(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _stems(file: Path) -> list[str]:
+def stems_of(file: Path) -> list[str]:
     """Return the stems of audio that a file may belong to, the most literal first."""
     stem = file.stem
     stems = [stem]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from melcheck.columnar import PackageNeededError
 from melcheck.environment import (
+    PackageNeededError,
     UnfitEnvironmentError,
     missing_package,
     require_torch,

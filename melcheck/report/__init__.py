@@ -3,6 +3,7 @@
 model        the data of a report: cases, metrics, gates, provenance
 build        makes that data from round trips
 table        the table in the terminal
+text_table   a plain table of texts
 text         sentences, and positions of ticks, shared by HTML and Markdown
 html         the page, from `melcheck/templates`
 markdown     the summary of a CI job

@@ -78,13 +78,13 @@ def _clip_view(
             f"{_channels(audio.channels)} · {part} checked · sha256 {audio.sha256[:12]}…"
         )
     devices = {case.device for case in cases}
-    players = [] if media.original is None else [_player("Original", media.original)]
+    players = [] if media.original is None else [player_view("Original", media.original)]
     for case in cases:
         if case.key in media.cases:
             kind = "For comparison" if case.outcome == "baseline" else "Reconstruction"
             place = f" on {case.device}" if len(devices) > 1 else ""
             player = media.cases[case.key].reconstructed_audio
-            players.append(_player(f"{kind}: {case.vocoder}{place}", player))
+            players.append(player_view(f"{kind}: {case.vocoder}{place}", player))
     return {
         "name": name,
         "glance": _glance(best),
@@ -108,7 +108,8 @@ def _channels(count: int) -> str:
     return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
 
 
-def _player(label: str, player: Player) -> dict[str, str]:
+def player_view(label: str, player: Player) -> dict[str, str]:
+    """Return a player as the templates show it."""
     notes = []
     if player.gain != 1:
         notes.append(f"beyond full scale: made quieter by a factor of {1 / player.gain:.3g}")
@@ -136,7 +137,7 @@ def _panel(case: CaseResult, report: RunReport, media: CaseMedia | None) -> dict
         ],
         "change": "" if repeated else change_text(case),
         "change_kind": "" if case.change is None else case.change.status,
-        "picture": None if media is None or recipe is None else _picture(case, media, recipe),
+        "picture": None if media is None or recipe is None else picture_view(case, media, recipe),
     }
 
 
@@ -171,7 +172,8 @@ def _fields(data: Any) -> dict[str, Any]:
     return {name: getattr(data, name) for name in data.__slots__}
 
 
-def _picture(case: CaseResult, media: CaseMedia, recipe: RecipeSource) -> dict[str, Any]:
+def picture_view(case: CaseResult, media: CaseMedia, recipe: RecipeSource) -> dict[str, Any]:
+    """Return the maps of a case as the macro `picture` shows them."""
     low, high, limit = media.mel_low, media.mel_high, DIFFERENCE_LIMIT
     band_top, frame_top = _top(case.band_mae), _top(case.frame_mae)
     return _fields(media) | {
@@ -258,21 +260,13 @@ def report_html(
     ]
     opened = urgent if len(clips) <= _SMALL_RUN else opened
     comparison, comparison_lists = comparison_text(report)
-    style, script = _asset("report.css"), _asset("report.js")
     rows = judged_rows(report)
     present = {case.outcome for case, _ in rows}
     devices = {case.device for case, _ in rows}
     state = STATES["passed" if report.verdict == "passed" else "failed"]
-    return _template().render(
+    return page_template("report.html.j2").render(
         report=report,
-        style=Markup(style),  # ours, and hashed in the policy
-        script=Markup(script),
-        style_hash=_policy_hash(style),
-        script_hash=_policy_hash(script),
-        gradients=(
-            ("mel-scale", colour_stops(MEL_COLOURS)),
-            ("difference-scale", colour_stops(DIFFERENCE_COLOURS)),
-        ),
+        **page_assets(["report.css"], ["report.js", "clips.js"]),
         verdict={
             "kind": "nothing" if report.verdict == "nothing measured" else report.verdict,
             "glyph": "?" if report.verdict == "nothing measured" else state.glyph,
@@ -318,21 +312,43 @@ def report_html(
     )
 
 
-@functools.cache
-def _asset(name: str) -> str:
-    return (resources.files("melcheck") / "templates" / name).read_text(encoding="utf-8")
+def page_assets(styles: Sequence[str], scripts: Sequence[str]) -> dict[str, object]:
+    """Return what every page has: style and script with their hashes for the policy, colour scales.
+
+    Args:
+        styles: Files of `melcheck/templates`, put together in this order.
+        scripts: The same of the script.
+    """
+    style, script = ("".join(map(_asset, names)) for names in (styles, scripts))
+    return {
+        "style": Markup(style),  # ours, and hashed in the policy
+        "script": Markup(script),
+        "style_hash": _policy_hash(style),
+        "script_hash": _policy_hash(script),
+        "gradients": (
+            ("mel-scale", colour_stops(MEL_COLOURS)),
+            ("difference-scale", colour_stops(DIFFERENCE_COLOURS)),
+        ),
+    }
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def page_template(name: str) -> jinja2.Template:
+    """Return a template of `melcheck/templates`; all that it shows is escaped."""
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
     )
-    return environment.from_string(_asset("report.html.j2"))
+    return environment.get_template(name)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (resources.files("melcheck") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _shown(value: object) -> object:

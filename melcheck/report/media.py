@@ -177,8 +177,10 @@ def case_media(trip: RoundTrip) -> CaseMedia:
         difference=_png(difference, -limit, limit, DIFFERENCE_COLOURS),
         mel_low=low,
         mel_high=high,
-        original_audio=_flac(trip.waveform[0, : trip.valid_samples[0]], rate),
-        reconstructed_audio=_flac(trip.reconstructed_waveform[0, : trip.valid_samples[0]], rate),
+        original_audio=flac_player(trip.waveform[0, : trip.valid_samples[0]], rate),
+        reconstructed_audio=flac_player(
+            trip.reconstructed_waveform[0, : trip.valid_samples[0]], rate
+        ),
     )
 
 
@@ -234,7 +236,8 @@ def _rgb(colour: NDArray[np.float64]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _flac(waveform: Tensor, rate: int) -> Player:
+def flac_player(waveform: Tensor, rate: int) -> Player:
+    """Return a player of a waveform, `[samples]`, at a rate in Hz."""
     finite = bool(torch.isfinite(waveform).all())
     samples = torch.nan_to_num(waveform.detach().float().cpu(), nan=0.0, posinf=0.0, neginf=0.0)
     # Samples in integer units would be played as noise at full volume.

@@ -10,7 +10,9 @@ PACKAGE = Path(__file__).parents[2] / "melcheck"
 # From the ground up. Entries of one line do not import each other, but what stands in one package
 # may. `docs/architecture.md` draws the same picture.
 FLOORS = """
-_version environment files config recipes process_state probe_clips columnar
+_version environment files config recipes process_state probe_clips
+remote
+columnar
 metrics manifests
 audio_notes clips clip_condition profiles sanity tensor_files user_code
 accepted audio mel_files plots

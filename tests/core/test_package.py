@@ -26,7 +26,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert "melcheck/data/embedded/model.safetensors" in names
     assert "melcheck/py.typed" in names
     assert "melcheck/data/report.schema.json" in names
-    for name in ("report.html.j2", "report.css", "report.js"):
+    templates = [path.name for path in (REPOSITORY / "melcheck" / "templates").iterdir()]
+    assert "audit.html.j2" in templates
+    for name in templates:
         assert f"melcheck/templates/{name}" in names
 
 

@@ -88,6 +88,7 @@ def test_an_example_prints_what_is_shown(block: str, capsys: Captured) -> None:
 
 ARGUMENTS = {
     "check": ["fixtures/audio/kokoro-short.flac", "--vocoder", "griffin-lim", "--no-artifacts"],
+    "audit": ["clips", "--output", "audited", "--vocoder", "none", "--workers", "1"],
     "compare": ["a.npy", "b.npy"],
     "diagnose": ["--audio", "fixtures/audio/kokoro-kumo-en.wav", "--mel", "a.npy"],
     "handshake": ["mytts:mel"],

@@ -1,9 +1,4 @@
-"""A report's page in a real browser: it renders, sorts, filters, plays, prints, and stays offline.
-
-They need Chromium and its driver (Debian: `apt-get install chromium chromium-driver`) and selenium.
-Where these are absent the tests are skipped; MELCHECK_REQUIRE_BROWSER=1 in the environment makes
-that a failure.
-"""
+"""A report's page in a real browser: it renders, sorts, filters, plays, prints, stays offline."""
 
 from __future__ import annotations
 
@@ -11,33 +6,19 @@ import base64
 import dataclasses
 import io
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from melcheck.report.html import report_html
+from tests.browser import prefer, screen
 from tests.report import report_samples
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
-REQUIRED = os.environ.get("MELCHECK_REQUIRE_BROWSER") == "1"
 PHONE_WIDTH = 390
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,52 +30,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser that notes each request."""
-    found = shutil.which("chromium"), shutil.which("chromedriver")
-    try:
-        import pypdf  # noqa: F401 - reads what was printed
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        _absent("selenium or pypdf is not installed (pip install -e '.[browser]')")
-    if None in found:
-        _absent(
-            "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(found[0])
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(found[1])))
-    driver.set_script_timeout(30)
-    yield driver
-    driver.quit()
-
-
-def _absent(reason: str) -> None:
-    if REQUIRED:
-        pytest.fail(f"a browser is required and missing: {reason}", pytrace=False)
-    pytest.skip(f"no browser: {reason}")
-
-
 @pytest.fixture
 def browser(chromium: Any, page: Path) -> Any:
     """The browser on a freshly loaded page, on a wide and light screen."""
-    _screen(chromium, width=1280)
+    screen(chromium, width=1280)
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     for kind in ("browser", "performance"):
         chromium.get_log(kind)  # of the test before
     chromium.get("about:blank")
     chromium.get(page.as_uri())
     return chromium
-
-
-def _screen(driver: Any, *, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def _column(driver: Any, name: str) -> list[str]:
@@ -288,14 +233,9 @@ def _luminance(driver: Any, selector: str, style: str) -> float:
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 
-def _prefer(driver: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
 @SCHEMES
 def test_the_ground_follows_the_reader_s_scheme(browser: Any, scheme: str) -> None:
-    _prefer(browser, scheme)
+    prefer(browser, scheme)
     ground = _luminance(browser, "body", "backgroundColor")
     assert ground < 0.05 if scheme == "dark" else ground > 0.8
 
@@ -303,7 +243,7 @@ def test_the_ground_follows_the_reader_s_scheme(browser: Any, scheme: str) -> No
 @SCHEMES
 @pytest.mark.parametrize("state", ["passed", "failed", "known-miss", "measured", "skipped"])
 def test_states_have_enough_contrast(browser: Any, scheme: str, state: str) -> None:
-    _prefer(browser, scheme)
+    prefer(browser, scheme)
     selector = f"#cases td .state.{state}"
     tones = [_luminance(browser, selector, style) for style in ("color", "backgroundColor")]
     ratio = (max(tones) + 0.05) / (min(tones) + 0.05)
@@ -312,7 +252,7 @@ def test_states_have_enough_contrast(browser: Any, scheme: str, state: str) -> N
 
 @pytest.mark.parametrize("width", [PHONE_WIDTH, 768, 1280])
 def test_no_width_needs_scrolling_sideways(browser: Any, width: int) -> None:
-    _screen(browser, width=width)
+    screen(browser, width=width)
     browser.execute_script(
         "document.querySelectorAll('details').forEach((each) => each.open = true)"
     )
@@ -320,7 +260,7 @@ def test_no_width_needs_scrolling_sideways(browser: Any, width: int) -> None:
 
 
 def test_a_phone_shows_the_gates_columns_without_scrolling_the_table(browser: Any) -> None:
-    _screen(browser, width=PHONE_WIDTH)
+    screen(browser, width=PHONE_WIDTH)
     script = """
         const box = document.querySelector('#cases .scroll');
         return [box.scrollWidth - box.clientWidth,

@@ -1,0 +1,269 @@
+"""Time an audit beside a plain loop of the same calls, in turns.
+
+    python -m benchmarks.audit
+
+The plain loop does for each clip what a row needs, as one would write it: hash the file, measure
+the audio's faults, `load_audio`, `MelPipeline.round_trip`, its metrics and its distance, `judge`.
+Both take the same clips in turns, the order drawn anew, on one thread of torch; what is compared is
+their processor time, which other processes on the machine do not lengthen as they do wall time. The
+ratio is the interquartile mean over the rounds, with its 99 % interval.
+
+Two processes against one: the processor time of a clip with one worker over that with two, times
+two, which is the gain where two cores are free. It includes what they cost each other (memory,
+cache), and not a wait for what this process hands out, whose own time per clip is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from melcheck.audio import decode_audio, load_audio
+from melcheck.audit.audio_faults import measure
+from melcheck.audit.local import run_local
+from melcheck.audit.model import AuditItem, AuditSettings
+from melcheck.audit.rows import ClipRows
+from melcheck.benchmark.cases import bench_vocoder
+from melcheck.benchmark.paired_timing import MIN_PAIRS, no_garbage_collection, ratio_interval
+from melcheck.cli.output import Terminal
+from melcheck.config import MelCheckConfig
+from melcheck.files import sha256_file
+from melcheck.manifests import ManifestItem
+from melcheck.pipeline import MelPipeline
+from melcheck.sanity import judge, threshold_rule
+from melcheck.vocoders.base import Vocoder
+from melcheck.vocoders.load import load_vocoder
+
+SECONDS = 3.0
+SPEECH = ("austen-0870.flac", "kokoro-alpha-ja.flac", "kokoro-blend-en.flac", "kokoro-kumo-en.wav")
+AUDIO = Path(__file__).parents[1] / "fixtures" / "audio"
+# Random weights fail every clip, and what fails is computed again and explained.
+LENIENT = (threshold_rule("mae=1000, snr_db=-1000, pearson=-1, reference_floor_share=1"),)
+
+Ratio = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        name: What is compared.
+        ratio: How many times; with its interval, or NaN where there is none.
+        must: What it must be.
+        aim: What it is to be.
+        note: What the ratio is of.
+    """
+
+    name: str
+    ratio: Ratio
+    must: str
+    aim: str
+    note: str
+
+    def row(self) -> tuple[str, ...]:
+        """Return the row as text."""
+        middle, low, high = self.ratio
+        spread = "" if low != low else f"{low:.3g} to {high:.3g}"
+        return (self.name, f"{middle:.3g}", spread, self.must, self.aim, self.note)
+
+
+def clips(folder: Path, count: int) -> list[AuditItem]:
+    """Write clips of 3 s of speech as WAV of 16 bits, at the rates of their sources."""
+    items = []
+    for number in range(count):
+        samples, rate = soundfile.read(AUDIO / SPEECH[number % len(SPEECH)], dtype="float32")
+        path = folder / f"{number:04}.wav"
+        moved = np.roll(samples, 97 * number)
+        soundfile.write(path, np.resize(moved, round(SECONDS * rate)), rate)
+        items.append(AuditItem(number, ManifestItem(path.stem, path)))
+    return items
+
+
+def plain_loop(vocoder: Vocoder, items: Sequence[AuditItem]) -> list[bool]:
+    """Do what rows need, clip by clip, by the calls that a user would write; return verdicts."""
+    pipeline = MelPipeline(vocoder=vocoder)
+    verdicts = []
+    for item in items:
+        path = item.item.path
+        sha256_file(path)
+        config = MelCheckConfig(path, target_duration=None)
+        decoded = decode_audio(config)
+        measure([decoded.samples], decoded.sample_rate).found()
+        trip = pipeline.round_trip(load_audio(config).waveform)
+        metrics = trip.metrics()[0]
+        trip.waveform_distance()
+        verdicts.append(judge(metrics, notes=trip.notes).passed)
+    return verdicts
+
+
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Return the processor time of this thread in a call."""
+    begin = time.thread_time()
+    call()
+    return time.thread_time() - begin
+
+
+def in_turns(
+    one: Callable[[AuditItem], object],
+    other: Callable[[AuditItem], object],
+    items: Sequence[AuditItem],
+    rounds: int,
+) -> tuple[Ratio, float, float]:
+    """Return how many times as long `one` takes as `other`, and the median seconds of both."""
+    order = random.Random(0)
+    ratios, times = [], ([], [])  # type: tuple[list[float], tuple[list[float], list[float]]]
+    one(items[0]), other(items[0])
+    with no_garbage_collection():
+        for _ in range(rounds):
+            spent = [0.0, 0.0]
+            for item in items:
+                calls = [(0, one), (1, other)]
+                order.shuffle(calls)
+                for place, call in calls:
+                    seconds = processor_seconds(lambda call=call, item=item: call(item))  # type: ignore[misc]
+                    spent[place] += seconds
+                    times[place].append(seconds)
+            ratios.append(spent[0] / spent[1])
+    return ratio_interval(ratios, confidence=0.99), *map(statistics.median, times)  # type: ignore[return-value]
+
+
+def against_plain(name: str, vocoder: Vocoder, items: Sequence[AuditItem], rounds: int) -> Figure:
+    """Compare rows with the plain loop."""
+    lenient = vocoder.info.weights_sha256 is None
+    settings = AuditSettings(rules=LENIENT if lenient else ())
+    maker = ClipRows(settings, vocoder=vocoder)
+    ratio, plain, rows = in_turns(
+        lambda item: plain_loop(vocoder, [item]), lambda item: maker([item]), items, rounds
+    )
+    note = f"{1000 * plain:.1f} ms a clip, rows {1000 * rows:.1f} ms"
+    if not lenient:
+        same = plain_loop(vocoder, items) == [row.outcome == "passed" for row in maker(items)]
+        note += ", same verdicts" if same else ", OTHER VERDICTS"
+    return Figure(name, ratio, "1.5", "3" if not lenient else "2.5", note)
+
+
+def audio_alone(vocoder: Vocoder, items: Sequence[AuditItem], rounds: int) -> Figure:
+    """Compare an audit without a vocoder with the full one."""
+    full = ClipRows(AuditSettings(), vocoder=vocoder)
+    alone = ClipRows(AuditSettings(vocoder=None))
+    ratio, one, other = in_turns(
+        lambda item: full([item]), lambda item: alone([item]), items, rounds
+    )
+    note = f"{1000 * one:.1f} ms a clip, without {1000 * other:.2f} ms"
+    return Figure("without a vocoder, against the full audit", ratio, "10", "30", note)
+
+
+def second_run(vocoder: Vocoder, items: Sequence[AuditItem]) -> Figure:
+    """Compare a run after one clip in a hundred has changed with the first run."""
+    maker = ClipRows(AuditSettings(), vocoder=vocoder)
+    items = items[:100]
+    keys: dict[int, str] = {}
+
+    def first() -> None:
+        keys.update((row.index, row.key) for row in maker(items))
+
+    once = processor_seconds(first)
+    changed = set(range(0, len(items), 100))
+    for index in changed:
+        path = items[index].item.path
+        samples, rate = soundfile.read(path, dtype="float32")
+        soundfile.write(path, 0.9 * samples, rate)
+    known = [dataclasses.replace(item, known_key=keys[item.index]) for item in items]
+    # As a new process would: nothing is remembered of the files.
+    maker = ClipRows(AuditSettings(), vocoder=vocoder)
+    outcomes: list[str] = []
+    again = processor_seconds(lambda: outcomes.extend(row.outcome for row in maker(known)))
+    computed = len(outcomes) - outcomes.count("known")
+    note = f"{once:.2f} s, then {again:.3f} s; {computed} of {len(items)} computed"
+    nan = float("nan")
+    return Figure("second run, 1 % changed, share", (again / once, nan, nan), "0.05", "0.02", note)
+
+
+def children_seconds() -> float:
+    """Return the processor time of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def two_processes(items: Sequence[AuditItem], rounds: int) -> Figure:
+    """Compare the processor time of a clip with one worker and with two."""
+    settings = AuditSettings()
+    walls: dict[int, list[float]] = {1: [], 2: []}
+    handed: list[float] = []
+
+    def spent(workers: int, count: int) -> float:
+        # As many blocks as workers, so that start-up is the same.
+        share = count // workers
+        blocks = [items[place * share : (place + 1) * share] for place in range(workers)]
+        begin, wall, own = children_seconds(), time.perf_counter(), time.thread_time()
+        rows = sum(len(some) for some in run_local(blocks, settings, workers=workers))
+        if count > workers:
+            walls[workers].append(time.perf_counter() - wall)
+            handed.append((time.thread_time() - own) / rows)
+        return children_seconds() - begin
+
+    ratios = []
+    for _ in range(rounds):
+        each = {
+            workers: (spent(workers, len(items)) - spent(workers, workers)) / (len(items) - workers)
+            for workers in (1, 2)
+        }
+        ratios.append(2 * each[1] / each[2])
+    middle = statistics.median(ratios)
+    wall = statistics.median(walls[1]) / statistics.median(walls[2])
+    note = (
+        f"wall time with start-up {wall:.2f}; here {1000 * statistics.median(handed):.2f} ms a clip"
+    )
+    return Figure(
+        "two processes, against one", (middle, min(ratios), max(ratios)), "1.8", "1.95", note
+    )
+
+
+def figures(items: Sequence[AuditItem], rounds: int) -> Iterator[Figure]:
+    """Yield the rows of the table."""
+    embedded, official = load_vocoder("embedded"), bench_vocoder("random-official", "cpu")
+    some = items[: len(SPEECH)]
+    yield against_plain("embedded vocoder, against a plain loop", embedded, some, rounds)
+    yield against_plain("official configuration, against a plain loop", official, some, rounds)
+    yield audio_alone(embedded, some, rounds)
+    yield second_run(embedded, items)
+    yield two_processes(items[:32], 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each pair (12)")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    options = parser.parse_args(arguments)
+    if options.rounds < MIN_PAIRS:
+        parser.error(f"--rounds must be at least {MIN_PAIRS}, got {options.rounds}.")
+    torch.set_num_threads(1)
+    terminal = Terminal()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for figure in figures(clips(Path(folder), 100), options.rounds):
+            found.append(figure)
+            terminal.note(f"{figure.name}: {figure.ratio[0]:.3g}")
+    header = ("audit, processor time", "times", "99 % interval", "must", "aim", "of")
+    terminal.print(terminal.table(header, [figure.row() for figure in found]))
+    if options.json is not None:
+        content = [dataclasses.asdict(figure) for figure in found]
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
