@@ -169,7 +169,8 @@ METRICS = (
 
 class RowMaker(Protocol):
     """Makes the rows of clips. It knows no engine, keeps no state but its vocoder, and never raises
-    for a clip: one that cannot be used has a row that says why."""
+    for a clip: one that cannot be used has a row that says why.
+    """
 
     def __call__(self, items: Sequence[AuditItem]) -> list[Row]:
         """Return one row for each item, in order."""
@@ -177,7 +178,8 @@ class RowMaker(Protocol):
 
 class Engine(Protocol):
     """Runs a row maker over the blocks of a source. A lost worker's clips get a row with the
-    reason; the blocks come back as they finish, in any order."""
+    reason; the blocks come back as they finish, in any order.
+    """
 
     def __call__(
         self, blocks: Iterable[Sequence[AuditItem]], settings: AuditSettings, *, workers: int

@@ -194,7 +194,8 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
             return None
         value = math.exp(expected.to_nats(lowest))
         atom = prepare(given).floor is not None
-        how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
+        how = f"{_floor_mode(reference, given, value, expected)} {value:.3g}"
+        how = how if atom else f"no floor, or one below {value:.3g}"
         text = f"{how}, {expected.floor:g} expected"
         causes.append(Finding("floor", text, benign=True).explained(expected))
     storage = storage_of(given)
@@ -202,6 +203,15 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if causes or storage:
         return _plain("benign", tuple(causes), reference, given, notes)
     return _plain("identical", (), reference, given)
+
+
+def _floor_mode(reference: Tensor, given: Tensor, floor: float, expected: MelRecipe) -> str:
+    """Return whether a floor was clipped at or added, by the cells that have some of both."""
+    between = reference > expected.log_floor
+    heard, found = (expected.in_nats(mel[between]).exp() for mel in (reference, given))
+    added, clipped = heard + floor, heard.clamp(min=floor)
+    left = [float((found / each).log().abs().sum()) for each in (added, clipped)]
+    return "added" if left[0] < left[1] else "clipped at"
 
 
 def _plain(
