@@ -184,8 +184,8 @@ def _miscounted(path: Path, head: bytes) -> tuple[str, ...]:
     if held == promised:
         return ()
     return (
-        f"its header promises {promised:,} bytes of samples, it holds {held:,}: what wrote the file "
-        "counts its samples wrong",
+        f"its header promises {promised:,} bytes of samples, it holds {held:,}: what wrote the "
+        "file counts its samples wrong",
     )
 
 

@@ -122,11 +122,9 @@ class RoundTrip:
                 f"the file has {rate:,} Hz, so nothing above {rate / 2:,.0f} Hz; the mel reaches "
                 f"{reach:,.0f} Hz"
             )
-        elif (
-            highest := narrow_hz(self.recipe.in_nats(self.mel[0]).cpu(), self.recipe)
-        ) is not None:
+        elif limit := narrow_hz(self.recipe.in_nats(self.mel[0]).cpu(), self.recipe):
             notes.append(
-                f"nothing above {highest:,.0f} Hz is heard in it, as after resampling from a lower "
+                f"nothing above {limit:,.0f} Hz is heard in it, as after resampling from a lower "
                 f"rate; the mel reaches {reach:,.0f} Hz"
             )
         silent = silent_start_seconds(self.waveform[0], self.recipe.sample_rate)

@@ -511,7 +511,9 @@ def _verified(vocoder: VocoderInfo) -> bool:
 def _whose(error: float, baseline_mae: float | None, vocoder: VocoderInfo) -> Explanation:
     if baseline_mae is not None and baseline_mae > error:
         return explanation(
-            "clip", f"Griffin-Lim does no better: {baseline_mae:.2f} nats against {error:.2f}"
+            "clip",
+            f"the vocoder errs by {error:.2f} nats, Griffin-Lim, which has no training, by "
+            f"{baseline_mae:.2f}: the mel of this clip is hard to decode",
         )
     baseline = (
         "" if baseline_mae is None else f"Griffin-Lim reaches {baseline_mae:.2f} nats on it; "

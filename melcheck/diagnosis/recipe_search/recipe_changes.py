@@ -195,12 +195,14 @@ class FilterEdges:
 
     Attributes:
         changes: What each hypothesis changes.
-        places: Beginning, peak and end in bins, `[3, hypotheses, bands]`, float64.
-        bins: The first bin at or beyond each of them, `[3, hypotheses, bands]`.
+        triangles: Which triangles each has, `[hypotheses]`: a norm only changes their height.
+        places: Beginning, peak and end in bins, `[3, triangles, bands]`, float64.
+        bins: The first bin at or beyond each of them, `[3, triangles, bands]`.
         heights: Logarithm of the filters' height, `[hypotheses, bands]`, float64.
     """
 
     changes: tuple[tuple[RecipeChange, ...], ...]
+    triangles: Tensor
     places: Tensor
     bins: Tensor
     heights: Tensor
@@ -208,8 +210,9 @@ class FilterEdges:
     def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> FilterEdges:
         """Return the edges of some of the hypotheses."""
         where = torch.tensor([self.changes.index(each) for each in changes])
+        kept, triangles = self.triangles[where].unique(return_inverse=True)
         return FilterEdges(
-            tuple(changes), self.places[:, where], self.bins[:, where], self.heights[where]
+            tuple(changes), triangles, self.places[:, kept], self.bins[:, kept], self.heights[where]
         )
 
     def log_bands(self, energy: Tensor, power: float) -> Tensor:
@@ -227,15 +230,14 @@ class FilterEdges:
         )
         bands = (one_up - low * zero_up) / (peak - low)
         bands += (high * zero_down - one_down) / (high - peak)
-        logs: Tensor = bands.clamp_(min=_TINY).log_().add_(self.heights.flatten()[:, None])
+        logs = bands.clamp_(min=_TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
+        logs += self.heights[..., None]
         return logs.view(*self.heights.shape, *leading)
 
 
 _TINY = 1e-12
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)
 def filter_edges(
     expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
 ) -> FilterEdges:
@@ -248,21 +250,44 @@ def filter_edges(
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.
     """
+    # Readings of every hop and transform share the filters.
+    alike = MelRecipe(**{name: getattr(expected, name) for name in _OF_FILTERS})
+    return _filter_edges(alike, n_fft, band_step, highest_band, every_range)
+
+
+_OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "filterbank_rate")
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _filter_edges(
+    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
+) -> FilterEdges:
     changes = filter_changes(expected, every_range)
-    recipes = [changed(expected, each) for each in changes]
-    rates = torch.tensor([r.filterbank_rate or r.sample_rate for r in recipes]).double()
-    slaney = torch.tensor([r.norm == "slaney" for r in recipes])
-    edges = torch.empty(len(recipes), expected.n_mels + 2, dtype=torch.float64)
+    own = {name: getattr(expected, name) for name in _OF_FILTERS}
+    numbers = [own | {name: v for each in made for name, v in each.numbers} for made in changes]
+    slaney = torch.tensor([each["norm"] == "slaney" for each in numbers])
+    shapes = [
+        (each["mel_scale"], each["filterbank_rate"] or each["sample_rate"])
+        + (each["f_min"], each["f_max"])
+        for each in numbers
+    ]
+    distinct = list(dict.fromkeys(shapes))
+    number = {shape: index for index, shape in enumerate(distinct)}
+    triangles = torch.tensor([number[shape] for shape in shapes])
+    rates = torch.tensor([rate for _, rate, _, _ in distinct]).double()
+    edges = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
     for scale in ("htk", "slaney"):
-        chosen = torch.tensor([r.mel_scale == scale for r in recipes])
-        limits = [(r.f_min, r.f_max) for r in recipes if r.mel_scale == scale]
+        chosen = torch.tensor([shape[0] == scale for shape in distinct])
+        limits = [shape[2:] for shape in distinct if shape[0] == scale]
         edges[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
     kept = torch.arange(0, highest_band, band_step)
     hz = torch.stack([edges[:, kept], edges[:, kept + 1], edges[:, kept + 2]])
     places = hz * (n_fft / rates)[:, None]
     bins = places.ceil().long().clamp(max=n_fft // 2 + 1)
-    heights = torch.where(slaney[:, None], (2.0 / (hz[2] - hz[0])).log(), 0.0)
-    return FilterEdges(changes, places, bins, heights)
+    normed = (2.0 / (hz[2] - hz[0])).log()[triangles]
+    heights = torch.where(slaney[:, None], normed, 0.0)
+    return FilterEdges(changes, triangles, places, bins, heights)
 
 
 @functools.lru_cache(maxsize=512)
