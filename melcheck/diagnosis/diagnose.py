@@ -26,6 +26,7 @@ from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding, prof
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
+from melcheck.diagnosis.recipe_search.kaldi import kaldi_fit
 from melcheck.diagnosis.recipe_search.mel_axes import Layout, logarithms, orient
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
@@ -139,6 +140,12 @@ def _of_layout(
         count = prepared.leading + prepared.trailing
         text = f"{count} frames of {prepared.padding_value:g}"
         first.append(Finding("padded-frames", text))
+    kaldi = kaldi_fit(prepared, clip, expected.sample_rate)
+    if kaldi is not None:
+        named = tuple(each.explained(expected) for each in [*first, kaldi.finding])
+        frames = (layout.mel.shape[-1], reference.shape[-1])
+        fit = (kaldi.residual, math.inf, "none", kaldi.slope, kaldi.offset)
+        return Diagnosis("fault", named, Evidence(*fit, *frames, prepared.floor), ())
     best: _Best = None
     for undone, finding in logarithms(prepared):
         look = first_look(undone, clip, expected)

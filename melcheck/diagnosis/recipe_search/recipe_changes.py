@@ -210,7 +210,7 @@ class FilterEdges:
     def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> FilterEdges:
         """Return the edges of some of the hypotheses."""
         where = torch.tensor([self.changes.index(each) for each in changes])
-        kept, triangles = self.triangles[where].unique(return_inverse=True)
+        kept, triangles = torch.unique(self.triangles[where], return_inverse=True)
         return FilterEdges(
             tuple(changes), triangles, self.places[:, kept], self.bins[:, kept], self.heights[where]
         )
@@ -230,7 +230,7 @@ class FilterEdges:
         )
         bands = (one_up - low * zero_up) / (peak - low)
         bands += (high * zero_down - one_down) / (high - peak)
-        logs = bands.clamp_(min=_TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
+        logs: Tensor = bands.clamp_(min=_TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
         logs += self.heights[..., None]
         return logs.view(*self.heights.shape, *leading)
 
@@ -267,11 +267,10 @@ def _filter_edges(
     own = {name: getattr(expected, name) for name in _OF_FILTERS}
     numbers = [own | {name: v for each in made for name, v in each.numbers} for made in changes]
     slaney = torch.tensor([each["norm"] == "slaney" for each in numbers])
-    shapes = [
-        (each["mel_scale"], each["filterbank_rate"] or each["sample_rate"])
-        + (each["f_min"], each["f_max"])
-        for each in numbers
-    ]
+    shapes = []
+    for each in numbers:
+        rate = each["filterbank_rate"] or each["sample_rate"]
+        shapes.append((each["mel_scale"], rate, each["f_min"], each["f_max"]))
     distinct = list(dict.fromkeys(shapes))
     number = {shape: index for index, shape in enumerate(distinct)}
     triangles = torch.tensor([number[shape] for shape in shapes])
