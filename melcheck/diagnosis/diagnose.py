@@ -37,7 +37,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     storage_of,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
+from melcheck.diagnosis.recipe_search.search import AS_NEAR, Look, closer_look, first_look
 from melcheck.diagnosis.recipe_search.unexplained_cells import (
     altered,
     altered_cells,
@@ -64,13 +64,10 @@ _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
 # What leaves more is not explained.
 _EXPLAINED_NATS = 0.1
-# Residuals within this factor of the smallest are as good, where nothing explains the mel.
-_AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
-# Less is the rounding of float32. Values of a short type are next to its numbers, in its steps.
-_NOISE_NATS = 3e-4
+# Values of a short type are next to its numbers, in its steps.
 _FITS_A_TYPE = 0.05
 # What leaves more than this belongs to different audio.
 _DIFFERENT_AUDIO_NATS = 1.0
@@ -333,7 +330,7 @@ def _explained(
     harmless = [finding for finding in rest if finding.benign]
     named += [finding.explained(expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
-        if not harmless and evidence.residual > _NOISE_NATS:
+        if not harmless and evidence.residual > _EXACT_NATS:
             harmless = [_rounded(prepared, evidence.residual)]
         causes = tuple(finding.explained(expected) for finding in harmless)
         return Diagnosis("benign", causes, evidence, _nearest(choice, expected), tuple(notes))
@@ -402,7 +399,7 @@ def _nearest(choice: Choice, expected: MelRecipe) -> tuple[Nearest, ...]:
     """Return the best three that predict different mels; of those as good, the simplest first."""
     found: list[tuple[Fit, Nearest]] = []
     smallest = min(entry.residual for entry in choice.fits)
-    as_good = _AS_GOOD * smallest
+    as_good = AS_NEAR * smallest
     close = min(max(SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
 
     def order(entry: Fit) -> tuple[float, int]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melcheck.diagnosis.recipe_search.spectra import TINY
 from melcheck.recipes import MelRecipe, band_edges_hz, filters
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
@@ -41,7 +42,8 @@ _TRANSFORMS: dict[int, tuple[int, ...]] = {
 }
 _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
 _USUAL_PRE_EMPHASIS = 0.97
-_MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
+MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
+"""What projects add to the energies under the root."""
 _F_MAXIMA_HZ = (
     *(4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0),
     *(16_000.0, 20_000.0, 22_050.0, 24_000.0),
@@ -126,7 +128,7 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
         # It comes with transforms of every length, and hides them.
         emphasis = change("pre-emphasis", pre_emphasis=_USUAL_PRE_EMPHASIS)
         found += [(emphasis, *each) for each in found if each and each[0].code == "n-fft"]
-    for epsilon in (0.0, *_MAGNITUDE_EPSILONS):
+    for epsilon in (0.0, *MAGNITUDE_EPSILONS):
         add("magnitude-eps", magnitude_eps=epsilon)
     return tuple(found)
 
@@ -230,12 +232,9 @@ class FilterEdges:
         )
         bands = (one_up - low * zero_up) / (peak - low)
         bands += (high * zero_down - one_down) / (high - peak)
-        logs: Tensor = bands.clamp_(min=_TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
+        logs: Tensor = bands.clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
         logs += self.heights[..., None]
         return logs.view(*self.heights.shape, *leading)
-
-
-_TINY = 1e-12
 
 
 def filter_edges(
