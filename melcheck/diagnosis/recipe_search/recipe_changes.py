@@ -200,7 +200,7 @@ class FilterEdges:
         triangles: Which triangles each has, `[hypotheses]`: a norm only changes their height.
         places: Beginning, peak and end in bins, `[3, triangles, bands]`, float64.
         bins: The first bin at or beyond each of them, `[3, triangles, bands]`.
-        heights: Logarithm of the filters' height, `[hypotheses, bands]`, float64.
+        heights: Logarithm of the filters' height, `[hypotheses, bands]`, float32.
     """
 
     changes: tuple[tuple[RecipeChange, ...], ...]
@@ -218,7 +218,7 @@ class FilterEdges:
         )
 
     def log_bands(self, energy: Tensor, power: float) -> Tensor:
-        """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float64."""
+        """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float32."""
         values = energy.double() if power == 2.0 else energy.double() ** (power / 2)
         leading = values.shape[:-1]
         values = values.reshape(-1, values.shape[-1]).T  # bins first, to be picked in rows
@@ -232,8 +232,9 @@ class FilterEdges:
         )
         bands = (one_up - low * zero_up) / (peak - low)
         bands += (high * zero_down - one_down) / (high - peak)
-        logs: Tensor = bands.clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)[self.triangles]
-        logs += self.heights[..., None]
+        # Differences of long sums need float64, their logarithms do not.
+        logs = bands.float().clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)
+        logs = logs[self.triangles] + self.heights[..., None]
         return logs.view(*self.heights.shape, *leading)
 
 
@@ -284,7 +285,7 @@ def _filter_edges(
     places = hz * (n_fft / rates)[:, None]
     bins = places.ceil().long().clamp(max=n_fft // 2 + 1)
     normed = (2.0 / (hz[2] - hz[0])).log()[triangles]
-    heights = torch.where(slaney[:, None], normed, 0.0)
+    heights = torch.where(slaney[:, None], normed, 0.0).float()
     return FilterEdges(changes, triangles, places, bins, heights)
 
 
