@@ -234,8 +234,8 @@ class FilterEdges:
         bands += (high * zero_down - one_down) / (high - peak)
         # Differences of long sums need float64, their logarithms do not.
         logs = bands.float().clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)
-        logs = logs[self.triangles] + self.heights[..., None]
-        return logs.view(*self.heights.shape, *leading)
+        found: Tensor = logs[self.triangles] + self.heights[..., None]
+        return found.view(*self.heights.shape, *leading)
 
 
 def filter_edges(
