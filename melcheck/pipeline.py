@@ -124,8 +124,7 @@ class RoundTrip:
             )
         elif limit := narrow_hz(self.recipe.in_nats(self.mel[0]).cpu(), self.recipe):
             notes.append(
-                f"nothing above {limit:,.0f} Hz is heard in it, as after resampling from a lower "
-                f"rate; the mel reaches {reach:,.0f} Hz"
+                f"nothing above {limit:,.0f} Hz is heard in it; the mel reaches {reach:,.0f} Hz"
             )
         silent = silent_start_seconds(self.waveform[0], self.recipe.sample_rate)
         if self.whole is None and silent > _LONG_SILENCE_SECONDS:
