@@ -19,7 +19,7 @@ import io
 import json
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from melcheck.benchmark.measure import make_inputs
 from melcheck.benchmark.roofline import seconds_of
 from melcheck.cli.output import Terminal
 from melcheck.vocoders.load import load_vocoder
-from melcheck.vocoders.vocos import VocosVocoder
+from melcheck.vocoders.vocos import VocosVocoder, full_float32
 
 TOLERANCES = {"vocos": 1e-6, "librosa": 1e-4, "onnxruntime": 1e-4}
 """How far a peer's result may be from ours: largest difference over largest value.
@@ -50,6 +50,7 @@ _MAX_MAGNITUDE = 1e2  # as in ISTFTHead
 _OPSET = 17
 
 Call = Callable[[Tensor], Tensor]
+Maker = Callable[[VocosVocoder], Call]
 
 
 class PeerAbsentError(RuntimeError):
@@ -65,7 +66,8 @@ class PeerTimes:
         vocoder: Name of the weights.
         durations_seconds: Duration of each call.
         speedup: Median over the turns of eager's time / this one's: above 1, this one is faster.
-        deviation: Largest difference from eager over the largest value; None for Griffin-Lim.
+        deviation: Largest difference from the reference over the largest value; None where it was
+            not compared.
     """
 
     case: Case
@@ -106,15 +108,25 @@ class PeerTimes:
 
 
 def measure_peers(
-    vocoder: VocosVocoder, case: Case, inputs: list[Tensor], *, seconds: float = 1.0
+    vocoder: VocosVocoder,
+    case: Case,
+    inputs: list[Tensor],
+    *,
+    seconds: float = 1.0,
+    peers: Mapping[str, Mapping[Stage, Maker]] | None = None,
+    tolerances: Mapping[str, float] = TOLERANCES,
+    reference: str = "eager",
 ) -> tuple[list[PeerTimes], dict[str, str]]:
     """Time every mode of ours and every peer in turns.
 
     Args:
         vocoder: On the case's device.
-        case: "encode" or "decode" in fp32; its mode does not matter.
+        case: "encode" or "decode"; its mode does not matter.
         inputs: From `melcheck.benchmark.measure.make_inputs`.
         seconds: For about how long, within 3 to 30 turns.
+        peers: Who else takes part; None takes `PEERS`, which compute in fp32.
+        tolerances: How far each may be from the reference; who has none is not compared.
+        reference: The mode of ours that results are compared with.
 
     Returns:
         The contenders, "eager" first, and for each one that was left out the reason.
@@ -124,16 +136,18 @@ def measure_peers(
     }
     absent: dict[str, str] = {}
     deviations: dict[str, float | None] = dict.fromkeys(contenders, 0.0)
-    reference = contenders["eager"](inputs[0])
-    for name, stages in PEERS.items():
+    expected = contenders[reference](inputs[0])
+    for name, stages in (PEERS if peers is None else peers).items():
         try:
             if case.stage not in stages:
                 continue
             call = stages[case.stage](vocoder)
-            deviations[name] = (
-                _deviation(reference, call(inputs[0])) if name in TOLERANCES else None
-            )
-            _hold(name, deviations[name])
+            deviations[name] = None
+            if name in tolerances:
+                # A peer may multiply in TF32 on CUDA, as it does by default: not while compared.
+                with full_float32:
+                    deviations[name] = _deviation(expected, call(inputs[0]))
+                _hold(deviations[name], tolerances[name])
         except PeerAbsentError as error:
             absent[name] = str(error)
         else:
@@ -169,11 +183,11 @@ def _deviation(reference: Tensor, estimate: Tensor) -> float:
     return float((reference - estimate).abs().max() / reference.abs().max())
 
 
-def _hold(name: str, deviation: float | None) -> None:
-    if deviation is not None and not deviation <= TOLERANCES[name]:
+def _hold(deviation: float | None, tolerance: float) -> None:
+    if deviation is not None and not deviation <= tolerance:
         raise PeerAbsentError(
             f"its result differs from ours by {deviation:.1e} of the largest value, where "
-            f"{TOLERANCES[name]:.0e} is allowed: not the same computation, so not timed"
+            f"{tolerance:.0e} is allowed: not the same computation, so not timed"
         )
 
 
@@ -302,7 +316,7 @@ def _griffin_lim_decode(vocoder: VocosVocoder) -> Call:
     return griffin_lim.decode
 
 
-PEERS: dict[str, dict[str, Callable[[VocosVocoder], Call]]] = {
+PEERS: dict[str, dict[Stage, Maker]] = {
     "vocos": {"encode": _vocos_encode, "decode": _vocos_decode},
     "librosa": {"encode": _librosa_encode},
     "onnxruntime": {"decode": _onnx_decode},

@@ -64,6 +64,48 @@ def _set_streams(streams: tuple[Any, Any]) -> None:
     sys.stdout, sys.stderr = streams
 
 
+def float32_precision() -> tuple[Any, Any]:
+    """Return how CUDA rounds products and convolutions, for `set_float32_precision`.
+
+    torch 2.9 has a second interface, `fp32_precision`, for each operator. What is set by it alone
+    the first one does not tell: it raises, and the second is read.
+    """
+
+    def read(old: Callable[[], Any], operators: Callable[[], tuple[Any, ...]]) -> Any:
+        try:
+            return old()
+        except RuntimeError:
+            return tuple(each.fp32_precision for each in operators())
+
+    products = read(torch.get_float32_matmul_precision, _products)
+    return products, read(lambda: torch.backends.cudnn.allow_tf32, _convolutions)
+
+
+def set_float32_precision(value: tuple[Any, Any]) -> None:
+    """Set what `float32_precision` returned."""
+    products, convolutions = value
+    if isinstance(products, tuple):
+        for each, precision in zip(_products(), products, strict=True):
+            each.fp32_precision = precision
+    else:
+        torch.set_float32_matmul_precision(products)
+    if isinstance(convolutions, tuple):
+        for each, precision in zip(_convolutions(), convolutions, strict=True):
+            each.fp32_precision = precision
+    else:
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _products() -> tuple[Any, ...]:
+    backends: Any = torch.backends
+    return backends.cuda.matmul, backends.mkldnn.matmul
+
+
+def _convolutions() -> tuple[Any, ...]:
+    backends: Any = torch.backends
+    return backends.cudnn.conv, backends.cudnn.rnn
+
+
 _Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 # What may change, with how it is read and set.
@@ -77,10 +119,7 @@ _SETTINGS: Mapping[str, _Setting] = {
         torch.are_deterministic_algorithms_enabled,
         torch.use_deterministic_algorithms,
     ),
-    "the precision of products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
+    "the precision of products": (float32_precision, set_float32_precision),
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the working directory": (os.getcwd, os.chdir),

@@ -29,6 +29,7 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
+from melcheck.process_state import float32_precision, set_float32_precision
 from melcheck.speed.optimised_layers import OptimisedBackbone, OptimisedMel, packed_linear
 from melcheck.vocoders.base import VocoderWrapper, check_mel, check_waveform
 from melcheck.vocoders.overlap_add import overlap_add, synthesise
@@ -52,19 +53,12 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 @contextlib.contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
     """Let float32 products and convolutions on CUDA take TF32 for "tf32", and for nothing else."""
-    cudnn = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    before = float32_precision()
+    set_float32_precision(("high", True) if precision == "tf32" else ("highest", False))
     try:
-        with cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=precision == "tf32",
-        ):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        set_float32_precision(before)
 
 
 _CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -99,7 +93,8 @@ class OptimisedVocos(VocoderWrapper):
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`. No gradient passes through."""
         check_waveform(waveform, self.recipe)
-        return self.to_mel(waveform)
+        with full_float32:
+            return self.to_mel(waveform)
 
     @torch.inference_mode()
     def decode(self, mel: Tensor) -> Tensor:

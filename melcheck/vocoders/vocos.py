@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vocos import Vocos
 from vocos.models import VocosBackbone
 
+from melcheck.process_state import float32_precision, set_float32_precision
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.base import (
     VocoderInfo,
@@ -66,14 +67,16 @@ class VocosVocoder:
     def encode(self, waveform: Tensor) -> Tensor:
         """Return the log-mel of a waveform: see `Vocoder.encode`."""
         check_waveform(waveform, self.recipe)
-        mel: Tensor = self.model.feature_extractor(waveform)
+        with full_float32:
+            mel: Tensor = self.model.feature_extractor(waveform)
         return mel
 
     def decode(self, mel: Tensor) -> Tensor:
         """Return the waveform of a log-mel: see `Vocoder.decode`.
 
-        Convolutions run in full float32 on CUDA too, where torch would allow TF32: its 10 bits of
-        mantissa move the reconstructed mel further than 1 % of noise in a layer's weights.
+        Products and convolutions run in full float32 on CUDA too, where torch may allow TF32: its
+        10 bits of mantissa move the reconstructed mel further than 1 % of noise in a layer's
+        weights.
         """
         check_mel(mel, self.recipe, min_frames=VOCOS_MIN_FRAMES)
         with full_float32, torch.inference_mode():
@@ -121,7 +124,7 @@ class VocosVocoder:
 
 
 class _FullFloat32:
-    """Convolutions in full float32 while any thread is inside: the setting is the process's.
+    """Products and convolutions in full float32 while any thread is inside: the process's setting.
 
     `torch.backends.cudnn.flags` is not enough: where blocks of two threads overlap, the first to
     leave allows TF32 in the other, and the last to leave restores what the first had set.
@@ -130,20 +133,20 @@ class _FullFloat32:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before = True
+        self._before = float32_precision()
 
     def __enter__(self) -> None:
-        cudnn = torch.backends.cudnn
         with self._lock:
             if self._inside == 0:
-                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+                self._before = float32_precision()
+                set_float32_precision(("highest", False))
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                torch.backends.cudnn.allow_tf32 = self._before
+                set_float32_precision(self._before)
 
 
 full_float32 = _FullFloat32()

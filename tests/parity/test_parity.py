@@ -7,59 +7,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from melcheck.audio import load_audio
-from melcheck.clips import load_manifest
-from melcheck.config import MelCheckConfig
 from melcheck.pytest_plugin.cases import absent, plan_of
 from melcheck.speed.optimised import PRECISIONS, Precision, optimise
 from melcheck.vocoders.base import Vocoder
-from melcheck.vocoders.load import load_vocoder
 from melcheck.vocoders.vocos import VocosVocoder
-from tests.parity.matrix import VARIANTS, Trip, Variant, describe, go_round, measure
+from tests.parity.inputs import VOCODERS, references, vocoder, waveforms
+from tests.parity.matrix import VARIANTS, Variant, describe, measure
 from tests.parity.variants import RoutedVocoder, in_chunks, on_device
 from tests.vocoders import untrained
 
 pytestmark = pytest.mark.parity
 
-REPOSITORY = Path(__file__).parents[2]
-CLIPS = {clip.name: clip for clip in load_manifest(REPOSITORY / "fixtures" / "clips.yaml")}
-NAMES = ("austen-0870", "kokoro-gap", "drums-clicks", "cowbell-sparse", "guitar-stereo")
-SECONDS = 1.5  # the cowbell is silent for the first
-VOCODERS = ("embedded", "official configuration", "consistent configuration")
 BY_NAME = {variant.name: variant for variant in VARIANTS}
-
-
-@functools.cache
-def vocoder(name: str) -> VocosVocoder:
-    if name == "embedded":
-        loaded = load_vocoder("embedded")
-        assert isinstance(loaded, VocosVocoder)
-        return loaded
-    return untrained.official() if name == "official configuration" else untrained.consistent()
-
-
-@functools.cache
-def waveforms(name: str = "embedded") -> tuple[Tensor, ...]:
-    """The clips; two of them for the slow official configuration, where they differ less."""
-    names = (NAMES[0], NAMES[-1]) if name == "official configuration" else NAMES
-    configs = [MelCheckConfig(CLIPS[clip].path, target_duration=SECONDS) for clip in names]
-    return tuple(load_audio(config).waveform for config in configs)
-
-
-@functools.cache
-def references(name: str) -> tuple[Trip, ...]:
-    return tuple(go_round(vocoder(name), waveform) for waveform in waveforms(name))
-
 
 CASES = [
     pytest.param(

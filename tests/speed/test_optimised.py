@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -214,3 +215,43 @@ def test_tf32_settings_are_put_back() -> None:
     assert isinstance(tf32, OptimisedVocos)
     tf32.decode(fast.encode(sound(1, 24_000)))
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+def seen_inside(vocoder: VocosVocoder) -> list[tuple[str, bool]]:
+    """Return how products and convolutions may round in each part of a round trip."""
+    seen: list[tuple[str, bool]] = []
+
+    def note(*_: object) -> None:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    handles = [
+        part.register_forward_hook(note)
+        for part in (vocoder.model.feature_extractor, vocoder.model.backbone, vocoder.model.head)
+    ]
+    vocoder.decode(vocoder.encode(sound(1, 24_000)))
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.fixture
+def precisions() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def test_what_a_trainer_allows_is_neither_used_nor_lost(precisions: None) -> None:
+    torch.set_float32_matmul_precision("high")
+    assert seen_inside(random_vocos()) == [("highest", False)] * 3
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cudnn, "conv"), reason="torch has one interface before 2.9"
+)
+def test_the_second_interface_is_neither_used_nor_lost(precisions: None) -> None:
+    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
+    assert seen_inside(random_vocos()) == [("highest", False)] * 3
+    assert (convolutions.fp32_precision, products.fp32_precision) == ("ieee", "tf32")
