@@ -317,7 +317,10 @@ def test_an_incomplete_directory_says_what_it_must_hold(directory: Path, removed
         ("./nowhere", "an existing directory, a repository"),
         ("a/b/c", "an existing directory, a repository"),
         ("../up/there", "an existing directory, a repository"),
-        (str(_EMBEDDED / "config.yaml"), "That is a file: give the directory that holds it"),
+        (
+            str(_EMBEDDED / "config.yaml"),
+            "That is a file. Give the directory that holds it: .*embedded",
+        ),
     ],
 )
 def test_an_unknown_name_lists_what_is_accepted(name: str, message: str) -> None:
