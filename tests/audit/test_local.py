@@ -133,7 +133,8 @@ def children(pid: int) -> list[int]:
 def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "run.py"
     script.write_text(INTERRUPTED)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # What a killed run leaves behind lies there.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(script)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
