@@ -53,6 +53,9 @@ _INAUDIBLE_NATS = 6.0
 NARROW_SHARE = 0.6
 """A clip that reaches less than this share of the mel's highest frequency is narrow."""
 
+LARGEST_DC = 0.01
+"""Where the mean of the samples is no larger than this, full scale 1, no offset is named."""
+
 
 def level_dbfs(waveform: Tensor) -> float:
     """Return the peak of a waveform, `[..., samples]`, in dB of full scale; -inf for zeros."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
 from melcheck.clip_condition import (
+    LARGEST_DC,
     mean_spectrum,
     spectrum_reach_hz,
     stretches,
@@ -29,7 +30,6 @@ from melcheck.diagnosis.causes import Explanation, explanation
 _CLIPPED_SHARE = 1e-4
 # A clip whose upper half and more is empty was recorded or stored at a lower rate than its own.
 _NARROW_SHARE = 0.6
-_LARGEST_DC = 0.01
 _FEWEST_WRAPS = 2
 _LONG_SILENCE_SECONDS = 0.5
 _QUIET_DBFS = -40.0
@@ -87,7 +87,10 @@ class AudioFaults:
             peak = 10 ** (self.peak_dbfs / 20)
             return [explanation("int16-scale", f"the clip's peak is {peak:,.0f}")]
         faults = []
-        if self.wrapped_samples >= _FEWEST_WRAPS:
+        # Audio that was driven far beyond the top and clipped may fall nearly as far between two
+        # samples, but there far more lie at the top.
+        at_top = self.clipped_share * self.seconds * self.sample_rate
+        if self.wrapped_samples >= _FEWEST_WRAPS and self.wrapped_samples > at_top:
             text = f"{self.wrapped_samples:,} jumps from one end of the range to the other"
             faults.append(explanation("int16-wrap", text))
         if self.clipped_share >= _CLIPPED_SHARE:
@@ -100,7 +103,7 @@ class AudioFaults:
                     fix="Use the recording before it was clipped, or leave the clip out.",
                 )
             )
-        if abs(self.dc) >= _LARGEST_DC:
+        if abs(self.dc) >= LARGEST_DC:
             faults.append(explanation("dc-offset", f"the mean of its samples is {self.dc:.3f}"))
         if self.bandwidth_hz < _NARROW_SHARE * self.sample_rate / 2:
             text = (

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from melcheck.clip_condition import (
+    LARGEST_DC,
     NARROW_SHARE,
     level_dbfs,
     level_range_nats,
@@ -232,8 +233,8 @@ def explain_round_trip(
         item: Which of the batch.
         baseline_mae: Mean absolute error of Griffin-Lim on the same clip, nats. Where that is
             small, the mel is a good one and the fault lies in the vocoder.
-        decode: The vocoder, mel -> waveform (`MelPipeline.mel2waveform`), with which a loud clip is
-            tried at a lower level; None tries none.
+        decode: The vocoder, mel -> waveform (`MelPipeline.mel2waveform`), with which a clip is
+            tried without its offset, a loud one at a lower level; None tries none.
         thresholds: What the round trip missed; None for the defaults.
 
     Returns:
@@ -264,7 +265,7 @@ def explain_round_trip(
             fix = _FIXES_OF_VERIFIED.get(found.code, "") if _verified(trip.vocoder) else ""
             return dataclasses.replace(found, fix=fix or found.fix)
     if decode is not None:
-        found = _level(trip, encode, decode, item, limits)
+        found = _of_level(trip, encode, decode, item, limits)
         if found is not None:
             return found
     if _as_good_as_any(error, baseline_mae):
@@ -274,34 +275,39 @@ def explain_round_trip(
     return _band_limited(trip, reference) or _whose(error, baseline_mae, trip.vocoder)
 
 
-def _level(
+def _of_level(
     trip: RoundTrip,
     encode: Callable[[Tensor], Tensor],
     decode: Callable[[Tensor], Tensor],
     item: int,
     limits: Thresholds,
 ) -> Explanation | None:
-    """Return that the clip is loud, where a round trip of it at a lower level meets every gate."""
+    """Return that the clip's offset or its level is the cause, where it passes without."""
     waveform = trip.waveform[item : item + 1, : trip.valid_samples[item]]
-    level = level_dbfs(waveform)
+
+    def passed(changed: Tensor) -> str:
+        """Return the figures of a round trip of the clip so changed; "" where it misses a gate."""
+        mel = encode(changed)
+        again = dataclasses.replace(
+            trip,
+            mel=mel,
+            reconstructed_mel=encode(decode(mel)),
+            valid_samples=(waveform.shape[-1],),
+            whole=None,
+        )
+        metrics = again.metrics()[0]
+        told = f"it has SNR {metrics.snr_db:.2f} dB and MAE {metrics.mae:.3f} nats"
+        return told if judge(metrics, limits).passed else ""
+
+    offset, level = float(waveform.mean()), level_dbfs(waveform)
+    # An offset is a fault, and makes a clip louder than what is heard of it.
+    if abs(offset) >= LARGEST_DC and (told := passed(waveform - offset)):
+        return explanation("dc-offset", f"the mean of its samples is {offset:.3f}; without, {told}")
     if not level > _USUAL_DBFS:
         return None
-    mel = encode(waveform * 10 ** ((_USUAL_DBFS - level) / 20))
-    quieter = dataclasses.replace(
-        trip,
-        mel=mel,
-        reconstructed_mel=encode(decode(mel)),
-        valid_samples=(waveform.shape[-1],),
-        whole=None,
-    )
-    metrics = quieter.metrics()[0]
-    if not judge(metrics, limits).passed:
-        return None
-    return explanation(
-        "level",
-        f"its peak is at {level:.1f} dBFS; at {_USUAL_DBFS:.0f} dBFS it has SNR "
-        f"{metrics.snr_db:.2f} dB and MAE {metrics.mae:.3f} nats",
-    )
+    told = passed(waveform * 10 ** ((_USUAL_DBFS - level) / 20))
+    evidence = f"its peak is at {level:.1f} dBFS; at {_USUAL_DBFS:.0f} dBFS {told}"
+    return explanation("level", evidence) if told else None
 
 
 def _silence(

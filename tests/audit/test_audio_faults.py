@@ -123,6 +123,14 @@ def test_what_is_clipped_is_not_wrapped() -> None:
     assert measure([loud], RATE).wrapped_samples == 0
 
 
+def test_jumps_of_what_was_driven_far_beyond_the_top_are_clipping() -> None:
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    found = measure([(8 * noise).clamp(-1, 1)], RATE)
+    assert found.wrapped_samples >= 2
+    assert "int16-wrap" not in [each.code for each in found.found()]
+    assert found.found()[0].code == "clipping"
+
+
 @pytest.mark.parametrize("damage", [each for each, _ in DAMAGES.values()], ids=list(DAMAGES))
 def test_blocks_give_what_the_whole_gives(damage: Callable[[Tensor], Tensor]) -> None:
     samples = damage(SPEECH).expand(2, -1)

@@ -342,6 +342,12 @@ def noise(samples: int) -> Tensor:
             r"its peak is at -0\.9 dBFS; at -20 dBFS it has SNR 2\d\.\d\d dB and MAE 0\.0\d+ nats",
             id="loud",
         ),
+        pytest.param(
+            lambda: voice("kokoro-alpha-ja", peak=0.3) + 0.2,
+            "dc-offset",
+            r"the mean of its samples is 0\.(199|200); without, it has SNR 2\d\.\d\d dB",
+            id="offset",
+        ),
         pytest.param(lambda: noise(72_000), "noisy-clip", "above its quiet ones", id="noise"),
         pytest.param(
             lambda: voice("kokoro-kumo-en", peak=3.0).clamp(-0.09, 0.09),
