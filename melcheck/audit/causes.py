@@ -10,12 +10,21 @@ FAILED = frozenset({"failed", "unreadable", "unfinished"})
 
 _STALE, _MISSING = "stale", "missing"  # of the column `cache`
 
+RAISED = "raised"
+"""Cause of a clip that was read, with which the code that follows raised an error."""
+
 _OWN = {
     "unreadable": Explanation(
         "unreadable",
         "the audio cannot be read",
         "",
         "Correct the path, replace the file, or leave the clip out: drop.txt lists it.",
+    ),
+    RAISED: Explanation(
+        RAISED,
+        "the front end or the vocoder raises an error with the clip",
+        "",
+        "Its reason in drop.txt has the error: correct the code, and audit again.",
     ),
     "unfinished": Explanation(
         "unfinished",
@@ -54,8 +63,9 @@ _OWN = {
 
 # Of a stored mel: what the code of its cause begins with.
 _STORED_PREFIX = "stored:"
-# What a code means for the audio of a clip that the loop gets through.
+# What a code means for the audio of a clip that the loop gets through, and of one that fails.
 _OF_AUDIO = {"level": "quiet", "clipping": "clipped"}
+_OF_FAILED = {"clipping": "clipped"}
 
 
 def fails(row: Row) -> bool:
@@ -73,14 +83,14 @@ def code_of(row: Row) -> str:
     A clip that does not fail may have one: its audio is clipped, say, and survives the loop.
     """
     if row.outcome in ("unreadable", "unfinished"):
-        return row.outcome
+        return row.cause if (row.outcome, row.cause) == ("unreadable", RAISED) else row.outcome
     if row.broken_samples > 0:
         return "broken"
     if row.cache in (_STALE, _MISSING) and row.cause in ("", row.cache_cause):
         known = row.cache == _STALE and row.cause
         return f"{_STORED_PREFIX}{row.cause}" if known else row.cache if fails(row) else ""
     if row.cause:
-        return row.cause if fails(row) else _OF_AUDIO.get(row.cause, row.cause)
+        return (_OF_FAILED if fails(row) else _OF_AUDIO).get(row.cause, row.cause)
     return "unknown" if row.outcome == "failed" else ""
 
 

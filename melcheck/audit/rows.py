@@ -39,6 +39,7 @@ from melcheck.audio import (
 )
 from melcheck.audio_notes import decoder_notes
 from melcheck.audit.audio_faults import AudioFaults, measure
+from melcheck.audit.causes import RAISED, code_of, meaning
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row
 from melcheck.clip_lists import at_its_place, item_file, local_path, shown
 from melcheck.clips import Clip
@@ -86,6 +87,9 @@ _BLOCK_SAMPLES = 2**20
 
 # Parts of one recording follow each other, and it is hashed once for all of them.
 _HASHED_FILES = 1024
+
+# Faults of a file that explain a miss where no experiment of the diagnosis has found its cause.
+_SPOILS = frozenset({"int16-wrap", "clipping", "dc-offset"})
 
 Started = Callable[[Sequence[int]], object]
 
@@ -351,7 +355,8 @@ class ClipRows:
         for each in batch:
             started([each.item.index])
             draft = _Draft(each.row)
-            rows.append(_guarded(each.item, draft, functools.partial(self._trip, each)))
+            trip = functools.partial(self._trip, each)
+            rows.append(_guarded(each.item, draft, trip, cause=RAISED))
         return rows
 
     def _trip(self, ready: _Ready) -> Row:
@@ -411,6 +416,9 @@ class ClipRows:
         found = self._front_end_fault() or explain_round_trip(
             trip, pipeline.waveform2mel, decode=pipeline.mel2waveform, thresholds=limits
         )
+        if found.code == "clip" and row.cause in _SPOILS:
+            own = meaning(code_of(row))
+            return dataclasses.replace(row, reason=f"{row.reason}; {own.title}. {own.fix}")
         return dataclasses.replace(row, cause=found.code, reason=f"{row.reason}; {found}")
 
     @functools.cached_property
@@ -518,12 +526,15 @@ def _row_of(item: AuditItem) -> Row:
 _Step = TypeVar("_Step")
 
 
-def _guarded(item: AuditItem, draft: _Draft, step: Callable[[], _Step]) -> Row | _Step:
-    """Return what a step returns, or the row so far with what it raised."""
+def _guarded(
+    item: AuditItem, draft: _Draft, step: Callable[[], _Step], *, cause: str = ""
+) -> Row | _Step:
+    """Return what a step returns, or the row so far with what it raised, and the cause of that."""
     try:
         return step()
     except Exception as error:
-        return _broken(draft.row, item.item, error)
+        row = draft.row if not cause else dataclasses.replace(draft.row, cause=cause)
+        return _broken(row, item.item, error)
 
 
 def _broken(row: Row, item: ManifestItem, error: Exception) -> Row:
@@ -534,6 +545,8 @@ def _broken(row: Row, item: ManifestItem, error: Exception) -> Row:
         return dataclasses.replace(row, key="", outcome="unfinished", reason=short_of_memory)
     # What people caused is told in words; anything else is a fault of melcheck's, and has a name.
     told = at_its_place(item, error)
+    if row.cause == RAISED:
+        row = dataclasses.replace(row, key="")  # it may be corrected where no hash is taken
     if not isinstance(error, (ValueError, OSError)):
         told = f"{type(error).__name__}: {told}"
     return dataclasses.replace(row, outcome="unreadable", reason=plain_text(told))

@@ -18,9 +18,11 @@ from torch import Tensor
 
 import melcheck.audit.rows as rows_module
 from melcheck.audio import load_audio
+from melcheck.audit.causes import code_of, meaning
 from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.audit.rows import ClipRows, make_row_maker
 from melcheck.config import MelCheckConfig
+from melcheck.diagnosis.causes import explanation
 from melcheck.files import sha256_file
 from melcheck.manifests import ManifestItem, read_manifest
 from melcheck.pipeline import MelPipeline
@@ -219,6 +221,21 @@ def test_a_failure_has_its_gate_and_cause(tmp_path: Path) -> None:
     assert strict.cause in ("short", "level", "clip", "vocoder", "places")
 
 
+@pytest.mark.parametrize(
+    ("found", "code"), [("clip", "dc-offset"), ("level", "level")], ids=["nothing", "a-cause"]
+)
+def test_a_fault_of_the_file_is_the_cause_where_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str, code: str
+) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.3 * SAMPLES[:12_000] + 0.05, RATE)
+    told = explanation(found, "no more is known")
+    monkeypatch.setattr(rows_module, "explain_round_trip", lambda *_, **__: told)
+    rules = (threshold_rule("snr_db=60"),)
+    [row] = make_row_maker(AuditSettings(rules=rules))(items_of(tmp_path))
+    assert (row.outcome, row.cause, code_of(row)) == ("failed", code, code)
+    assert meaning(code).title in row.reason
+
+
 def test_near_a_limit_the_plain_layers_decide(embedded: ClipRows) -> None:
     [row] = embedded([AuditItem(0, ManifestItem("a", CLIP))])
     trip = MelPipeline(MelCheckConfig(CLIP, target_duration=None), vocoder="embedded").round_trip()
@@ -300,6 +317,8 @@ def test_code_that_raises_has_its_row(tmp_path: Path) -> None:
     assert bad.outcome == "unreadable"
     assert "tests.audit.test_rows:picky_mel" in bad.reason
     assert "not this one" in bad.reason
+    # The file is no worse for it, and the next run tries again.
+    assert (code_of(bad), bad.key) == ("raised", "")
     assert good.outcome in ("passed", "failed")
     assert not math.isnan(good.mae)
 
