@@ -40,7 +40,7 @@ class Audit:
         output: Folder of the table and of what is written beside it.
         settings: What each row depends on.
         engine: What runs the workers.
-        workers: How many.
+        workers: How many; what 0 means is the engine's to say.
         sample: So many clips at random; None for all.
         until_decided: Whether clips are drawn at random until `limit` is decided.
         seed: Which clips are drawn.
@@ -91,6 +91,7 @@ class Finished:
 def settings_of(settings: AuditSettings) -> dict[str, Any]:
     """Return what rows of one table must share, as JSON can hold it."""
     found: dict[str, Any] = plain(settings)
+    found["vocoder"] = settings.vocoder or "none"
     found["rules"] = [str(rule) for rule in settings.rules]
     del found["limit_seconds"]  # says nothing of a row that was finished
     if settings.cache is not None:

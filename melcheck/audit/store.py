@@ -126,9 +126,13 @@ class AuditStore:
         self._tables: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._verdicts: collections.OrderedDict[int, list[Row]] = collections.OrderedDict()
         self._rows: collections.OrderedDict[int, list[Row]] = collections.OrderedDict()
-        _describe(folder, plain({"source": source, "settings": settings}))
-        (folder / ROWS_FOLDER).mkdir(exist_ok=True)
+        _make_folder(folder)
         self._index = _opened_index(folder)
+        try:
+            _describe(folder, plain({"source": source, "settings": settings}))
+        except BaseException:
+            self.close()
+            raise
         for left in (folder / ROWS_FOLDER).glob(f"{_TEMPORARY}*"):  # by a run that was killed
             left.unlink()
         with self._reported():
@@ -156,7 +160,8 @@ class AuditStore:
         """Return the key of the row that an earlier run has of a clip; "" for none.
 
         Its index is looked at first, then its name: the list may have been written anew. A row
-        that was not finished is none.
+        that was not finished is none, nor one of a clip that could not be read: a decoder may have
+        come.
         """
         if not self._had_rows:
             return ""
@@ -173,7 +178,7 @@ class AuditStore:
             return ""
         part, number = place[:2]
         row = self._verdicts_of(part)[number]
-        if not row.key or row.outcome == "unfinished":
+        if not row.key or row.outcome in ("unfinished", "unreadable"):
             return ""
         self._asked[item.index] = _Candidate(part, number, None if same else item)
         return str(row.key)
@@ -204,8 +209,8 @@ class AuditStore:
         return found
 
     def _has(self, row: Row) -> bool:
-        """Return whether the row of a clip without a key, as one that is missing, is there."""
-        if row.key:
+        """Return whether the row of a clip that cannot be read, such as a missing one, is there."""
+        if row.key and row.outcome != "unreadable":
             return False
         query = "SELECT part, place FROM current WHERE idx = ?"
         found = self._index.execute(query, (row.index,)).fetchone()
@@ -560,19 +565,22 @@ def provenance_of(path: Path) -> dict[str, Any]:
     return found
 
 
+def _make_folder(folder: Path) -> None:
+    is_audit = (folder / _DESCRIPTION).is_file()
+    if not is_audit and folder.exists() and (not folder.is_dir() or _holds_other_files(folder)):
+        raise StoreError(
+            f"--output {one_line(folder)} must be a new folder, an empty one, or that of an audit, "
+            f"got {'one with other files' if folder.is_dir() else 'a file'}. Name another."
+        )
+    (folder / ROWS_FOLDER).mkdir(parents=True, exist_ok=True)
+
+
 def _describe(folder: Path, described: dict[str, Any]) -> None:
-    """Begin an audit in a folder, or find the one that was begun there."""
+    """Begin an audit in a folder, or find the one that was begun there: one that has rows."""
     path, shown = folder / _DESCRIPTION, one_line(folder)
+    described = {"schema_version": SCHEMA_VERSION, **described}
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or _holds_other_files(folder)):
-            raise StoreError(
-                f"--output {shown} must be a new folder, an empty one, or that of an audit, got "
-                f"{'one with other files' if folder.is_dir() else 'a file'}. Name another."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        described = {"schema_version": SCHEMA_VERSION, **described}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        _write_description(path, described)
         return
     try:
         found = load_json(read_bytes(path, max_bytes=_LARGEST_DESCRIPTION_BYTES))
@@ -582,6 +590,9 @@ def _describe(folder: Path, described: dict[str, Any]) -> None:
         raise StoreError(
             f"--output {shown}: its {_DESCRIPTION} is not that of an audit. Name another folder."
         ) from None
+    if not any((folder / ROWS_FOLDER).iterdir()):
+        _write_description(path, described)
+        return
     other = "Name another folder for this one."
     if version != SCHEMA_VERSION:
         raise StoreError(
@@ -600,8 +611,17 @@ def _describe(folder: Path, described: dict[str, Any]) -> None:
             )
 
 
+def _write_description(path: Path, described: Mapping[str, object]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
 def _holds_other_files(folder: Path) -> bool:
-    return any(not path.name.startswith(_TEMPORARY) for path in folder.iterdir())
+    # A run may have been killed between its first file and its description.
+    own = (_TEMPORARY, _INDEX, ROWS_FOLDER)
+    return any(not path.name.startswith(own) for path in folder.iterdir()) or any(
+        (folder / ROWS_FOLDER).glob("*")
+    )
 
 
 def _told(value: object) -> str:

@@ -136,12 +136,18 @@ def test_an_index_that_is_lost_is_made_again(tmp_path: Path, damage: bytes | Non
 def test_a_clip_that_was_not_finished_or_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.add([row_of(item(0, "a"), outcome="unfinished")])
-        store.add([row_of(item(1, "b"), outcome="unreadable", key="")])
+        unreadable = [
+            row_of(item(1, "missing"), outcome="unreadable", key=""),
+            row_of(item(2, "undecoded"), outcome="unreadable"),
+        ]
+        store.add(unreadable)
         store.flush()
-        assert [store.known_key(item(0, "a")), store.known_key(item(1, "b"))] == ["", ""]
+    with opened(tmp_path) as store:
+        names = enumerate(("a", "missing", "undecoded"))
+        assert [store.known_key(item(index, name)) for index, name in names] == ["", "", ""]
         before = parts(tmp_path)
         # Nothing new is written of what still cannot be read.
-        store.add([row_of(item(1, "b"), outcome="unreadable", key="")])
+        store.add(unreadable)
         store.flush()
     assert parts(tmp_path) == before
 
@@ -220,6 +226,20 @@ def test_an_audit_of_another_source_is_refused(tmp_path: Path) -> None:
     assert message.endswith(
         "holds an audit of /corpus, got /other. Name another folder for this one."
     )
+
+
+def test_a_folder_without_a_row_takes_other_settings(tmp_path: Path) -> None:
+    opened(tmp_path, settings={**SETTINGS, "cache": "/mistyped"}).close()
+    audit(tmp_path, NAMES)
+    assert "got /mistyped" in refused(tmp_path, settings={**SETTINGS, "cache": "/mistyped"})
+
+
+def test_a_run_that_was_killed_as_it_began_leaves_a_folder_of_use(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "audit.json").unlink()
+    audit(tmp_path, NAMES)
+    (tmp_path / "audit.json").unlink()
+    assert "one with other files" in refused(tmp_path)
 
 
 def test_an_audit_with_other_settings_is_refused(tmp_path: Path) -> None:
