@@ -114,7 +114,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="cluster to join; without it one is started on this machine",
     )
     parser.add_argument(
-        "--workers", metavar="COUNT", type=count, help="how many (default: one for each processor)"
+        "--workers",
+        metavar="COUNT",
+        type=count,
+        help="how many (default: one for each processor of this machine, or of the cluster)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument(
@@ -165,7 +168,8 @@ def _audit(options: argparse.Namespace) -> Audit:
         raise UsageError("--ray-address names a cluster of Ray: give --engine ray, too.")
     vocoder = None if options.vocoder == _NO_VOCODER else options.vocoder
     writable_folder(options.output, "--output")
-    workers = options.workers or _processors()
+    # Of a cluster, those of the cluster.
+    workers = options.workers or (0 if options.engine == "ray" else _processors())
     return Audit(
         source=Source(options.source, by=options.by, column=options.column, remote=options.remote),
         output=options.output,

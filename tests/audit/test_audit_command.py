@@ -145,6 +145,23 @@ def test_what_cannot_be_used_is_told_before_the_work_begins(name: str, capsys: C
     assert not Path("out", ROWS_FOLDER).exists()
 
 
+@pytest.mark.usefixtures("corpus")
+def test_a_cluster_has_as_many_workers_as_it_has_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def run_ray(blocks: Any, settings: Any, **options: Any) -> Any:
+        seen.append((options["workers"], options["address"]))
+        raise ValueError("this is all")
+
+    monkeypatch.setattr("melcheck.audit.ray_engine.run_ray", run_ray)
+    argv = ["audit", "train.csv", "--output", "out", "--vocoder", "none", "--engine", "ray"]
+    for asked in ([], ["--workers", "3"]):
+        assert main([*argv, "--ray-address", "h:1", *asked]) == 2
+    assert seen == [(0, "h:1"), (3, "h:1")]
+
+
 @pytest.mark.usefixtures("corpus", "engine")
 def test_an_output_of_something_else_is_refused(capsys: Captured) -> None:
     assert main(["audit", "train.csv", "--output", "wavs"]) == 2
@@ -153,7 +170,7 @@ def test_an_output_of_something_else_is_refused(capsys: Captured) -> None:
     assert main(["audit", "train.csv", "--output", "out"]) == 2
     assert "holds an audit of" in capsys.readouterr().err
     assert main(["audit", "wavs", "--output", "out", "--vocoder", "none"]) == 2
-    assert "with --vocoder embedded, got unset" in capsys.readouterr().err
+    assert "with --vocoder embedded, got none" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("corpus", "engine")
