@@ -22,6 +22,8 @@ from melcheck.audit.summary import (
     cause_line,
     column,
     decision_text,
+    error_headers,
+    group_errors,
     group_name,
     group_note,
     headline,
@@ -35,7 +37,7 @@ from melcheck.audit.summary import (
     summary_lines,
     units_text,
 )
-from melcheck.audit.verdict import GROUP_LEVELS, LEVELS, CorpusVerdict, Point
+from melcheck.audit.verdict import LEVELS, CorpusVerdict, Point
 from melcheck.audit.worst import SHOWN_SECONDS, ShownClip, show_clips
 from melcheck.files import replacing
 from melcheck.manifests import ManifestItem
@@ -161,7 +163,7 @@ def audit_html(
         quantile_note=" ".join(filter(None, (units_text(verdict), quantile_note(verdict)))),
         histograms=[_bars(name, found) for name, found in verdict.histograms.items()],
         map=_map(verdict.points),
-        group_levels=[f"MAE {percent(level)} %" for level in GROUP_LEVELS],
+        group_levels=error_headers(verdict),
         groups=[
             {
                 "name": group_name(group.name),
@@ -169,7 +171,7 @@ def audit_html(
                 "few": group.few,
                 "failures": f"{group.failures:,}",
                 "share": share_text(group),
-                "mae": [number("mae", each.value) for each in group.mae],
+                "mae": group_errors(verdict, group),
                 "stands_out": group.stands_out,
             }
             for group in groups

@@ -175,20 +175,31 @@ def group_note(verdict: CorpusVerdict) -> str:
         told.append(f"{few:,} groups have fewer than {FEW_CLIPS} clips: these say little.")
     if not verdict.whole:
         told.append("Each interval is of its group by itself.")
-    told.append("MAE is the vocoder's own error: training with it cannot come below.")
+    if "mae" in verdict.quantiles:
+        told.append("MAE is the vocoder's own error: training with it cannot come below.")
     return " ".join(told)
 
 
 def cause_line(cause: CauseCount) -> str:
     """Return how many clips have a cause, and what it means.
 
-    Example: "12 fail, 40 in all".
+    Examples: "12 fail", "12 of 40 fail", "40 pass all the same".
     """
     if cause.failures == cause.clips:
         return f"{cause.failures:,} {'fails' if cause.failures == 1 else 'fail'}"
     if not cause.failures:
-        return f"{cause.clips:,}, none fails"
+        return f"{cause.clips:,} {'passes' if cause.clips == 1 else 'pass'} all the same"
     return f"{cause.failures:,} of {cause.clips:,} fail"
+
+
+def error_headers(verdict: CorpusVerdict) -> list[str]:
+    """Return the headers of the error of groups; none without a vocoder."""
+    return [f"MAE {percent(level)} %" for level in GROUP_LEVELS] if "mae" in verdict.quantiles else []
+
+
+def group_errors(verdict: CorpusVerdict, group: GroupVerdict) -> list[str]:
+    """Return the quantiles of a group's error; none without a vocoder."""
+    return [number("mae", each.value) for each in group.mae] if "mae" in verdict.quantiles else []
 
 
 def group_name(name: str) -> str:
@@ -234,12 +245,11 @@ def summary_lines(verdict: CorpusVerdict, *, width: int) -> list[str]:
                 f"{'! ' if group.stands_out else '  '}{group_name(group.name)}",
                 f"{group.clips:,}",
                 share_text(group),
-                *(number("mae", quantile.value) for quantile in group.mae),
+                *group_errors(verdict, group),
             ]
             for group in verdict.groups[:_GROUPS]
         ]
-        levels = (f"MAE {percent(level)} %" for level in GROUP_LEVELS)
-        header = ["  group", "clips", "fail", *levels]
+        header = ["  group", "clips", "fail", *error_headers(verdict)]
         lines += ["", *text_table(header, rows, width=width)]
         if (more := len(verdict.groups) - _GROUPS) > 0:
             lines.append(f"and {more:,} more groups, on the page")

@@ -279,6 +279,29 @@ def test_the_summary_says_what_is_wrong_and_what_to_do() -> None:
     assert "! speaker-09" in text
 
 
+def test_without_a_vocoder_groups_have_no_error() -> None:
+    rows = [row(index=index, outcome="checked", group="ab"[index % 2]) for index in range(4)]
+    rows = [dataclasses.replace(each, mae=math.nan, snr_db=math.nan) for each in rows]
+    text = "\n".join(summary_lines(judge_corpus(rows), width=80))
+    assert "group" in text
+    assert "nan" not in text
+    assert "MAE" not in text
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        (["passed"], "1 passes all the same: the clip itself is clipped"),
+        (["passed", "passed"], "2 pass all the same: the clip itself is clipped"),
+        (["failed"], "1 fails: the clip itself is clipped"),
+    ],
+    ids=["one", "two", "fails"],
+)
+def test_a_cause_says_how_many_fail_of_it(outcomes: list[str], told: str) -> None:
+    rows = [row(index=i, outcome=each, cause="clipping") for i, each in enumerate(outcomes)]
+    assert told in "\n".join(summary_lines(judge_corpus(rows), width=80))
+
+
 def test_hostile_names_cannot_write_to_the_terminal() -> None:
     hostile = "a\x1b[2J\n::error::b"
     rows = [row(index=index, name=hostile, group=hostile, outcome="failed") for index in range(3)]
