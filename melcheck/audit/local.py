@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -202,6 +203,9 @@ class _Engine:
         )
         # Ctrl-C is for this process, which ends the others; they inherit that it is blocked.
         blocked = getattr(signal, "pthread_sigmask", None)
+        if blocked:
+            # Started by the first process, it would lift the block again.
+            resource_tracker.ensure_running()
         before = blocked(signal.SIG_BLOCK, {signal.SIGINT}) if blocked else ()
         try:
             process.start()

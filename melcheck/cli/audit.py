@@ -143,6 +143,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
             finished = run_audit(audit, progress, made_by=made_by)
         except WriteError as error:
             raise MissingError(str(error)) from None
+        except KeyboardInterrupt:
+            terminal.note(
+                "stopped: what was measured is kept. Start the same command again to go on."
+            )
+            raise
     return _answer(audit, finished, terminal)
 
 

@@ -128,6 +128,14 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in listed.read_text().split()]
 
 
+def keeps_on_at_ctrl_c(pid: int) -> bool:
+    status = dict(
+        line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    kept = int(status["SigBlk"], 16) | int(status["SigIgn"], 16)
+    return bool(kept & 1 << signal.SIGINT - 1)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
@@ -143,6 +151,8 @@ def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "row\n"
         workers = children(process.pid)
+        # A terminal sends Ctrl-C to all of them, and only the first has to say so.
+        kept = [keeps_on_at_ctrl_c(each) for each in workers]
         process.send_signal(end)
         process.wait(60)
         # A hanging worker of a killed run ends where it next speaks: only the idle one ends here.
@@ -154,6 +164,7 @@ def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
         for each in workers:
             if Path(f"/proc/{each}").exists():
                 os.kill(each, signal.SIGKILL)
+    assert all(kept)
 
 
 def test_rows_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
