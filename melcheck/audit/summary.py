@@ -194,7 +194,9 @@ def cause_line(cause: CauseCount) -> str:
 
 def error_headers(verdict: CorpusVerdict) -> list[str]:
     """Return the headers of the error of groups; none without a vocoder."""
-    return [f"MAE {percent(level)} %" for level in GROUP_LEVELS] if "mae" in verdict.quantiles else []
+    return (
+        [f"MAE {percent(level)} %" for level in GROUP_LEVELS] if "mae" in verdict.quantiles else []
+    )
 
 
 def group_errors(verdict: CorpusVerdict, group: GroupVerdict) -> list[str]:
