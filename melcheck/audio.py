@@ -15,7 +15,6 @@ import io
 import math
 import re
 import stat
-import struct
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,13 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from melcheck.audio_notes import decoder_notes, file_notes, mended
+from melcheck.audio_notes import (
+    MISCOUNTED_BYTES,
+    decoder_notes,
+    file_notes,
+    mended,
+    samples_chunk,
+)
 from melcheck.config import MelCheckConfig
 from melcheck.files import failed_allocation, one_line, os_reason
 
@@ -72,18 +77,18 @@ _SNDFILE_NO_MP3_FRAME = 7
 # Where in TorchCodec's source an error of FFmpeg was noticed, with which its message begins.
 _SOURCE_PLACE = re.compile(r"^[^\n]*?\.(?:cpp|h):\d+, ")
 
-# Containers that are a list of chunks: byte order of the lengths, name of the chunk of samples.
-_CONTAINERS = {
-    b"RIFF": ("<", b"data"),
-    b"RF64": ("<", b"data"),
-    b"BW64": ("<", b"data"),
-    b"FORM": (">", b"SSND"),
-}
-# A writer that streams cannot know the length and leaves a value from here up, which promises
-# nothing. In RF64 a length of all ones means that the chunk `ds64` has it, in 64 bits.
-_STREAMING_LENGTH = 0x7FFF_F000
-_LENGTH_IN_DS64 = 0xFFFF_FFFF
-_STREAMING_LENGTH_64 = 2**63 - 1
+# What is found under the name of a WAV, by the bytes at its start.
+_OF_FFMPEG = ("MP4 (M4A, AAC)", "WebM or Matroska", "WMA (ASF)", "AMR", "AAC (ADTS)", "Flash video")
+_MARKS = (
+    (4, b"ftyp", _OF_FFMPEG[0]),
+    (0, b"\x1a\x45\xdf\xa3", _OF_FFMPEG[1]),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _OF_FFMPEG[2]),
+    (0, b"#!AMR", _OF_FFMPEG[3]),
+    (0, b"\xff\xf1", _OF_FFMPEG[4]),
+    (0, b"\xff\xf9", _OF_FFMPEG[4]),
+    (0, b"FLV\x01", _OF_FFMPEG[5]),
+)
+_LONGEST_MARK = 12
 
 
 class AudioError(ValueError):
@@ -368,39 +373,18 @@ def checked_head(path: Path) -> bytes:
         ) from None
     if not head:
         raise _error(path, "the file is empty (0 bytes). Copy or download it again.")
-    if head[:4] in _CONTAINERS and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
-        _check_chunks(path, *_CONTAINERS[head[:4]])
+    chunk = samples_chunk(path, head)
+    if chunk is not None:
+        promised, held = chunk
+        if promised == 0:
+            raise no_samples(path)
+        if held == 0 or promised - held > MISCOUNTED_BYTES:
+            raise _error(
+                path,
+                f"the file is truncated: its header promises {promised:,} "
+                f"bytes of samples, it holds {held:,}. Copy or download it again.",
+            )
     return head
-
-
-def _check_chunks(path: Path, byte_order: str, samples_chunk: bytes) -> None:
-    # A chunk is four letters, a length, that many bytes, padded to an even number. Decoders do not
-    # report a chunk of samples that is cut short.
-    size = path.stat().st_size
-    streaming, long_length = _STREAMING_LENGTH, None
-    with path.open("rb") as file:
-        position = 12
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack(f"{byte_order}4sI", file.read(8))
-            position += 8
-            if name == b"ds64" and length >= 16:
-                # The length of the file, then that of the samples.
-                long_length = int.from_bytes(file.read(16)[8:], "little")
-            if name == samples_chunk:
-                if length == _LENGTH_IN_DS64 and long_length is not None:
-                    streaming, length = _STREAMING_LENGTH_64, long_length
-                if length == 0:
-                    raise no_samples(path)
-                held = size - position
-                if held < length < streaming:
-                    raise _error(
-                        path,
-                        f"the file is truncated: its header promises {length:,} "
-                        f"bytes of samples, it holds {held:,}. Copy or download it again.",
-                    )
-                return
-            position += length + length % 2
 
 
 def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
@@ -430,11 +414,26 @@ def _decode(path: Path, config: MelCheckConfig, decoder: str) -> DecodedAudio:
 def undecodable(path: Path, decoder: str, error: Exception, hint: str = "") -> AudioError:
     """Return the error of a file that its decoder could not read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-    return _error(
-        path,
-        f"cannot be decoded as audio ({decoder}: {reason}). Check that the file is complete and "
-        f"of the format that its name gives, or convert it to WAV or FLAC.{hint}",
+    kind = _other_container(path)
+    fix = (
+        f"It is {kind}, whatever its name: convert it to WAV or FLAC"
+        f"{' (ffmpeg -i FILE clip.flac)' if kind in _OF_FFMPEG else ''}."
+        if kind
+        else "Check that the file is complete and of the format that its name gives, or convert it "
+        "to WAV or FLAC."
     )
+    return _error(path, f"cannot be decoded as audio ({decoder}: {reason}). {fix}{hint}")
+
+
+def _other_container(path: Path) -> str:
+    """Return what the first bytes of a file say that it is, where soundfile reads no such thing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LONGEST_MARK)
+    except OSError:
+        return ""
+    found = (kind for place, mark, kind in _MARKS if head[place : place + len(mark)] == mark)
+    return next(found, "")
 
 
 _Decoded = tuple[Tensor, int, float, SourcePart, str]

@@ -1,8 +1,8 @@
 """What a file of audio shows of damage that its decoder passes over in silence.
 
 Lost pages of an Ogg stream, frames that an MP3 decoder had to mend, a FLAC whose header contradicts
-its frames or its checksum. Each becomes a sentence beside the figures of the clip: the audio is
-read, but it is not what was recorded.
+its frames or its checksum, a WAV that promises a few samples too many. Each becomes a sentence
+beside the figures of the clip: the audio is read, but it may not be what was recorded.
 
 References:
     RFC 3533 (Ogg), section 6; RFC 9639 (FLAC), sections 8.2 and 9.1. libmpg123 writes its notes to
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -116,13 +117,76 @@ def file_notes(path: Path, *, rate: int, seconds: float | None) -> tuple[str, ..
     """
     try:
         with path.open("rb") as file:
-            head = file.read(4)
-        if head not in (b"OggS", b"fLaC"):
-            return ()
+            head = file.read(12)
+        kind = head[:4]
+        if kind not in (b"OggS", b"fLaC"):
+            return _miscounted(path, head)
         data = read_bytes(path, max_bytes=_MAX_BYTES)
     except OSError:
         return ()
-    return (_ogg if head == b"OggS" else _flac)(path, data, rate, seconds)
+    return (_ogg if kind == b"OggS" else _flac)(path, data, rate, seconds)
+
+
+# Containers that are a list of chunks: byte order of the lengths, name of the chunk of samples.
+_CONTAINERS = {
+    b"RIFF": ("<", b"data"),
+    b"RF64": ("<", b"data"),
+    b"BW64": ("<", b"data"),
+    b"FORM": (">", b"SSND"),
+}
+# A writer that streams cannot know the length and leaves a value from here up, which promises
+# nothing. In RF64 a length of all ones means that the chunk `ds64` has it, in 64 bits.
+_STREAMING_LENGTH = 0x7FFF_F000
+_LENGTH_IN_DS64 = 0xFFFF_FFFF
+_STREAMING_LENGTH_64 = 2**63 - 1
+
+MISCOUNTED_BYTES = 44
+"""A writer that counts its header among the samples promises so many bytes too many."""
+
+
+def samples_chunk(path: Path, head: bytes) -> tuple[int, int] | None:
+    """Return how many bytes of samples a WAV or AIFF promises, and how many it can hold of them.
+
+    Args:
+        path: The file.
+        head: Its first 12 bytes.
+
+    Returns:
+        Both numbers; None for another format, without a chunk of samples, and where a stream could
+        not know its length.
+    """
+    # A chunk is four letters, a length, that many bytes, padded to an even number. Decoders do not
+    # report a chunk of samples that is cut short.
+    if head[:4] not in _CONTAINERS or head[8:] not in (b"WAVE", b"AIFF", b"AIFC"):
+        return None
+    byte_order, wanted = _CONTAINERS[head[:4]]
+    size = path.stat().st_size
+    streaming, long_length = _STREAMING_LENGTH, None
+    with path.open("rb") as file:
+        position = 12
+        while position + 8 <= size:
+            file.seek(position)
+            name, length = struct.unpack(f"{byte_order}4sI", file.read(8))
+            position += 8
+            if name == b"ds64" and length >= 16:
+                # The length of the file, then that of the samples.
+                long_length = int.from_bytes(file.read(16)[8:], "little")
+            if name == wanted:
+                if length == _LENGTH_IN_DS64 and long_length is not None:
+                    streaming, length = _STREAMING_LENGTH_64, long_length
+                return (length, min(length, size - position)) if length < streaming else None
+            position += length + length % 2
+    return None
+
+
+def _miscounted(path: Path, head: bytes) -> tuple[str, ...]:
+    promised, held = samples_chunk(path, head) or (0, 0)
+    if held == promised:
+        return ()
+    return (
+        f"its header promises {promised:,} bytes of samples, it holds {held:,}: what wrote the "
+        "file counts its samples wrong",
+    )
 
 
 def _ogg(path: Path, data: bytes, rate: int, seconds: float | None) -> tuple[str, ...]:

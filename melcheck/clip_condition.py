@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from melcheck.recipes import MelRecipe, band_centres_hz
+
 # Below this against the clip's peak a sample is silence: speech begins to be heard well above it.
 _SILENCE_DB = -50.0
 
@@ -42,6 +44,14 @@ _SPECTRUM_SAMPLES = 2048
 # in all, 30 dB less in each of so many bins.
 _HEARD_DB = -70.0
 _ROUNDING_DB = -116.0
+
+
+# Bands that are never within this of the loudest one, 52 dB, are not heard beside it; where they
+# begin below this share of the mel's reach, a good part of it is missing. The same speech at 8 kHz
+# reaches 0.45 of Vocos' mel at most, at 16 kHz 0.61.
+_INAUDIBLE_NATS = 6.0
+NARROW_SHARE = 0.6
+"""A clip that reaches less than this share of the mel's highest frequency is narrow."""
 
 
 def level_dbfs(waveform: Tensor) -> float:
@@ -165,3 +175,14 @@ def spectrum_reach_hz(power: Tensor, sample_rate: int) -> float:
     levels = 10 * power.clamp(min=1e-30).log10()
     heard = (levels > max(float(levels.max()) + _HEARD_DB, _ROUNDING_DB)).nonzero()
     return int(heard[-1]) * sample_rate / _SPECTRUM_SAMPLES if len(heard) else 0.0
+
+
+def narrow_hz(mel: Tensor, recipe: MelRecipe) -> float | None:
+    """Return the frequency that nothing is heard above, None where the clip reaches far enough.
+
+    Args:
+        mel: `[n_mels, frames]`, nats.
+        recipe: Its recipe.
+    """
+    highest = bandwidth_hz(mel, band_centres_hz(recipe), below_nats=_INAUDIBLE_NATS)
+    return highest if highest < NARROW_SHARE * recipe.f_max else None

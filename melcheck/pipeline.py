@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import SAME_LENGTH_SECONDS, LoadedAudio, load_audio
-from melcheck.clip_condition import silent_start_seconds
+from melcheck.clip_condition import narrow_hz, silent_start_seconds
 from melcheck.config import MelCheckConfig
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
@@ -121,6 +121,10 @@ class RoundTrip:
             notes.append(
                 f"the file has {rate:,} Hz, so nothing above {rate / 2:,.0f} Hz; the mel reaches "
                 f"{reach:,.0f} Hz"
+            )
+        elif limit := narrow_hz(self.recipe.in_nats(self.mel[0]).cpu(), self.recipe):
+            notes.append(
+                f"nothing above {limit:,.0f} Hz is heard in it; the mel reaches {reach:,.0f} Hz"
             )
         silent = silent_start_seconds(self.waveform[0], self.recipe.sample_rate)
         if self.whole is None and silent > _LONG_SILENCE_SECONDS:

@@ -116,6 +116,7 @@ class Plan:
     _loaded: dict[tuple[str, str], Vocoder | VocoderError] = dataclasses.field(default_factory=dict)
     _handshakes: dict[MelRecipe, Handshake] = dataclasses.field(default_factory=dict)
     _stages: dict[tuple[object, ...], StageHandshake] = dataclasses.field(default_factory=dict)
+    _spoken: dict[tuple[object, ...], dict[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def config(self, clip: Clip, recipe: MelRecipe | None = None) -> MelCheckConfig:
         """Return the configuration that reads a clip of this plan for mels of a recipe."""
@@ -335,14 +336,17 @@ class Plan:
         return list(self._named_speech(recipe).values())
 
     def _named_speech(self, recipe: MelRecipe) -> dict[str, Tensor]:
-        found = {}
-        for clip in [clip for clip in self.clips if clip.gated][:_SPEECH_CLIPS]:
-            # One that cannot be used is a case that fails.
-            with contextlib.suppress(ValueError, OSError):
-                config = start_of(self.config(clip, recipe))
-                audio = load_audio(config, min_samples=recipe.min_samples)
-                found[clip.name] = audio.waveform[0]
-        return found
+        """Return the first clips, read once for all handshakes."""
+        gated = [clip for clip in self.clips if clip.gated][:_SPEECH_CLIPS]
+        configs = tuple((clip.name, start_of(self.config(clip, recipe))) for clip in gated)
+        if (recipe, configs) not in self._spoken:
+            found = self._spoken[recipe, configs] = {}
+            for name, config in configs:
+                # One that cannot be used is a case that fails.
+                with contextlib.suppress(ValueError, OSError):
+                    audio = load_audio(config, min_samples=recipe.min_samples)
+                    found[name] = audio.waveform[0]
+        return self._spoken[recipe, configs]
 
     def _starts(self, recipe: MelRecipe) -> dict[str, Tensor]:
         samples = round(_DECODED_SECONDS * recipe.sample_rate)

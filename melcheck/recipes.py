@@ -24,11 +24,14 @@ from torch import Tensor
 
 _Values = TypeVar("_Values", float, Tensor)
 
+FLOAT32_EPSILON = 2.0**-23
+"""The step of float32 at 1, which Kaldi keeps a logarithm finite with."""
+
 FLOORS_IN_USE = (
     *(1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12),
-    *(2.0**-23, 2.0**-24),
+    *(FLOAT32_EPSILON, 2.0**-24),
 )
-"""What projects keep a logarithm finite with; Kaldi by the step of float32 at 1, 2^-23."""
+"""What projects keep a logarithm finite with."""
 
 BENIGN_FLOORS = (0.99e-9, 1.01e-5)
 """Floors between these are in use before the same vocoder: F5-TTS clips at 1e-5, others at 1e-7."""

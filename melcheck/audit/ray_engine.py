@@ -340,7 +340,7 @@ def _other_version(found: str) -> ClusterError:
 
 
 def _first_line(error: BaseException) -> str:
-    return plain_text(error_text(error).splitlines()[0][:200])
+    return plain_text(error_text(error).splitlines()[0][:200].rstrip("."))
 
 
 def _of_death(error: Exception) -> str:

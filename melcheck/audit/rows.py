@@ -17,10 +17,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 import tempfile
 import unicodedata
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +173,6 @@ class ClipRows:
         self._mels = None if settings.cache is None else _StoredMels(settings)
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._identity = self._described()
-        self._folder = Path(tempfile.mkdtemp(prefix="melcheck-audit-"))
-        self._cleaned = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __call__(self, items: Sequence[AuditItem]) -> list[Row]:
         """Return one row for each item, in order; never raises for a clip."""
@@ -270,8 +266,8 @@ class ClipRows:
             if draft.row.key == item.known_key:
                 return dataclasses.replace(draft.row, outcome="known")
         if source.is_file:
-            return self._measured(item, draft, item_file(source, self._folder, ""), stored)
-        with tempfile.TemporaryDirectory(dir=self._folder) as own:
+            return self._measured(item, draft, item_file(source, Path(), ""), stored)
+        with tempfile.TemporaryDirectory(prefix="melcheck-clip-") as own:
             path = item_file(source, Path(own), "audio", content=content)
             try:
                 return self._measured(item, draft, path, stored)

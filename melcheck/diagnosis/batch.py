@@ -31,7 +31,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     prepare,
     storage_step,
 )
-from melcheck.diagnosis.stored_mels import likeness, ranges
+from melcheck.diagnosis.stored_mels import LOUDEST_NATS, likeness, ranges
 from melcheck.files import MAX_LISTED
 from melcheck.recipes import BENIGN_FLOORS, FLOORS_IN_USE, VOCOS, MelRecipe, log_mel
 
@@ -61,7 +61,6 @@ _FEWEST_PIECE_FRAMES = 4
 # of full scale, which may be in one of them. A different clip, recipe or frame leaves 0.1 and more.
 _SAME_SHARE = 0.05
 _NOISE_MAGNITUDE = 0.01
-_LOUDEST_NATS = 30.0
 
 # How a mel and the pieces of other items correlate, as in `stored_mels`.
 _OTHER_AUDIO = 0.5
@@ -588,7 +587,7 @@ def _apart(held: Tensor, fresh: Tensor, look: _Look) -> float:
         one, other, rounding = held, fresh, step * fresh
     else:
         one, other = (
-            (look.recipe.to_nats(mel) / look.recipe.power).clamp(max=_LOUDEST_NATS).exp()
+            (look.recipe.to_nats(mel) / look.recipe.power).clamp(max=LOUDEST_NATS).exp()
             for mel in (held, fresh)
         )
         nats = held.abs() / look.recipe.units_per_nat / look.recipe.power

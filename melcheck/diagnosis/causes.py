@@ -161,6 +161,11 @@ CAUSES = _table(
     ),
     ("log-base", "the logarithm has a different base", "Take the recipe's logarithm."),
     ("decibels", "the logarithm is in decibels", "Take the recipe's logarithm."),
+    (
+        "kaldi-fbank",
+        "the mel is Kaldi's filterbank, which recognisers are trained on and vocoders are not",
+        "Extract the mel of the vocoder's recipe beside it, for what is to be decoded.",
+    ),
     ("no-log", "no logarithm was taken", "Take torch.log(mel.clip(min=floor))."),
     (
         "double-log",

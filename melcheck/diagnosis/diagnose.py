@@ -26,6 +26,7 @@ from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding, prof
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
 from melcheck.diagnosis.recipe_search.fitting import Fit
+from melcheck.diagnosis.recipe_search.kaldi import kaldi_fit
 from melcheck.diagnosis.recipe_search.mel_axes import Layout, logarithms, orient
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
@@ -36,7 +37,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
     storage_of,
     storage_step,
 )
-from melcheck.diagnosis.recipe_search.search import Look, closer_look, first_look
+from melcheck.diagnosis.recipe_search.search import AS_NEAR, Look, closer_look, first_look
 from melcheck.diagnosis.recipe_search.unexplained_cells import (
     altered,
     altered_cells,
@@ -63,13 +64,10 @@ _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
 # What leaves more is not explained.
 _EXPLAINED_NATS = 0.1
-# Residuals within this factor of the smallest are as good, where nothing explains the mel.
-_AS_GOOD = 1.01
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
-# Less is the rounding of float32. Values of a short type are next to its numbers, in its steps.
-_NOISE_NATS = 3e-4
+# Values of a short type are next to its numbers, in its steps.
 _FITS_A_TYPE = 0.05
 # What leaves more than this belongs to different audio.
 _DIFFERENT_AUDIO_NATS = 1.0
@@ -139,6 +137,12 @@ def _of_layout(
         count = prepared.leading + prepared.trailing
         text = f"{count} frames of {prepared.padding_value:g}"
         first.append(Finding("padded-frames", text))
+    kaldi = kaldi_fit(prepared, clip, expected.sample_rate)
+    if kaldi is not None:
+        named = tuple(each.explained(expected) for each in [*first, kaldi.finding])
+        frames = (layout.mel.shape[-1], reference.shape[-1])
+        fit = (kaldi.residual, math.inf, "none", kaldi.slope, kaldi.offset)
+        return Diagnosis("fault", named, Evidence(*fit, *frames, prepared.floor), ())
     best: _Best = None
     for undone, finding in logarithms(prepared):
         look = first_look(undone, clip, expected)
@@ -194,7 +198,8 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
             return None
         value = math.exp(expected.to_nats(lowest))
         atom = prepare(given).floor is not None
-        how = f"clipped at {value:.3g}" if atom else f"no floor, or one below {value:.3g}"
+        how = f"{_floor_mode(reference, given, value, expected)} {value:.3g}"
+        how = how if atom else f"no floor, or one below {value:.3g}"
         text = f"{how}, {expected.floor:g} expected"
         causes.append(Finding("floor", text, benign=True).explained(expected))
     storage = storage_of(given)
@@ -202,6 +207,15 @@ def _same(reference: Tensor, given: Tensor, expected: MelRecipe) -> Diagnosis | 
     if causes or storage:
         return _plain("benign", tuple(causes), reference, given, notes)
     return _plain("identical", (), reference, given)
+
+
+def _floor_mode(reference: Tensor, given: Tensor, floor: float, expected: MelRecipe) -> str:
+    """Return whether a floor was clipped at or added, by the cells that have some of both."""
+    between = reference > expected.log_floor
+    heard, found = (expected.in_nats(mel[between]).exp() for mel in (reference, given))
+    added, clipped = heard + floor, heard.clamp(min=floor)
+    left = [float((found / each).log().abs().sum()) for each in (added, clipped)]
+    return "added" if left[0] < left[1] else "clipped at"
 
 
 def _plain(
@@ -316,7 +330,7 @@ def _explained(
     harmless = [finding for finding in rest if finding.benign]
     named += [finding.explained(expected) for finding in rest[len(first) :] if not finding.benign]
     if not named:
-        if not harmless and evidence.residual > _NOISE_NATS:
+        if not harmless and evidence.residual > _EXACT_NATS:
             harmless = [_rounded(prepared, evidence.residual)]
         causes = tuple(finding.explained(expected) for finding in harmless)
         return Diagnosis("benign", causes, evidence, _nearest(choice, expected), tuple(notes))
@@ -385,7 +399,7 @@ def _nearest(choice: Choice, expected: MelRecipe) -> tuple[Nearest, ...]:
     """Return the best three that predict different mels; of those as good, the simplest first."""
     found: list[tuple[Fit, Nearest]] = []
     smallest = min(entry.residual for entry in choice.fits)
-    as_good = _AS_GOOD * smallest
+    as_good = AS_NEAR * smallest
     close = min(max(SAME_MEL_NATS, _CLOSE_SHARE * smallest), _MOST_CLOSE_NATS)
 
     def order(entry: Fit) -> tuple[float, int]:

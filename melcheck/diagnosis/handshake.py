@@ -185,7 +185,7 @@ class ProbeResult:
         max_abs_diff: Largest difference over the common frames, nats; NaN where the shapes cannot
             be compared.
         where: Where it differs: "length", "floor", "edges", "bands 3-7", "everywhere".
-        diagnosis: Diagnosis of this probe; None where it failed, or after two others agreed.
+        diagnosis: Diagnosis of this probe; None where it failed, or could not change the answer.
         error: What the front end raised or returned instead, in one line; "" for nothing.
         fix: What to do about that.
     """
@@ -377,10 +377,11 @@ def _spoken(index: int, clip: object, expected: MelRecipe) -> Probe:
 def _diagnosed(
     clips: Sequence[Probe], extracted: Sequence[FrontendResult], expected: MelRecipe
 ) -> list[Diagnosis | None]:
-    """Diagnose clips until two diagnoses of a wrong mel agree.
+    """Diagnose clips until no other can change the answer.
 
-    What no recipe explains takes longest, and a third clip would not change the verdict. Speech
-    comes first and a probe second, so that those two are as different as possible.
+    Speech comes first: what explains its mel is the answer, but for a gain, which may differ from
+    clip to clip. Else two diagnoses of a wrong mel that agree are enough, of speech and of a probe,
+    so that those two are as different as possible.
 
     Returns:
         A diagnosis for each clip, None where there is no mel or no need.
@@ -399,7 +400,8 @@ def _diagnosed(
         found[index] = diagnosis
         if diagnosis.kind not in ("fault", "unknown"):
             continue
-        if (diagnosis.kind, diagnosis.codes) in seen:
+        known = index in speech and diagnosis.kind == "fault" and diagnosis.explained
+        if (known and "gain" not in diagnosis.codes) or (diagnosis.kind, diagnosis.codes) in seen:
             return found
         seen.add((diagnosis.kind, diagnosis.codes))
     return found

@@ -29,7 +29,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
 )
 from melcheck.diagnosis.recipe_search.recipe_changes import filters_of
 from melcheck.profiles import PROFILES
-from melcheck.recipes import FLOORS_IN_USE, VOCOS, MelRecipe
+from melcheck.recipes import FLOAT32_EPSILON, FLOORS_IN_USE, VOCOS, MelRecipe
 
 _LOGARITHMS = ((1.0, "ln", ""), (1 / math.log(10), "log10", "log-base"))
 
@@ -97,7 +97,8 @@ def marks_of(prepared: Prepared, values: Tensor) -> Marks:
     for scale, name, code in _LOGARITHMS:
         value = None if floor is None else _known_floor(floor / scale, prepared.storage)
         if value is not None and high / scale < _LOUDEST_INTEGERS_NATS:
-            clue = Finding(code, f"floor {floor:.4f} = {name}({value:g})")
+            of_kaldi = ", which Kaldi's fbank is clipped at" if value == FLOAT32_EPSILON else ""
+            clue = Finding(code, f"floor {floor:.4f} = {name}({value:g}){of_kaldi}")
             return Marks((clue, *_integers(usable / scale, len(prepared.mel))), scale)
     mean, std = float(values.double().mean()), float(values.double().std())
     if max(abs(mean), abs(std - 1)) < _STANDARD_TOLERANCE:

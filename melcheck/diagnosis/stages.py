@@ -68,14 +68,15 @@ STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
 )
 """What each stage may deviate by in float32."""
 
-# Likewise, with other orders of summation. Measured, own and carried: backbone 2.2e-5 both, head
-# 5.6e-4 and 1.6e-2, re-encode 9.5e-7 and 7.9e-2: projections magnify rounding.
+# Likewise, with other orders of summation. Measured, own and carried: backbone 1.5e-4 both (a batch
+# of four with AVX2), head 5.6e-4 and 1.6e-2, decode 1.9e-3 (chunks, MKL_CBWR), re-encode 9.5e-7 and
+# 7.9e-2: projections magnify rounding.
 RETRIEVED_STAGE_TOLERANCES: Mapping[str, StageTolerance] = MappingProxyType(
     {
         **STAGE_TOLERANCES,
-        "backbone": StageTolerance(7e-5, 7e-5),
+        "backbone": StageTolerance(4.5e-4, 4.5e-4),
         "head": StageTolerance(1.7e-3, 5e-2),
-        "decode": StageTolerance(1.7e-3, 5e-2),
+        "decode": StageTolerance(5.7e-3, 5e-2),
         "re-encode": StageTolerance(2e-2, 0.24),
     }
 )

@@ -176,8 +176,8 @@ def _common_folders(file: Path, audio: Path) -> int:
 # Rounding of a different library or device; quiet cells are compared in magnitudes.
 _SAME_NATS = 1e-3
 
-# No mel of audio is louder; what claims to be is no number of float64 after `exp`.
-_LOUDEST_NATS = 30.0
+LOUDEST_NATS = 30.0
+"""No mel of audio is louder; what claims to be is no number of float64 after `exp`."""
 
 # float16 and bfloat16 resolve 0.004 and 0.06 nats at -16.
 _SAME_FLOOR = 0.1
@@ -538,7 +538,7 @@ def _alignment(mel: Tensor, fresh: Tensor, *, valid: Tensor, step: float) -> int
 
 
 def _magnitude(mel: Tensor) -> Tensor:
-    return mel.clamp(max=_LOUDEST_NATS).exp()
+    return mel.clamp(max=LOUDEST_NATS).exp()
 
 
 def likeness(mel: Tensor, fresh: Tensor) -> float:

@@ -108,16 +108,18 @@ def _compared(clip: str, mel: Tensor, tried: Vocoder, reference: Vocoder) -> Cli
         given = _decoded(tried, mel)
     except ValueError as error:
         return raised(clip, error)
-    return _result(clip, wanted, given, reference)
+    return _result(clip, mel, wanted, given, reference)
 
 
 def _decoded(tried: Vocoder, mel: Tensor) -> Tensor:
     return tried.decode(mel.to(tried.device)).detach().cpu().float()
 
 
-def _result(clip: str, wanted: Tensor, given: Tensor, reference: Vocoder) -> ClipResult | Pair:
+def _result(
+    clip: str, mel: Tensor, wanted: Tensor, given: Tensor, reference: Vocoder
+) -> ClipResult | Pair:
     """Compare one waveform, `[1, samples]`, with what it should be."""
-    if not disagreement(reference, wanted, given):
+    if not disagreement(reference, wanted, given, mel=mel):
         return ClipResult(clip)
     limited = wanted.clamp(-1, 1)
     if not disagreement(reference, limited, given):
@@ -168,7 +170,7 @@ def _batched(clip: str, mel: Tensor, tried: Vocoder, reference: Vocoder) -> list
         if not bool(torch.isfinite(alone).all()):
             return []
         together = _decoded(tried, torch.cat([mel, mel + _LOUDER_NATS, silence]))
-        apart = disagreement(reference, alone, together[:1])
+        apart = disagreement(reference, alone, together[:1], mel=mel)
         if apart:
             return [ClipResult(name, explanation("batch", apart))]
         if not (isinstance(tried, CallableVocoder) and tried.decodes_lists):
@@ -176,9 +178,9 @@ def _batched(clip: str, mel: Tensor, tried: Vocoder, reference: Vocoder) -> list
         frames = round(_SHORTER_ITEM * mel.shape[-1])
         shorter = mel[..., :frames]
         longer, item = tried.decode_list([mel[0], shorter[0]])
-        results = [_result(f"{name}, the longer item", alone, longer[None], reference)]
+        results = [_result(f"{name}, the longer item", mel, alone, longer[None], reference)]
         name = f"{name}, the shorter item"
-        found = _result(name, _decoded(tried, shorter), item[None], reference)
+        found = _result(name, shorter, _decoded(tried, shorter), item[None], reference)
         padded = _decoded(tried, torch.cat([shorter, silence[..., frames:]], dim=-1))
         if not disagreement(reference, padded[:, : len(item)], item[None]):
             found = ClipResult(name, _PADDED_WITH_SILENCE, harmless=True)

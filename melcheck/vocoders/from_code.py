@@ -275,9 +275,12 @@ def _surplus(target: Target, form: _Form, recipe: MelRecipe) -> int:
         found.append(f"{samples} samples for {frames} frames, where {expected} are expected")
     if surplus[0] == surplus[1] and 0 <= surplus[0] <= recipe.n_fft:
         return surplus[0]
-    raise CallableError(
-        f"returned {' and '.join(found)}: it has a different hop length or sampling rate"
-    )
+    if surplus[0] == surplus[1]:
+        how = f"{abs(surplus[0]):,} samples {'fewer' if surplus[0] < 0 else 'more'}"
+        cause = f"always {how}: its ends are {'cut' if surplus[0] < 0 else 'padded'}"
+    else:
+        cause = "it has a different hop length or sampling rate"
+    raise CallableError(f"returned {' and '.join(found)}: {cause}")
 
 
 def _probe_mel(seconds: float, recipe: MelRecipe) -> Tensor:

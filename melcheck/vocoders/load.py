@@ -25,6 +25,7 @@ from melcheck.vocoders.weights import (
     VocoderFiles,
     VocoderUnavailable,
     embedded_files,
+    fix_for,
     local_files,
 )
 
@@ -108,9 +109,9 @@ def _unknown(name: str) -> str:
     guesses = difflib.get_close_matches(name.lower(), _NAMES, n=1)
     guess = f" Did you mean {guesses[0]!r}?" if guesses else ""
     if os.path.isfile(name):
-        guess = (
-            f" That is a file: give the directory that holds it, {os.path.dirname(name) or '.'}."
-        )
+        folder = os.path.dirname(os.path.abspath(name))
+        fix = fix_for([os.path.basename(name)], f"Give the directory that holds it: {folder}")
+        guess = f" That is a file. {fix}"
     return (
         f"name must be {', '.join(map(repr, _NAMES))}, an existing directory, a repository "
         f"such as {OFFICIAL_REPO!r}, or package.module:attribute, got {name!r}.{guess}"

@@ -23,7 +23,7 @@ from vocos.models import VocosBackbone
 from melcheck.files import load_yaml, short
 from melcheck.recipes import MelRecipe
 from melcheck.vocoders.phase_head import ConsistentISTFTHead
-from melcheck.vocoders.weights import ReadFile, VocoderError
+from melcheck.vocoders.weights import OFFICIAL_REPO, ReadFile, VocoderError
 
 _PADDING: Final = ("center", "same")
 
@@ -71,6 +71,7 @@ _AGREEMENTS: Final = (
 _MAX_FRAMES_PER_SECOND: Final = 2_000
 
 _MAX_CONFIG_BYTES: Final = 65_536
+_MAX_NAME: Final = 200
 _FLOOR: Final = 1e-7  # vocos.modules.safe_log
 
 
@@ -161,10 +162,15 @@ def _parse_section(path: Path, section: str, content: object) -> dict[str, Any]:
         )
     class_path = content.get("class_path")
     if not isinstance(class_path, str) or class_path not in classes:
+        # The whole name of a class says which model it is.
+        named = isinstance(class_path, str) and len(class_path) < _MAX_NAME
+        found = repr(class_path) if named else short(class_path)
         raise VocoderError(
             f"{path}: {section}.class_path must be {' or '.join(classes)}, "
-            f"got {short(class_path)}.\n"
-            "melcheck builds mel Vocos models only, and imports nothing that a file names."
+            f"got {found}.\n"
+            "melcheck builds mel Vocos models only, and imports nothing that a file names. Take "
+            f"the variant that decodes mels, such as {OFFICIAL_REPO}, or name your code "
+            "that decodes them: package.module:attribute."
         )
     settings = inspect.signature(classes[class_path]).parameters
     arguments = content.get("init_args") or {}

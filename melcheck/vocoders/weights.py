@@ -14,8 +14,9 @@ References:
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -127,18 +128,42 @@ def local_files(directory: Path) -> VocoderFiles:
     present = [name for name in WEIGHTS_FILES if (directory / name).is_file()]
     if not (directory / CONFIG_FILE).is_file() or not present:
         try:
-            found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) or "nothing"
+            names = sorted(entry.name for entry in directory.iterdir())
+            found = ", ".join(names[:5]) or "nothing"
         except OSError as error:
-            found = f"a folder that cannot be read ({os_reason(error)})"
+            names, found = [], f"a folder that cannot be read ({os_reason(error)})"
+        fix = fix_for(names, "Put both files there, or give the directory that holds them.")
         raise VocoderError(
             f"{directory} must hold {CONFIG_FILE} and {' or '.join(WEIGHTS_FILES)}, "
-            f"got {found}.\nPut both files there, or give the directory that holds them."
+            f"got {found}.\n{fix}"
         )
     remedy = "Put the real file there: download it again, or run `git lfs pull` in a git checkout."
     config, weights = (
         read_file(directory / name, remedy=remedy) for name in (CONFIG_FILE, present[0])
     )
     return VocoderFiles(str(directory), None, config, weights)
+
+
+# What other vocoders are released as.
+_OTHER_VOCODERS = {
+    "*.onnx": "a model in ONNX",
+    "*.pt2": "an exported program of torch",
+    "bigvgan_generator*": "BigVGAN",
+    "generator*": "HiFi-GAN",
+    "g_[0-9]*": "HiFi-GAN",
+}
+
+
+def fix_for(names: Iterable[str], otherwise: str) -> str:
+    """Return what to do about files that are no Vocos: name code where they are another vocoder."""
+    names = list(names)
+    for pattern, kind in _OTHER_VOCODERS.items():
+        if fnmatch.filter(names, pattern):
+            return f"It looks like {kind}: name your code that decodes with it, {_REFERENCE}."
+    return otherwise
+
+
+_REFERENCE = "package.module:attribute"
 
 
 def read_file(

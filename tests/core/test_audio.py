@@ -560,7 +560,7 @@ _BAD_FILES = {
     "wav-cut-in-its-list": ("a.wav", _LISTED[:50], _NOT_AUDIO),
     "wav-cut-before-its-samples": ("a.wav", _WHOLE[:44], _TRUNCATED),
     "wav-cut-in-its-samples": ("a.wav", _WHOLE[:999], _TRUNCATED),
-    "wav-short-of-one-byte": ("a.wav", _WHOLE[:-1], _TRUNCATED),
+    "wav-short-of-45-bytes": ("a.wav", _WHOLE[:-45], _TRUNCATED),
     "wav-with-list-cut": ("a.wav", _LISTED[:-100], _TRUNCATED),
     "wav-with-odd-chunk-cut": ("a.wav", _riff(_fmt(), _ODD, _DATA)[:-100], _TRUNCATED),
     "wav-extensible-cut": ("a.wav", _riff(_extensible_fmt(), _DATA)[:-100], _TRUNCATED),
@@ -614,6 +614,8 @@ def _rf64(length: int, data_length: int = _LONG, *, ds64_bytes: int = 28) -> byt
 _COMPLETE = {
     "as-many-bytes": _wav(_chunk(b"data", b"12345678", 8)),
     "more-bytes": _wav(_chunk(b"data", b"12345678", 7)),
+    # What counts its own header among the samples.
+    "44-bytes-short": _wav(_chunk(b"data", b"12345678", 52)),
     "streamed": _wav(_chunk(b"data", b"12345678", 0x7FFF_F000)),
     "behind-an-odd-chunk": _wav(_ODD, _chunk(b"data", b"12345678", 8)),
     "no-chunk-of-samples": _wav(),
@@ -635,15 +637,15 @@ def test_a_file_with_what_its_header_promises_is_complete(tmp_path: Path, conten
 
 
 _INCOMPLETE: dict[str, tuple[bytes, int, int]] = {
-    "one-byte-short": (_wav(_chunk(b"data", b"12345678", 9)), 9, 8),
+    "45-bytes-short": (_wav(_chunk(b"data", b"12345678", 53)), 53, 8),
     "no-byte": (_wav(_chunk(b"data", b"", 1)), 1, 0),
     "longest": (_wav(_chunk(b"data", b"12345678", 0x7FFF_EFFF)), 0x7FFF_EFFF, 8),
-    "behind-an-odd-chunk": (_wav(_ODD, _chunk(b"data", b"12345678", 9)), 9, 8),
-    "rf64": (_rf64(9), 9, 8),
-    "rf64-of-a-short-ds64": (_rf64(9, ds64_bytes=16), 9, 8),
+    "behind-an-odd-chunk": (_wav(_ODD, _chunk(b"data", b"12345678", 53)), 53, 8),
+    "rf64": (_rf64(53), 53, 8),
+    "rf64-of-a-short-ds64": (_rf64(53, ds64_bytes=16), 53, 8),
     "rf64-longer-than-32-bits": (_rf64(2**40), 2**40, 8),
     "rf64-longest": (_rf64(2**63 - 2), 2**63 - 2, 8),
-    "rf64-whose-chunk-gives-the-length": (_rf64(8, 9), 9, 8),
+    "rf64-whose-chunk-gives-the-length": (_rf64(8, 53), 53, 8),
 }
 
 
@@ -873,6 +875,20 @@ def test_a_format_beyond_soundfile_asks_for_ffmpeg(
     (tmp_path / "clip.m4a").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" * 4)
     with pytest.raises(AudioError, match="With FFmpeg installed, TorchCodec reads more formats"):
         _load(tmp_path / "clip.m4a")
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x1cftypM4A \0\0\2\0", r"MP4 \(M4A, AAC\)"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81", "WebM or Matroska"),
+        (b"#!AMR\n", "AMR"),
+    ],
+)
+def test_a_container_under_another_name_is_named(tmp_path: Path, head: bytes, kind: str) -> None:
+    (tmp_path / "a.wav").write_bytes(head + bytes(4_096))
+    with pytest.raises(AudioError, match=f"It is {kind}, whatever its name: convert it"):
+        _load(tmp_path / "a.wav")
 
 
 _GUARDED: dict[str, tuple[int, bool]] = {

@@ -175,6 +175,15 @@ def test_a_flac_of_another_checksum_is_noted(tmp_path: Path) -> None:
 # Where it is shown.
 
 
+def test_a_wav_that_counts_its_header_among_its_samples_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(2_400), 24_000, subtype="PCM_16")
+    assert notes(path) == ()
+    path.write_bytes(path.read_bytes()[:-44])
+    [note] = notes(path)
+    assert "promises 4,800 bytes of samples, it holds 4,756" in note
+
+
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp3"

@@ -66,6 +66,7 @@ class FrontEnd:
         may: Codes that are true, and that a clip may not show.
         harmless: Whether the vocoder takes the mel as it is.
         single: Whether the arithmetic is in float32, as in torch.
+        whole: Code of a cause that names all of it, where it is no recipe.
         frames_first: Whether it returns [frames, n_mels].
     """
 
@@ -92,6 +93,7 @@ class FrontEnd:
     may: tuple[str, ...] = ()
     harmless: bool = False
     single: bool = False
+    whole: str = ""
     frames_first: bool = False
     drop_last: bool = False
     custom: Callable[[Array, int], Array] | None = None
@@ -736,8 +738,7 @@ FRONT_ENDS = (
         mel_scale="htk",
         norm=None,
         compress=ln(float(np.finfo(np.float32).eps)),
-        after=("int16-scale", "window"),
-        may=("floor", "gain"),
+        whole="kaldi-fbank",
         frames_first=True,
         custom=kaldi_fbank,
     ),

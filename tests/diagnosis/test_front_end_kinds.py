@@ -11,6 +11,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
+import torchaudio.compliance.kaldi
 from torch import Tensor
 
 from melcheck.audio import load_audio
@@ -237,6 +238,27 @@ def test_no_window_is_tried_that_is_longer_than_its_transform(speech: Tensor) ->
     """A transform of 2048 with a window of 1200 is two changes, and not each alone."""
     mel = log_mel(speech, recipe(f_min=91.0, f_max=7_650.0, mel_scale="slaney", n_mels=80))
     assert diagnose(speech, mel).kind in ("fault", "unknown")
+
+
+KALDI: dict[str, tuple[dict[str, Any], float, bool]] = {
+    "of-a-recogniser": ({"num_mel_bins": 80}, 32_768.0, False),
+    "of-samples-of-1": ({"num_mel_bins": 40, "snip_edges": False}, 1.0, False),
+    "of-a-speaker-encoder": ({"num_mel_bins": 80, "window_type": "hamming"}, 1.0, True),
+}
+
+
+@pytest.mark.parametrize("case", KALDI)
+def test_the_filterbank_of_kaldi_is_named_with_its_options(case: str, speech: Tensor) -> None:
+    options, factor, less_means = KALDI[case]
+    at_16_khz = torchaudio.functional.resample(speech, 24_000, 16_000)
+    mel = torchaudio.compliance.kaldi.fbank(factor * at_16_khz[None], **options).T
+    found = diagnose(speech, mel - mel.mean(dim=1, keepdim=True) if less_means else mel)
+    assert found.codes == ("kaldi-fbank",)
+    evidence = found.causes[0].evidence
+    assert all(f"{name}={value!r}" in evidence for name, value in options.items())
+    assert ("less its mean" in evidence) == less_means
+    other = diagnose(speech, mel * torch.linspace(0.9, 1.1, len(mel))[:, None])
+    assert "kaldi-fbank" not in other.codes
 
 
 # Caches and bare mels.

@@ -195,15 +195,22 @@ def test_a_fault_of_one_length_alone_is_still_found(diagnosed: list[int]) -> Non
     assert found.diagnosis.codes == ("power",)
 
 
-def test_where_two_disagree_all_are_diagnosed_and_the_one_of_speech_is_told(
+def test_what_explains_speech_is_the_answer_whatever_the_probes_would_say(
     diagnosed: list[int],
 ) -> None:
     speech = probe(48_000)
     recipes = {48_000: MelRecipe(power=2.0), PROBE_LENGTHS[0]: MelRecipe(norm="slaney")}
     found = handshake(lambda w: log_mel(w, recipes.get(w.shape[-1], VOCOS)), speech=[speech])
-    assert diagnosed == [48_000, *PROBE_LENGTHS]
+    assert diagnosed == [48_000]
     assert found.diagnosis is not None
     assert found.diagnosis.codes == ("power",)
+
+
+def test_a_gain_of_speech_is_compared_with_that_of_a_probe(diagnosed: list[int]) -> None:
+    found = handshake(lambda w: log_mel(2 * w), speech=[probe(48_000)])
+    assert diagnosed == [48_000, PROBE_LENGTHS[0]]
+    assert found.diagnosis is not None
+    assert found.diagnosis.codes == ("gain",)
 
 
 # What fails.

@@ -92,6 +92,9 @@ def truth(front: FrontEnd, *, own_rate: bool) -> tuple[set[str], set[str]]:
     """Return the codes that have to be named, and those that may be."""
     if front.harmless:
         return set(), SEEN_OR_NOT | {"profile:zipvoice"}
+    if front.whole:
+        named = {front.whole} | ({"axes-transposed"} if front.frames_first and own_rate else set())
+        return named, named
     numbers = numbers_of(front)
     must = {code for name, code in CODES.items() if numbers[name] != getattr(REFERENCE, name)}
     may = SEEN_OR_NOT | set(front.may)

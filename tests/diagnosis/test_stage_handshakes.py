@@ -7,6 +7,8 @@ user code and what that catalogue does not have.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from melcheck.probe_clips import FILE_FORMATS, probe, probe_files
 from melcheck.recipes import VOCOS
 from melcheck.user_code import CallableError
 from melcheck.vocoders.agreement import PLAIN, RETRIEVED, agreement, disagreement
+from melcheck.vocoders.base import Vocoder, VocoderWrapper
 from melcheck.vocoders.load import load_vocoder
 from tests.vocoders import untrained
 
@@ -378,3 +381,25 @@ def test_what_is_rounding_is_the_vocoders_own(name: str, bound: object) -> None:
     assert disagreement(vocoder, waveform, (1 + 1e-5) * waveform) == ""
     assert "of its level" in disagreement(load_vocoder("embedded"), waveform, -waveform)
     assert "a sample is off by" in disagreement(load_vocoder("griffin-lim"), waveform, -waveform)
+
+
+@dataclasses.dataclass(frozen=True)
+class Undecided(VocoderWrapper):
+    """Has two waveforms for each mel, and the least bit of the mel chooses."""
+
+    inner: Vocoder
+
+    def decode(self, mel: Tensor) -> Tensor:
+        waveform = probe(24_000)[None]
+        return waveform.flip(-1) if int(1e9 * mel.double().sum()) % 2 else waveform
+
+
+def test_what_rounding_chooses_is_no_disagreement() -> None:
+    vocoder = Undecided(load_vocoder("embedded"))
+    waveform, mel = probe(24_000)[None], torch.zeros(1, 100, 94)
+    other = waveform.flip(-1)
+    assert disagreement(vocoder, waveform, other) != ""
+    assert disagreement(vocoder, waveform, other, mel=mel) == ""
+    assert disagreement(vocoder, waveform, -other, mel=mel) != ""
+    assert disagreement(vocoder, waveform, other[:, :-1], mel=mel) != ""
+    assert disagreement(vocoder, waveform, other * math.nan, mel=mel) != ""

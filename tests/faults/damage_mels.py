@@ -22,6 +22,13 @@ def recipe_change(target: InjectionTarget, changes: dict[str, Any]) -> Project:
     return target.with_front_end(lambda waveform: log_mel(waveform, recipe))
 
 
+def first_frames(target: InjectionTarget, share: float) -> Project:
+    """Return the first frames of a clip, as after a crop, and not the rest."""
+    return target.with_front_end(
+        lambda waveform: (mel := log_mel(waveform))[..., : round(share * mel.shape[-1])]
+    )
+
+
 def scaled(target: InjectionTarget, factor: float) -> Project:
     """Forget that integer samples have another full scale, or remember it twice."""
     return target.with_front_end(lambda waveform: log_mel(factor * waveform))

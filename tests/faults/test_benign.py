@@ -128,6 +128,8 @@ RUNGS: dict[str, Rung] = {
     "mel-bfloat16": stored_mel(torch.bfloat16),
     "floor-1e-5": recipe(floor=1e-5),
     "floor-1e-9-added": recipe(floor=1e-9, floor_mode="add"),
+    "one-frame-less": recipe(tail="drop_last"),
+    "frames-rounded": recipe(tail="round"),
     "waveform-float16": reread(half),
     "pcm16": reread(pcm16),
     "dither": reread(dithered),

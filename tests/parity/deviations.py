@@ -23,11 +23,11 @@ from melcheck.diagnosis.stages import RETRIEVED_STAGE_TOLERANCES, StageTolerance
 CONSISTENT_STAGES: Mapping[str, StageTolerance] = RETRIEVED_STAGE_TOLERANCES
 """With a consistent head: on the first two of those clips, and with random weights."""
 
-# Measured against float64: backbone 2.3e-5 and 6.0e-4, head 2.6e-3 and 1.9e-2, re-encode 3.9e-3 and
-# 4.6e-2.
+# Measured against float64: backbone 2.3e-5 (with AVX2 1.5e-4) and 6.0e-4, head 2.6e-3 and 1.9e-2,
+# re-encode 3.9e-3 and 4.6e-2.
 CONSISTENT_ROUNDING_STAGES: Mapping[str, StageTolerance] = MappingProxyType(
     {
-        "backbone": StageTolerance(7e-5, 2e-3),
+        "backbone": StageTolerance(4.5e-4, 2e-3),
         "head": StageTolerance(8e-3, 6e-2),
         "decode": StageTolerance(8e-3, 6e-2),
         "re-encode": StageTolerance(2e-2, 0.15),

@@ -62,11 +62,14 @@ _TENSORS = ("waveform", "mel", "reconstructed_waveform", "reconstructed_mel")
 # chunks from the whole over these chunks and torch's kernels for AVX-512, AVX2 and none, 1 and 4
 # threads: 7.2e-6 of decoded samples, 1.9e-5 nats in the mean of their mels. The embedded vocoder's
 # head magnifies the rounding of the backbone (features: 1.3e-4, samples: 3.6e-3, in AVX2), so that
-# only the mels are checked: 6.0e-5 nats in the mean. Times three.
+# only the mels are checked: 6.0e-5 nats in the mean, with AVX2 3e-4. Griffin-Lim's iterations, too,
+# make up to 1e-3 of it in samples, and 7.4e-4 nats (AVX2, 4 threads). The first mel, likewise: one
+# last bit of a float32, 4.8e-7. Times three.
+_ENCODED_ATOL = 1.5e-6
 _SAMPLE_ATOL = 2.2e-5
 _MEL_MEAN_ATOL = 6e-5
-# With AVX2 3e-4. Times three.
 _MAGNIFIED_MEL_MEAN_ATOL = 1e-3
+_GRIFFIN_LIM_MEL_MEAN_ATOL = 2.2e-3
 
 
 def _vocos(backbone: VocosBackbone, head: ISTFTHead) -> VocosVocoder:
@@ -149,18 +152,19 @@ def joined(chunks: list[RoundTrip], tensor: str) -> Tensor:
 def test_chunks_joined_are_the_whole(name: str, seconds: float) -> None:
     expected, chunks = whole(name), chunked(name, seconds)
     assert torch.equal(joined(chunks, "waveform"), expected.waveform)
-    assert torch.equal(joined(chunks, "mel"), expected.mel)
+    torch.testing.assert_close(joined(chunks, "mel"), expected.mel, rtol=0, atol=_ENCODED_ATOL)
     decoded = joined(chunks, "reconstructed_waveform")
     assert decoded.shape == expected.reconstructed_waveform.shape
-    magnified = vocoder(name).magnifies_rounding
-    if not magnified:
+    allowed = _GRIFFIN_LIM_MEL_MEAN_ATOL if name == "griffin-lim" else _MEL_MEAN_ATOL
+    if vocoder(name).magnifies_rounding:
+        allowed = _MAGNIFIED_MEL_MEAN_ATOL
+    elif name != "griffin-lim":
         torch.testing.assert_close(
             decoded, expected.reconstructed_waveform, rtol=0, atol=_SAMPLE_ATOL
         )
     # The mean: the logarithm of a bin far below its frame's peak magnifies the rounding there.
     again = joined(chunks, "reconstructed_mel")
     assert again.shape == expected.reconstructed_mel.shape
-    allowed = _MAGNIFIED_MEL_MEAN_ATOL if magnified else _MEL_MEAN_ATOL
     assert (again - expected.reconstructed_mel).abs().mean() < allowed
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from melcheck.diagnosis.recipe_search.mel_values import Prepared, storage_step
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange, filters_of
-from melcheck.diagnosis.recipe_search.spectra import energies, first_centre, log_bands
+from melcheck.diagnosis.recipe_search.spectra import TINY, energies, first_centre, log_bands
 from melcheck.recipes import MelRecipe
 
 # Cells are active where a bin's magnitude is this far above that of 16-bit dither (1.5e-5 times
@@ -240,11 +240,11 @@ def fit_bands(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> Fit:
     count = weight.sum(dim=1, keepdim=True).clamp(min=1)
     means = [(each.double() * weight).sum(1, keepdim=True) / count for each in (mel, prepared.mel)]
     x, y = ((each - mean) * weight for each, mean in zip((mel, prepared.mel), means, strict=True))
-    slopes = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp(min=_TINY)
+    slopes = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp(min=TINY)
     fitted = active.any(dim=1)
     if not bool((slopes[fitted] > 0).all()):
         return _no_fit(hypothesis, mel, active)
-    errors = ((y - slopes * x) / slopes.clamp(min=_TINY))[active]
+    errors = ((y - slopes * x) / slopes.clamp(min=TINY))[active]
     residual = float(errors.square().mean().sqrt())
     offsets = means[1] - slopes * means[0]
     bands = torch.cat([slopes, offsets], dim=1).T
@@ -265,7 +265,6 @@ def fit_bands(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> Fit:
 _FRAMES_OF_A_BAND = 12
 _ATOM_SHARE = 1e-6
 _MOST_ALIKE = 2
-_TINY = 1e-12
 
 
 def _no_fit(hypothesis: Hypothesis, mel: Tensor, active: Tensor) -> Fit:

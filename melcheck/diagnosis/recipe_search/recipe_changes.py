@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melcheck.diagnosis.recipe_search.spectra import TINY
 from melcheck.recipes import MelRecipe, band_edges_hz, filters
 
 _WINDOWS = ("hann", "hamming", "sqrt_hann", "rectangular")
@@ -41,7 +42,8 @@ _TRANSFORMS: dict[int, tuple[int, ...]] = {
 }
 _PRE_EMPHASES = (0.9, 0.95, 0.97, 0.98)
 _USUAL_PRE_EMPHASIS = 0.97
-_MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
+MAGNITUDE_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
+"""What projects add to the energies under the root."""
 _F_MAXIMA_HZ = (
     *(4_000.0, 7_600.0, 8_000.0, 10_000.0, 11_000.0, 11_025.0, 12_000.0),
     *(16_000.0, 20_000.0, 22_050.0, 24_000.0),
@@ -126,7 +128,7 @@ def spectrum_changes(expected: MelRecipe) -> tuple[tuple[RecipeChange, ...], ...
         # It comes with transforms of every length, and hides them.
         emphasis = change("pre-emphasis", pre_emphasis=_USUAL_PRE_EMPHASIS)
         found += [(emphasis, *each) for each in found if each and each[0].code == "n-fft"]
-    for epsilon in (0.0, *_MAGNITUDE_EPSILONS):
+    for epsilon in (0.0, *MAGNITUDE_EPSILONS):
         add("magnitude-eps", magnitude_eps=epsilon)
     return tuple(found)
 
@@ -195,12 +197,14 @@ class FilterEdges:
 
     Attributes:
         changes: What each hypothesis changes.
-        places: Beginning, peak and end in bins, `[3, hypotheses, bands]`, float64.
-        bins: The first bin at or beyond each of them, `[3, hypotheses, bands]`.
-        heights: Logarithm of the filters' height, `[hypotheses, bands]`, float64.
+        triangles: Which triangles each has, `[hypotheses]`: a norm only changes their height.
+        places: Beginning, peak and end in bins, `[3, triangles, bands]`, float64.
+        bins: The first bin at or beyond each of them, `[3, triangles, bands]`.
+        heights: Logarithm of the filters' height, `[hypotheses, bands]`, float32.
     """
 
     changes: tuple[tuple[RecipeChange, ...], ...]
+    triangles: Tensor
     places: Tensor
     bins: Tensor
     heights: Tensor
@@ -208,12 +212,13 @@ class FilterEdges:
     def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> FilterEdges:
         """Return the edges of some of the hypotheses."""
         where = torch.tensor([self.changes.index(each) for each in changes])
+        kept, triangles = torch.unique(self.triangles[where], return_inverse=True)
         return FilterEdges(
-            tuple(changes), self.places[:, where], self.bins[:, where], self.heights[where]
+            tuple(changes), triangles, self.places[:, kept], self.bins[:, kept], self.heights[where]
         )
 
     def log_bands(self, energy: Tensor, power: float) -> Tensor:
-        """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float64."""
+        """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float32."""
         values = energy.double() if power == 2.0 else energy.double() ** (power / 2)
         leading = values.shape[:-1]
         values = values.reshape(-1, values.shape[-1]).T  # bins first, to be picked in rows
@@ -227,15 +232,12 @@ class FilterEdges:
         )
         bands = (one_up - low * zero_up) / (peak - low)
         bands += (high * zero_down - one_down) / (high - peak)
-        logs: Tensor = bands.clamp_(min=_TINY).log_().add_(self.heights.flatten()[:, None])
-        return logs.view(*self.heights.shape, *leading)
+        # Differences of long sums need float64, their logarithms do not.
+        logs = bands.float().clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)
+        found: Tensor = logs[self.triangles] + self.heights[..., None]
+        return found.view(*self.heights.shape, *leading)
 
 
-_TINY = 1e-12
-
-
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)
 def filter_edges(
     expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
 ) -> FilterEdges:
@@ -248,21 +250,43 @@ def filter_edges(
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.
     """
+    # Readings of every hop and transform share the filters.
+    alike = MelRecipe(**{name: getattr(expected, name) for name in _OF_FILTERS})
+    return _filter_edges(alike, n_fft, band_step, highest_band, every_range)
+
+
+_OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "filterbank_rate")
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _filter_edges(
+    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
+) -> FilterEdges:
     changes = filter_changes(expected, every_range)
-    recipes = [changed(expected, each) for each in changes]
-    rates = torch.tensor([r.filterbank_rate or r.sample_rate for r in recipes]).double()
-    slaney = torch.tensor([r.norm == "slaney" for r in recipes])
-    edges = torch.empty(len(recipes), expected.n_mels + 2, dtype=torch.float64)
+    own = {name: getattr(expected, name) for name in _OF_FILTERS}
+    numbers = [own | {name: v for each in made for name, v in each.numbers} for made in changes]
+    slaney = torch.tensor([each["norm"] == "slaney" for each in numbers])
+    shapes = []
+    for each in numbers:
+        rate = each["filterbank_rate"] or each["sample_rate"]
+        shapes.append((each["mel_scale"], rate, each["f_min"], each["f_max"]))
+    distinct = list(dict.fromkeys(shapes))
+    number = {shape: index for index, shape in enumerate(distinct)}
+    triangles = torch.tensor([number[shape] for shape in shapes])
+    rates = torch.tensor([rate for _, rate, _, _ in distinct]).double()
+    edges = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
     for scale in ("htk", "slaney"):
-        chosen = torch.tensor([r.mel_scale == scale for r in recipes])
-        limits = [(r.f_min, r.f_max) for r in recipes if r.mel_scale == scale]
+        chosen = torch.tensor([shape[0] == scale for shape in distinct])
+        limits = [shape[2:] for shape in distinct if shape[0] == scale]
         edges[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
     kept = torch.arange(0, highest_band, band_step)
     hz = torch.stack([edges[:, kept], edges[:, kept + 1], edges[:, kept + 2]])
     places = hz * (n_fft / rates)[:, None]
     bins = places.ceil().long().clamp(max=n_fft // 2 + 1)
-    heights = torch.where(slaney[:, None], (2.0 / (hz[2] - hz[0])).log(), 0.0)
-    return FilterEdges(changes, places, bins, heights)
+    normed = (2.0 / (hz[2] - hz[0])).log()[triangles]
+    heights = torch.where(slaney[:, None], normed, 0.0).float()
+    return FilterEdges(changes, triangles, places, bins, heights)
 
 
 @functools.lru_cache(maxsize=512)

@@ -40,7 +40,12 @@ from melcheck.diagnosis.recipe_search.ranking import (
     residuals,
     tuned,
 )
-from melcheck.diagnosis.recipe_search.recipe_changes import change, changed, possible
+from melcheck.diagnosis.recipe_search.recipe_changes import (
+    MAGNITUDE_EPSILONS,
+    change,
+    changed,
+    possible,
+)
 from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.diagnosis.recipe_search.unexplained_cells import TOP_BANDS_SHARE, top_bands
 from melcheck.recipes import MelRecipe
@@ -57,10 +62,11 @@ _PLACE_REACH = 4
 # Residuals below these are rounding: of float32, and of storage in fewer bits.
 _ROUNDING_NATS = 2e-4
 _STORED_ROUNDING_NATS = 1e-3
-# Residuals within this factor of the smallest come as near, as long as nothing is explained.
-_AS_NEAR = 1.01
 # A pair is worth a search for its own place where it leaves so much less than what is there.
 _BETTER_SHARE = 0.7
+
+AS_NEAR = 1.01
+"""Residuals within this factor of the smallest are as good, as long as nothing is explained."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +116,6 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
 
 
 _ADDENDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
-_EPSILONS = (1e-9, 1e-8, 1e-6, 1e-5)
 
 
 def _with_constants(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
@@ -128,7 +133,8 @@ def _with_constants(prepared: Prepared, fits: list[Fit]) -> list[Fit]:
         hypothesis = entry.hypothesis
         if not hypothesis.recipe.magnitude_eps and entry.residual < _NEARLY_NATS:
             found += refine(
-                prepared, [_plus(hypothesis, "magnitude-eps", magnitude_eps=e) for e in _EPSILONS]
+                prepared,
+                [_plus(hypothesis, "magnitude-eps", magnitude_eps=e) for e in MAGNITUDE_EPSILONS],
             )
         if entry.residual < _NEARLY_NATS:
             periodic = not hypothesis.recipe.periodic
@@ -267,7 +273,7 @@ def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:
 
 def _simplest(fits: Sequence[Fit]) -> Hypothesis:
     """Return the hypothesis of fewest changes among those that come nearest, give or take."""
-    bound = _AS_NEAR * min(entry.residual for entry in fits)
+    bound = AS_NEAR * min(entry.residual for entry in fits)
     near = [entry for entry in fits if entry.residual <= bound]
     return min(near, key=lambda e: (len(e.hypothesis.all_changes), e.residual)).hypothesis
 

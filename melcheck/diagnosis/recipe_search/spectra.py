@@ -21,8 +21,8 @@ from torch import Tensor
 
 from melcheck.recipes import MelRecipe, pre_emphasised, window
 
-# Below any floor in use, so that the logarithm stays finite where the filters see nothing.
-_TINY = 1e-12
+TINY = 1e-12
+"""Below any floor in use: the logarithm stays finite where the filters see nothing."""
 
 # Log-mels are compared by shape within this range below their loudest cell, nats.
 _RANGE_NATS = 9.0
@@ -93,7 +93,7 @@ def log_bands(energy: Tensor, filters: Tensor, power: float) -> Tensor:
         energy = energy.sqrt()
     elif power != 2.0:
         energy = energy ** (power / 2)
-    return (energy @ filters).clamp_(min=_TINY).log_()
+    return (energy @ filters).clamp_(min=TINY).log_()
 
 
 @functools.lru_cache(maxsize=256)
@@ -136,7 +136,7 @@ def frame_offset(
     reference = reference - reference.mean(dim=-1, keepdim=True)
     products = torch.nn.functional.conv1d(reference, pattern[None])[:, 0]
     squares = torch.nn.functional.conv1d(reference.square(), torch.ones_like(pattern[None]))[:, 0]
-    correlation = products / (squares * pattern.square().sum()).clamp(min=_TINY).sqrt()
+    correlation = products / (squares * pattern.square().sum()).clamp(min=TINY).sqrt()
     best = int(correlation.argmax())
     phase, lag = divmod(best, correlation.shape[1])
     offset = (lag - max_lag_frames) * hop + hop * phase // phases
