@@ -82,10 +82,10 @@ def code_of(row: Row) -> str:
 
     A clip that does not fail may have one: its audio is clipped, say, and survives the loop.
     """
-    if row.outcome in ("unreadable", "unfinished"):
-        return row.cause if (row.outcome, row.cause) == ("unreadable", RAISED) else row.outcome
     if row.broken_samples > 0:
         return "broken"
+    if row.outcome in ("unreadable", "unfinished"):
+        return row.cause if (row.outcome, row.cause) == ("unreadable", RAISED) else row.outcome
     if row.cache in (_STALE, _MISSING) and row.cause in ("", row.cache_cause):
         known = row.cache == _STALE and row.cause
         return f"{_STORED_PREFIX}{row.cause}" if known else row.cache if fails(row) else ""

@@ -224,5 +224,6 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, capsys:
     Path("long.txt").write_text("".join(f"clip-{number}.wav\n" for number in range(200)))
     monkeypatch.setattr(melcheck.audit.local, "run_local", FakeEngine(stop))
     assert main(["audit", "long.txt", "--output", "out"]) == 130
-    assert capsys.readouterr() == ("", "")
+    told = "stopped: what was measured is kept. Start the same command again to go on.\n"
+    assert capsys.readouterr() == ("", told)
     assert len(list(read_rows(Path("out")))) == 64

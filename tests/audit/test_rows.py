@@ -282,7 +282,7 @@ def test_a_long_clip_with_broken_samples_cannot_be_read(
     monkeypatch.setattr("melcheck.speed.audio_blocks.LONG_SECONDS", 1.0)
     maker = make_row_maker(AuditSettings(vocoder=vocoder))
     [row] = maker([AuditItem(0, ManifestItem("a", tmp_path / "long.wav"))])
-    assert (row.outcome, row.broken_samples) == ("unreadable", 1)
+    assert (row.outcome, row.broken_samples, code_of(row)) == ("unreadable", 1, "broken")
     assert "samples are NaN or infinite" in row.reason
 
 
