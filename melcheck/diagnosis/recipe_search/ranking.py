@@ -24,19 +24,17 @@ from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
     change,
     changed,
-    filter_edges,
     filters_of,
     possible,
+    sparse_filters,
     spectrum_changes,
 )
 from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
 from melcheck.recipes import MelRecipe
 
 # How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
-_PRECISION = 2.5e-5
+_PRECISION = 1e-5
 _FIRST_PRECISION = 0.013
-# Stands for an infinite residual.
-_LARGEST_NATS = 1e3
 _FEWEST_VALUES = 2
 
 # Beside the best value of a grid, by this share of its interval, a number off the grid fits better.
@@ -78,22 +76,28 @@ def minimum(
 ) -> tuple[float, float]:
     """Return where a residual of one minimum is smallest within bounds, and that residual.
 
+    By golden sections: SciPy's search takes half as many steps, and more than a second to import.
+
     Args:
-        left: The residual; its square is minimised, which is smooth where it falls to 0.
+        left: The residual.
         low: Lower bound.
         high: Upper bound.
         precision: Precision of the place, as a share of the interval.
     """
-    # Half a second to import, which a gate without a failure does not need.
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
-        lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": precision * (high - low)},
-    )
-    return float(found.x), math.sqrt(found.fun)
+    shorter = (math.sqrt(5) - 1) / 2
+    tolerance = precision * (high - low)
+    one, two = high - shorter * (high - low), low + shorter * (high - low)
+    of_one, of_two = left(one), left(two)
+    while high - low > tolerance:
+        if of_one < of_two:
+            high, two, of_two = two, one, of_one
+            one = high - shorter * (high - low)
+            of_one = left(one)
+        else:
+            low, one, of_one = one, two, of_two
+            two = low + shorter * (high - low)
+            of_two = left(two)
+    return (one, of_one) if of_one < of_two else (two, of_two)
 
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
@@ -424,7 +428,7 @@ def _scores(
     for (n_fft, own), group in by_length.items():
         recipes = [changed(reading.recipe, spectrum) for spectrum in group]
         energy = energies_of(reading.waveform, recipes, centres)
-        edges = filter_edges(
+        edges = sparse_filters(
             reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range
         )
         edges = edges.only(filters) if filters else edges

@@ -118,7 +118,8 @@ def _count(prepared: Prepared, recipe: MelRecipe, length: int) -> list[Finding]:
     if prepared.leading or frames == recipe.frames(length):
         return []
     if frames == dataclasses.replace(recipe, tail="round").frames(length):
-        return [Finding("profile:zipvoice", "frames = samples / hop, rounded", benign=True)]
+        text = f"{frames} frames, samples / hop rounded, {recipe.frames(length)} expected"
+        return [Finding("profile:zipvoice", text, benign=True, fix=f"Set tail={recipe.tail!r}.")]
     if prepared.trailing:
         return []
     text = f"{frames} frames where the audio gives {recipe.frames(length)}"
