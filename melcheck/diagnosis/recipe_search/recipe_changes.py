@@ -268,6 +268,44 @@ _OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "
 def _sparse_filters(
     expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
 ) -> SparseFilters:
+    edges = _edges(expected, every_range)
+    kept = torch.arange(0, highest_band, band_step)
+    hz = torch.stack([edges.hz[:, kept], edges.hz[:, kept + 1], edges.hz[:, kept + 2]])
+    places = hz * (n_fft / edges.rates)[:, None]  # beginning, peak and end, in bins
+    first, _, beyond = places.ceil().long().clamp(max=n_fft // 2 + 1)
+    counts = beyond - first
+    band, bins = _numbered(counts, first)
+    low, peak, high = places.flatten(1)[:, band]
+    weights = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak))
+    normed = (2.0 / (hz[2] - hz[0])).log()[edges.triangles]
+    heights = torch.where(edges.slaney[:, None], normed, 0.0).float()
+    return SparseFilters(
+        edges.changes, edges.triangles, counts, bins.int(), weights.float(), heights
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Edges:
+    """Where the bands of every change of the filters lie, whatever the transform.
+
+    Attributes:
+        changes: As in `SparseFilters`.
+        triangles: Likewise.
+        slaney: Whether each has the area 1, `[hypotheses]`.
+        rates: Rate of each of the triangles, `[triangles]`, float64.
+        hz: Their edges, `[triangles, n_mels + 2]`, float64.
+    """
+
+    changes: tuple[tuple[RecipeChange, ...], ...]
+    triangles: Tensor
+    slaney: Tensor
+    rates: Tensor
+    hz: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _edges(expected: MelRecipe, every_range: bool) -> _Edges:
     changes = filter_changes(expected, every_range)
     own = {name: getattr(expected, name) for name in _OF_FILTERS}
     numbers = [own | {name: v for each in made for name, v in each.numbers} for made in changes]
@@ -280,22 +318,12 @@ def _sparse_filters(
     number = {shape: index for index, shape in enumerate(distinct)}
     triangles = torch.tensor([number[shape] for shape in shapes])
     rates = torch.tensor([rate for _, rate, _, _ in distinct]).double()
-    edges = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
+    hz = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
     for scale in ("htk", "slaney"):
         chosen = torch.tensor([shape[0] == scale for shape in distinct])
         limits = [shape[2:] for shape in distinct if shape[0] == scale]
-        edges[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
-    kept = torch.arange(0, highest_band, band_step)
-    hz = torch.stack([edges[:, kept], edges[:, kept + 1], edges[:, kept + 2]])
-    places = hz * (n_fft / rates)[:, None]  # beginning, peak and end, in bins
-    first, _, beyond = places.ceil().long().clamp(max=n_fft // 2 + 1)
-    counts = beyond - first
-    band, bins = _numbered(counts, first)
-    low, peak, high = places.flatten(1)[:, band]
-    weights = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak))
-    normed = (2.0 / (hz[2] - hz[0])).log()[triangles]
-    heights = torch.where(slaney[:, None], normed, 0.0).float()
-    return SparseFilters(changes, triangles, counts, bins.int(), weights.float(), heights)
+        hz[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
+    return _Edges(changes, triangles, slaney, rates, hz)
 
 
 @functools.lru_cache(maxsize=512)
