@@ -35,7 +35,6 @@ from melcheck.recipes import MelRecipe
 # How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
 _PRECISION = 1e-5
 _FIRST_PRECISION = 0.013
-_FEWEST_VALUES = 2
 
 # Beside the best value of a grid, by this share of its interval, a number off the grid fits better.
 _STEP_SHARE = 0.01
@@ -112,7 +111,7 @@ def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
             return float(residuals(cells, _with(hypothesis, number, value), _NOWHERE))
 
         grid = [value for value in number.grid if _fits(hypothesis, number, value)]
-        if len(grid) < _FEWEST_VALUES:
+        if len(grid) < 2:
             continue
         values = [left(value) for value in grid]
         best = min(range(len(grid)), key=values.__getitem__)
@@ -160,11 +159,11 @@ _BY_BAND_FRAMES = 20
 _FEWER_BANDS = 24
 _QUIET_SHARE = 0.2
 _PROMISING_SPECTRA = 3
-_WIDE = 6
+LEADING = 6
+"""How many of the best that were ranked are looked at more closely."""
+
 _FURTHER = 20
-_AGAIN = 6
 _EXACT_RANK = 3e-5
-_PROMISING_FIRST = 6
 _RANKED = 40
 
 
@@ -271,7 +270,7 @@ def rank(
         further: Whether to try those that come next instead.
     """
     found = list(narrow.ranked)
-    turn = slice(_WIDE, _FURTHER) if further else slice(_WIDE)
+    turn = slice(LEADING, _FURTHER) if further else slice(LEADING)
     for spectrum, reading in narrow.promising[turn]:
         cells = louder_cells(prepared, reading, bands=_FEWER_BANDS, by_band=by_band)
         if cells is not None:
@@ -279,7 +278,7 @@ def rank(
             found += _best(reading, wide, _RANKED)
     # The spectrum may have been chosen under a wrong range: with the best filters all are tried.
     again: dict[AudioReading, dict[tuple[RecipeChange, ...], None]] = defaultdict(dict)
-    for _, hypothesis in sorted(found, key=_order)[:_AGAIN]:
+    for _, hypothesis in sorted(found, key=_order)[:LEADING]:
         again[hypothesis.reading].setdefault(_filters_of(hypothesis))
     for reading, filters in again.items():
         cells = louder_cells(prepared, reading, by_band=by_band)
@@ -322,11 +321,11 @@ def rank_pairs(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothe
     """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
     narrow, promising = _each_spectrum(cells, reading)
     ordered = [narrow[index].spectrum for index in promising if narrow[index].spectrum]
-    pairs = _two_spectra(reading.recipe, ordered[:_PROMISING_FIRST], ordered)
+    pairs = _two_spectra(reading.recipe, ordered[:LEADING], ordered)
     scores = _scores(cells, reading, pairs, every_range=False)
     order = sorted(range(len(scores)), key=lambda i: float(scores[i].distances.min()))
-    best_pairs = [scores[index].spectrum for index in order[:_WIDE]]
-    wide = [*ordered[_PROMISING_SPECTRA : _PROMISING_SPECTRA + _WIDE], *best_pairs]
+    best_pairs = [scores[index].spectrum for index in order[:LEADING]]
+    wide = [*ordered[_PROMISING_SPECTRA : _PROMISING_SPECTRA + LEADING], *best_pairs]
     scores += _scores(cells, reading, wide, every_range=True)
     return _best(reading, scores, _RANKED)
 
