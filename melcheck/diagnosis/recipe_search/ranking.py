@@ -428,9 +428,8 @@ def _scores(
         recipes = [changed(reading.recipe, spectrum) for spectrum in group]
         energy = energies_of(reading.waveform, recipes, centres)
         edges = sparse_filters(
-            reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range
+            reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range, filters
         )
-        edges = edges.only(filters) if filters else edges
         powers = sorted({1.0, 2.0, own})
         distances = []
         for power in powers:

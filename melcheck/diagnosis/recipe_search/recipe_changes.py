@@ -206,15 +206,6 @@ class SparseFilters:
     weights: Tensor
     heights: Tensor
 
-    def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> SparseFilters:
-        """Return the filters of some of the hypotheses."""
-        where = torch.tensor([self.changes.index(each) for each in changes])
-        kept, triangles = torch.unique(self.triangles[where], return_inverse=True)
-        counts = self.counts[kept]
-        _, chosen = _numbered(counts, _begins(self.counts).view_as(self.counts)[kept])
-        bins, weights = self.bins[chosen], self.weights[chosen]
-        return SparseFilters(tuple(changes), triangles, counts, bins, weights, self.heights[where])
-
     def log_bands(self, energy: Tensor, power: float) -> Tensor:
         """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float32."""
         values = energy if power == 2.0 else energy ** (power / 2)
@@ -244,7 +235,12 @@ def _numbered(counts: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sparse_filters(
-    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
+    expected: MelRecipe,
+    n_fft: int,
+    band_step: int,
+    highest_band: int,
+    every_range: bool,
+    changes: Sequence[tuple[RecipeChange, ...]] = (),
 ) -> SparseFilters:
     """Return the filters of every change of them, for every `band_step`-th band.
 
@@ -254,10 +250,11 @@ def sparse_filters(
         band_step: Keep each so-many-th band; ranking needs no more.
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.
+        changes: Of their changes these alone; () for all.
     """
     # Readings of every hop and transform share the filters.
     alike = MelRecipe(**{name: getattr(expected, name) for name in _OF_FILTERS})
-    return _sparse_filters(alike, n_fft, band_step, highest_band, every_range)
+    return _sparse_filters(alike, n_fft, band_step, highest_band, every_range, tuple(changes))
 
 
 _OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "filterbank_rate")
@@ -266,9 +263,14 @@ _OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def _sparse_filters(
-    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
+    expected: MelRecipe,
+    n_fft: int,
+    band_step: int,
+    highest_band: int,
+    every_range: bool,
+    only: tuple[tuple[RecipeChange, ...], ...],
 ) -> SparseFilters:
-    edges = _edges(expected, every_range)
+    edges = _some_edges(expected, every_range, only) if only else _edges(expected, every_range)
     kept = torch.arange(0, highest_band, band_step)
     hz = torch.stack([edges.hz[:, kept], edges.hz[:, kept + 1], edges.hz[:, kept + 2]])
     places = hz * (n_fft / edges.rates)[:, None]  # beginning, peak and end, in bins
@@ -324,6 +326,17 @@ def _edges(expected: MelRecipe, every_range: bool) -> _Edges:
         limits = [shape[2:] for shape in distinct if shape[0] == scale]
         hz[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
     return _Edges(changes, triangles, slaney, rates, hz)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _some_edges(
+    expected: MelRecipe, every_range: bool, only: tuple[tuple[RecipeChange, ...], ...]
+) -> _Edges:
+    every = _edges(expected, every_range)
+    where = torch.tensor([every.changes.index(each) for each in only])
+    kept, triangles = torch.unique(every.triangles[where], return_inverse=True)
+    return _Edges(only, triangles, every.slaney[where], every.rates[kept], every.hz[kept])
 
 
 @functools.lru_cache(maxsize=512)
