@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -324,6 +325,9 @@ class MelRecipe:
         return f"One transform of {self.n_fft} samples has to fit."
 
 
+# Of 100 bands: 25 % of the multiplications in four groups, 50 % in two.
+_GROUPS = 4
+
 VOCOS = MelRecipe()
 """The recipe of `charactr/vocos-mel-24khz`."""
 
@@ -344,6 +348,31 @@ def filterbank(recipe: MelRecipe) -> Tensor:
         mel_scale=recipe.mel_scale,
     )
     return triangles
+
+
+def filter_groups(filters: Tensor) -> tuple[tuple[slice, slice], ...]:
+    """Cut a filterbank, nearly all of it zeros, into blocks that hold all the others.
+
+    Each block is a group of neighbouring columns with the rows that these use: a product by blocks
+    takes a quarter of the multiplications.
+
+    Args:
+        filters: `[bins, bands]`, of `filterbank`, or its transpose.
+
+    Returns:
+        Rows and columns of each block.
+    """
+    count = filters.shape[1]
+    bounds = [round(count * share / _GROUPS) for share in range(_GROUPS + 1)]
+    blocks = []
+    for first, last in itertools.pairwise(bounds):
+        if first == last:
+            continue
+        used = filters[:, first:last].any(dim=1).nonzero()
+        # Bands narrower than a bin may have no filter at all: one row of zeros serves.
+        begin, end = (int(used.min()), int(used.max())) if len(used) else (0, 0)
+        blocks.append((slice(begin, end + 1), slice(first, last)))
+    return tuple(blocks)
 
 
 @functools.lru_cache(maxsize=64)

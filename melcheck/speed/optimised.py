@@ -16,6 +16,7 @@ fp16    11 bits, with a smaller range
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from melcheck.process_state import float32_precision, set_float32_precision
 from melcheck.speed.optimised_layers import OptimisedBackbone, OptimisedMel, packed_linear
 from melcheck.vocoders.base import VocoderWrapper, check_mel, check_waveform
 from melcheck.vocoders.overlap_add import overlap_add, synthesise
+from melcheck.vocoders.phase_head import ConsistentISTFTHead
 from melcheck.vocoders.vocos import VOCOS_MIN_FRAMES, VocosVocoder, full_float32
 from melcheck.vocoders.weights import VocoderUnavailable
 
@@ -154,7 +156,7 @@ def optimise(vocoder: VocosVocoder, *, precision: Precision = "fp32") -> Optimis
     dtype = DTYPES[precision]
     with torch.inference_mode():
         backbone = OptimisedBackbone(model.backbone, dtype=dtype)
-        head = model.head if vocoder.magnifies_rounding else _head(model.head)
+        head = _head(model.head)
     return OptimisedVocos(
         inner=vocoder,
         precision=precision,
@@ -188,9 +190,15 @@ def _to_mel(extractor: MelSpectrogramFeatures, device: torch.device) -> Callable
     return OptimisedMel(extractor) if device.type == "cpu" else torch.inference_mode()(extractor)
 
 
-def _head(head: ISTFTHead) -> Callable[[Tensor], Tensor]:
+def _head(head: ISTFTHead) -> Callable[..., Tensor]:
+    if isinstance(head, ConsistentISTFTHead):
+        retrieving: ConsistentISTFTHead = head
+        if head.out.weight.device.type == "cpu":  # a GPU is faster with few large operations
+            retrieving = copy.deepcopy(head)
+            retrieving.phase_retrieval.reorder_()
+        return retrieving
     # A head that pads "same", or whose hop does not divide its window, has another inverse: it runs
-    # as it is, like one that retrieves phases.
+    # as it is.
     istft: ISTFT = head.istft
     usual = istft.padding == "center" and istft.n_fft % istft.hop_length == 0
     return _Head(head) if usual else head

@@ -19,7 +19,6 @@ Reference: H. Siuzdak, "Vocos", 2023, https://arxiv.org/abs/2306.00814.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,21 +29,13 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.models import VocosBackbone
 from vocos.modules import ConvNeXtBlock
 
+from melcheck.recipes import filter_groups
+
 # 1.2 MB for frames of 1,024 samples: blocks of 64 and of 564 frames were slower.
 _BLOCK_FRAMES = 282
 
-# Of 100 bands: 25 % of the multiplications in four groups, 50 % in two.
-_GROUPS = 4
-
 # As vocos clips it.
 _FLOOR = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    bands: slice
-    bins: slice
-    filters: Tensor
 
 
 class OptimisedMel:
@@ -60,7 +51,10 @@ class OptimisedMel:
         self.window: Tensor = spectrogram.window
         filters: Tensor = extractor.mel_spec.mel_scale.fb
         self.n_mels = filters.shape[1]
-        self.groups = tuple(_group(filters, bands) for bands in _shares(self.n_mels))
+        self.groups = [
+            (bins, bands, filters[bins, bands].contiguous())
+            for bins, bands in filter_groups(filters)
+        ]
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor) -> Tensor:
@@ -83,23 +77,9 @@ class OptimisedMel:
         energy = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         magnitude = energy.sqrt_()
         bands = frames.new_empty(len(frames), self.n_mels)
-        for group in self.groups:
-            bands[:, group.bands] = magnitude[:, group.bins] @ group.filters
+        for bins, some, filters in self.groups:
+            bands[:, some] = magnitude[:, bins] @ filters
         return bands.clamp_(min=_FLOOR).log_()
-
-
-def _shares(n_mels: int) -> list[slice]:
-    bounds = [round(n_mels * share / _GROUPS) for share in range(_GROUPS + 1)]
-    pairs = itertools.pairwise(bounds)
-    return [slice(first, last) for first, last in pairs if first < last]
-
-
-def _group(filters: Tensor, bands: slice) -> _Group:
-    used = filters[:, bands].any(dim=1).nonzero()
-    # Bands narrower than a bin may have no filter at all: one bin of zeros serves.
-    first, last = (int(used.min()), int(used.max())) if len(used) else (0, 0)
-    bins = slice(first, last + 1)
-    return _Group(bands, bins, filters[bins, bands].contiguous())
 
 
 Linear = Callable[[Tensor], Tensor]

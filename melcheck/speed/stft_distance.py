@@ -1,7 +1,8 @@
 """The multi-resolution STFT distance of `melcheck.metrics`, up to rounding, in half the time.
 
 Spectra are computed in blocks of frames that stay in the processor's cache; magnitudes and their
-ratio are taken in float32, one logarithm for each pair; sums run in float64.
+ratio are taken in float32, one logarithm for each pair; a frame is summed in float32, and frames in
+float64.
 """
 
 from __future__ import annotations
@@ -48,13 +49,12 @@ def _sums(pair: Tensor, length: int) -> Tensor:
     sums = torch.zeros(4, dtype=torch.float64, device=pair.device)
     for start in range(0, frames.shape[1], size):
         spectra = torch.view_as_real(torch.fft.rfft(frames[:, start : start + size] * window))
-        real, imaginary = spectra.unbind(-1)
-        power = torch.addcmul(real.square(), imaginary, imaginary)
-        gap = power.sqrt().diff(dim=0).square_().sum(dtype=torch.float64)
-        loudness = power[0].sum(dtype=torch.float64)
+        power = torch.add(*spectra.square_().unbind(-1))
+        gap = power.sqrt().diff(dim=0).square_().sum(dim=-1)
+        loudness = power[:1].sum(dim=-1)
         floored = power.clamp_(min=STFT_MAGNITUDE_FLOOR**2)
         # ln R - ln E is half the logarithm of the ratio of powers.
-        log_gap = (floored[0] / floored[1]).log_().abs_().sum(dtype=torch.float64) / 2
-        count = torch.full_like(gap, floored[0].numel())
-        sums += torch.stack([gap, loudness, log_gap, count])
+        log_gap = torch.div(floored[:1], floored[1:]).log_().abs_().sum(dim=-1) / 2
+        per_frame = torch.cat([gap, loudness, log_gap, torch.full_like(gap, power.shape[-1])])
+        sums += per_frame.sum(dim=-1, dtype=torch.float64)
     return sums

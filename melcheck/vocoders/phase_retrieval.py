@@ -39,7 +39,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from melcheck.recipes import MelRecipe, filterbank
+from melcheck.recipes import MelRecipe, filter_groups, filterbank
 from melcheck.vocoders.overlap_add import OverlapAdd, analyse, overlap_add
 
 # How constants were chosen: by the SNR of ten clips of speech at -0.5 dBFS, which
@@ -65,6 +65,9 @@ _DISPERSION = 3e-4
 _AT_THE_FLOOR = 1.0
 # Below any magnitude of a waveform in [-1, 1]: it only keeps divisions finite.
 _TINY = 1e-7
+# Frames whose autocorrelations are computed together: of more, each array would be so large that it
+# is returned to the system, and its pages cost more than the transform.
+_PITCH_FRAMES = 94
 # How many times lower the rates are at which is projected.
 _DIVISORS = (8, 4, 1)
 # Of the bins at a lower rate, the highest share a lobe with bins that are not there.
@@ -114,7 +117,18 @@ class Projections(nn.Module):
             "back", (filters / reach.clamp(min=_TINY)[:, None]).T.contiguous(), False
         )
         self.register_buffer("uncovered", (reach < _TINY).to(reach.dtype), False)
-        self.register_buffer("tiny", torch.tensor(_TINY), False)
+        self.register_buffer("tiny", torch.full((filters.shape[1],), _TINY), False)
+        self.reordered = False
+        # Blocks that hold all of the filters and of their transpose but zeros, once reordered.
+        self.to_bands: tuple[tuple[slice, slice], ...] = ()
+        self.to_bins: tuple[tuple[slice, slice], ...] = ()
+
+    def reorder_(self) -> None:
+        """See `PhaseRetrieval.reorder_`."""
+        self.reordered = True
+        # At a lower rate the products are so small that more calls cost more than they spare.
+        if self.divisor == 1:
+            self.to_bands, self.to_bins = filter_groups(self.filters), filter_groups(self.filters.T)
 
     def weighted_window(self, bands: Tensor) -> Tensor:
         """Return each frame's window, times a weight that falls with the frame's level.
@@ -142,7 +156,31 @@ class Projections(nn.Module):
         total = overlap_add(weighted * self.window, self.hop_length)[:, edge:-edge]
         return audible[..., :: self.divisor] / total
 
-    def factors(self, bands: Tensor, magnitude: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def bands_of(self, magnitude: Tensor) -> Tensor:
+        """Return the bands of magnitudes, above 0.
+
+        Shape:
+            `[batch, frames, n_fft // 2 + 1]` -> `[batch * frames, bands]`
+        """
+        magnitude, tiny, filters = magnitude.flatten(0, 1), self.tiny, self.filters
+        if not self.to_bands:
+            return torch.addmm(tiny, magnitude, filters)
+        bands = magnitude.new_empty(len(magnitude), len(tiny))
+        for bins, some in self.to_bands:
+            part = filters[bins, some]
+            torch.addmm(tiny[some], magnitude[:, bins], part, out=bands[:, some])
+        return bands
+
+    def over_bins(self, bands: Tensor, weights: Tensor) -> Tensor:
+        """Return bands `[frames, bands]` times weights `[bands, bins]`, `[frames, bins]`."""
+        if not self.to_bins:
+            return bands @ weights
+        result = bands.new_empty(len(bands), self.bins)
+        for some, bins in self.to_bins:
+            torch.mm(bands[:, some], weights[some, bins], out=result[:, bins])
+        return result
+
+    def factors(self, bands: Tensor, magnitude: Tensor) -> Tensor:
         """Return the factors by which bins come nearer to having these bands.
 
         The bands are S F for magnitudes S and filters F. The update S <- S * (F r) / (F 1), with r
@@ -150,12 +188,12 @@ class Projections(nn.Module):
         and keeps S positive; a power of r above 1 goes further at each. Bins outside of every
         filter have nothing to be corrected by.
         """
-        its_own = torch.addmm(self.tiny, magnitude.flatten(0, 1), self.filters)
-        ratio = (bands.flatten(0, 1) / its_own) ** _CORRECTION
-        factors = torch.addmm(
-            self.uncovered, ratio, self.back, out=None if out is None else out.view(-1, self.bins)
-        )
-        return factors.view(magnitude.shape)
+        ratio = bands.flatten(0, 1) / self.bands_of(magnitude)
+        if self.reordered:
+            ratio.log_().mul_(_CORRECTION).exp_()
+        else:
+            ratio.pow_(_CORRECTION)
+        return self.over_bins(ratio, self.back).add_(self.uncovered).view(magnitude.shape)
 
     @torch.no_grad()
     def spread(self, bands: Tensor) -> Tensor:
@@ -164,13 +202,14 @@ class Projections(nn.Module):
         Shape:
             `[batch, frames, n_mels]` -> `[batch, frames, n_fft // 2 + 1]`
         """
-        magnitude = (bands / self.filters.sum(dim=0).clamp(min=_TINY)) @ self.back
+        level = bands / self.filters.sum(dim=0).clamp(min=_TINY)
+        magnitude = self.over_bins(level.flatten(0, 1), self.back).view(*bands.shape[:2], -1)
         for _ in range(_SPREADING_TURNS):
             magnitude = magnitude * self.factors(bands, magnitude)
         return magnitude
 
     @torch.no_grad()
-    def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor, turns: int) -> None:
+    def project_(self, bands: Tensor, spectrum: Tensor, audible: Tensor, turns: int) -> _Inverse:
         """Project a spectrum's lowest bins, in place.
 
         Each turn inverts the spectrum and takes the STFT again: its phases are kept, and its
@@ -182,33 +221,46 @@ class Projections(nn.Module):
             spectrum: `[batch, frames, n_fft // 2 + 1]`, complex, of the full rate.
             audible: `[batch, samples]` at the full rate, of 0 and 1.
             turns: Number of projections.
+
+        Returns:
+            What inverted, for `descend` with the same bands at the same rate.
         """
         wanted = bands[..., self.bands]
         lowest = spectrum if self.divisor == 1 else spectrum[..., : self.bins].clone()
         inverse = _Inverse(self, bands, lowest, audible)
         # Every turn uses the same arrays: fresh ones cost as much as the arithmetic.
-        pair = torch.empty_like(lowest), torch.empty_like(lowest)
         # Views of the same numbers as pairs of real ones: `torch.abs` of complex ones, like
         # `torch.sgn`, takes twice the time.
         lowest_pairs = torch.view_as_real(lowest)
-        pairs = [torch.view_as_real(each) for each in pair]
+        before = lowest_pairs
         size = torch.empty(lowest.shape, dtype=lowest_pairs.dtype, device=lowest.device)
         scratch = torch.empty_like(size)
+        squares = torch.empty_like(lowest_pairs) if self.reordered else None
         for turn in range(turns):
-            now, before = turn % 2, (turn + 1) % 2
-            inverse.analysed(inverse.waveform(lowest), out=pair[now])
-            lacking = self.factors(wanted, magnitudes(pairs[now], out=size), out=scratch)
+            found = inverse.analysed(inverse.waveform(lowest))
+            pairs = torch.view_as_real(found)
+            lacking = self.factors(wanted, magnitudes(pairs, out=size, squares=squares))
             if turn:
                 size.mul_(lacking)
-                torch.lerp(pairs[before], pairs[now], 1 + _MOMENTUM, out=lowest_pairs)
-                lowest.mul_(size.div_(magnitudes(lowest_pairs, out=scratch)))
+                torch.lerp(before, pairs, 1 + _MOMENTUM, out=lowest_pairs)
+                lowest.mul_(size.div_(magnitudes(lowest_pairs, out=scratch, squares=squares)))
             else:
-                torch.mul(pair[now], lacking, out=lowest)
+                torch.mul(found, lacking, out=lowest)
+            before = pairs
         if lowest is not spectrum:
             spectrum[..., : self.kept] = lowest[..., : self.kept]
+        return inverse
 
     @torch.no_grad()
-    def descend(self, bands: Tensor, spectrum: Tensor, audible: Tensor, steps: int) -> Tensor:
+    def descend(
+        self,
+        bands: Tensor,
+        spectrum: Tensor,
+        audible: Tensor,
+        steps: int,
+        *,
+        inverse: _Inverse | None = None,
+    ) -> Tensor:
         """Invert a spectrum, and descend the squared error of the waveform's log-mel.
 
         With e the error of the logarithms of the bands S F, the derivative of the sum of e² / 2 by
@@ -220,23 +272,25 @@ class Projections(nn.Module):
             spectrum: `[batch, frames, n_fft // 2 + 1]`, complex.
             audible: `[batch, samples]`, of 0 and 1.
             steps: Number of steps.
+            inverse: Of `project_`, if this rate has projected the same bands.
 
         Returns:
             `[batch, samples]`.
         """
         wanted = torch.log(bands + _TINY).flatten(0, 1)
-        inverse = _Inverse(self, bands, spectrum, audible)
-        change = torch.empty_like(spectrum)
+        inverse = inverse or _Inverse(self, bands, spectrum, audible)
         size = torch.empty(spectrum.shape, dtype=wanted.dtype, device=spectrum.device)
+        squares = torch.empty_like(torch.view_as_real(spectrum)) if self.reordered else None
         waveform = inverse.waveform(spectrum).clone()
         before = waveform
         for step in range(steps):
             ahead = torch.lerp(before, waveform, 1 + _DESCENT_MOMENTUM) if step else waveform
-            inverse.analysed(ahead, out=change)
-            magnitudes(torch.view_as_real(change), out=size)
-            its_own = torch.addmm(self.tiny, size.flatten(0, 1), self.filters)
+            change = inverse.analysed(ahead)
+            magnitudes(torch.view_as_real(change), out=size, squares=squares)
+            its_own = self.bands_of(size)
             error = torch.log(its_own).sub_(wanted).clamp_(-_LARGEST_ERROR, _LARGEST_ERROR)
-            change.mul_(size.mul_((error.div_(its_own) @ self.filters.T).view(size.shape)))
+            gradient = self.over_bins(error.div_(its_own), self.filters.T)
+            change.mul_(size.mul_(gradient.view(size.shape)))
             before, waveform = waveform, ahead - inverse.waveform(change)
         return waveform
 
@@ -245,29 +299,39 @@ class _Inverse:
     """From a spectrum to the waveform, by weighted overlap-add, and back, in the same arrays."""
 
     def __init__(self, rate: Projections, bands: Tensor, spectrum: Tensor, audible: Tensor) -> None:
-        self.rate = rate
+        self.rate, self.window = rate, rate.window
+        self.n_fft, self.hop_length, self.edge = rate.n_fft, rate.hop_length, rate.n_fft // 2
         self.weighted = rate.weighted_window(bands)
         self.share = rate.share(self.weighted, audible)
         self.overlapping = OverlapAdd(spectrum, rate.n_fft, rate.hop_length)
 
     def waveform(self, spectrum: Tensor) -> Tensor:
         """Return the waveform that is nearest to a spectrum; the next call overwrites it."""
-        frames, edge = self.overlapping.frames, self.rate.n_fft // 2
-        torch.fft.irfft(spectrum, self.rate.n_fft, out=frames)
-        frames.mul_(self.weighted)
-        return self.overlapping.added()[:, edge:-edge].mul_(self.share)
+        # `out` would not spare an array: torch transforms into one of its own, and copies that.
+        whole = torch.fft.irfft(spectrum, self.n_fft)
+        torch.mul(whole, self.weighted, out=self.overlapping.frames)
+        return self.overlapping.added()[:, self.edge : -self.edge].mul_(self.share)
 
-    def analysed(self, waveform: Tensor, *, out: Tensor) -> None:
-        """Write the spectrum of a waveform over `out`."""
-        rate, frames = self.rate, self.overlapping.frames
-        cut = mirrored(waveform, rate.n_fft // 2).unfold(-1, rate.n_fft, rate.hop_length)
-        torch.fft.rfft(torch.mul(cut, rate.window, out=frames), out=out)
+    def analysed(self, waveform: Tensor) -> Tensor:
+        """Return the spectrum of a waveform."""
+        cut = mirrored(waveform, self.edge).unfold(-1, self.n_fft, self.hop_length)
+        frames = torch.mul(cut, self.window, out=self.overlapping.frames)
+        spectrum: Tensor = torch.fft.rfft(frames)
+        return spectrum
 
 
-def magnitudes(pairs: Tensor, *, out: Tensor) -> Tensor:
-    """Write the magnitudes of real and imaginary parts `[..., 2]` over `out`: no less than 1e-7."""
+def magnitudes(pairs: Tensor, *, out: Tensor, squares: Tensor | None = None) -> Tensor:
+    """Write the magnitudes of real and imaginary parts `[..., 2]` over `out`: no less than 1e-7.
+
+    With an array for their squares, these are computed as they lie in memory, which is faster, and
+    rounds otherwise.
+    """
     real, imaginary = pairs.unbind(-1)
-    return torch.mul(real, real, out=out).addcmul_(imaginary, imaginary).sqrt_().add_(_TINY)
+    if squares is None:
+        torch.mul(real, real, out=out).addcmul_(imaginary, imaginary)
+    else:
+        torch.add(*torch.square(pairs, out=squares).unbind(-1), out=out)
+    return out.sqrt_().add_(_TINY)
 
 
 def mirrored(waveform: Tensor, edge: int) -> Tensor:
@@ -322,6 +386,7 @@ class PhaseRetrieval(nn.Module):
         used = [(divisor, count) for divisor, count in zip(_DIVISORS, turns, strict=True) if count]
         self.turns = tuple(count for _, count in used)
         self.steps = steps
+        self.reordered = False
         self.whole = Projections(recipe, 1)
         self.rates = nn.ModuleList(
             self.whole if divisor == 1 else Projections(recipe, divisor) for divisor, _ in used
@@ -331,6 +396,16 @@ class PhaseRetrieval(nn.Module):
         # its integral.
         bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
         self.register_buffer("across", (bins + _DISPERSION * bins**2) / 2, persistent=False)
+
+    def reorder_(self) -> None:
+        """Compute the same from now on by operations that are faster on a processor.
+
+        They round otherwise, and a result is equal up to what becomes of rounding.
+        """
+        self.reordered = True
+        for projections in {self.whole, *self.rates}:
+            assert isinstance(projections, Projections)
+            projections.reorder_()
 
     @torch.no_grad()
     def forward(self, bands: Tensor, turned: Tensor | None = None) -> Tensor:
@@ -351,15 +426,23 @@ class PhaseRetrieval(nn.Module):
         magnitude = self.whole.spread(bands)
         pitch_hz = self.pitch_hz(magnitude)
         turned = self.pulse_turns(pitch_hz) if turned is None else turned
-        spectrum = torch.polar(magnitude, self.first_phases(pitch_hz, turned))
-        steps = self.steps
+        phases = self.first_phases(pitch_hz, turned)
+        if self.reordered:
+            spectrum = torch.complex(
+                torch.cos(phases).mul_(magnitude), torch.sin(phases).mul_(magnitude)
+            )
+        else:
+            spectrum = torch.polar(magnitude, phases)
+        steps, inverse = self.steps, None
         if (spectrum.shape[1] - 1) * self.hop_length > self.n_fft // 2:
             for projections, turns in zip(self.rates, self.turns, strict=True):
                 assert isinstance(projections, Projections)
-                projections.project_(bands, spectrum, audible, turns)
+                inverse = projections.project_(bands, spectrum, audible, turns)
         else:
             steps = 0
-        return self.whole.descend(bands, spectrum, audible, steps)
+        if inverse is not None and inverse.rate is not self.whole:
+            inverse = None
+        return self.whole.descend(bands, spectrum, audible, steps, inverse=inverse)
 
     @property
     def transforms(self) -> int:
@@ -378,15 +461,19 @@ class PhaseRetrieval(nn.Module):
             `[batch, frames, n_fft // 2 + 1]` -> `[batch, frames]`, float64
         """
         low, high = (round(hz * self.n_fft / self.sample_rate) for hz in _HARMONICS_HZ)
-        power = magnitude.new_zeros(*magnitude.shape[:-1], self.n_fft + 1)
-        power[..., low:high] = magnitude[..., low:high].square()
-        correlation = torch.fft.irfft(power, 2 * self.n_fft)
         longest, shortest = (int(2 * self.sample_rate / hz) for hz in _PITCH_HZ)
         longest = min(longest, self.n_fft - 1)
-        lag = correlation[..., shortest : longest + 1].argmax(dim=-1) + shortest
-        before, at, after = (
-            correlation.gather(-1, (lag + step)[..., None])[..., 0].double() for step in (-1, 0, 1)
-        )
+        parts = []
+        for block in torch.split(magnitude[..., :high], _PITCH_FRAMES, dim=-2):
+            power = block.square()
+            power[..., :low] = 0.0
+            correlation = torch.fft.irfft(power, 2 * self.n_fft)
+            # `argmax` takes three times as long.
+            lag = correlation[..., shortest : longest + 1].max(dim=-1).indices + shortest
+            around = lag[..., None] + torch.arange(-1, 2, device=lag.device)
+            parts.append((lag, correlation.gather(-1, around).double()))
+        lag = torch.cat([lag for lag, _ in parts], dim=-1)
+        before, at, after = torch.cat([values for _, values in parts], dim=-2).unbind(-1)
         curvature = (before - 2 * at + after).clamp(max=-_TINY * _TINY)
         vertex = ((before - after) / (2 * curvature)).clamp(-0.5, 0.5)
         pitch_hz: Tensor = 2 * self.sample_rate / (lag + vertex)
@@ -413,8 +500,8 @@ class PhaseRetrieval(nn.Module):
         bins = torch.arange(self.n_fft // 2 + 1, device=pitch_hz.device)
         harmonic = torch.round(bins / pitch_bins[..., None]).clamp_(min=1)
         # Whole turns are dropped before rounding, so that a long waveform keeps its precision.
-        phase = torch.remainder(harmonic.mul_(turned[..., None]) + self.across, 1.0)
-        return (2 * torch.pi * phase).to(self.whole.window.dtype)
+        phase = harmonic.mul_(turned[..., None]).add_(self.across).frac_()
+        return phase.mul_(2 * torch.pi).to(self.whole.window.dtype)
 
     @torch.no_grad()
     def audible(self, bands: Tensor) -> Tensor:
@@ -431,7 +518,7 @@ class PhaseRetrieval(nn.Module):
         reach = self.n_fft // 2 // self.hop_length
         padded = nn.functional.pad(silent[:, None], (reach - 1, reach))
         hops = nn.functional.max_pool1d(padded, 2 * reach, stride=1)[:, 0, : bands.shape[1] - 1]
-        return (1 - hops).repeat_interleave(self.hop_length, dim=-1)
+        return (1 - hops)[..., None].expand(-1, -1, self.hop_length).flatten(1)
 
     def to_spectrum(self, waveform: Tensor) -> Tensor:
         """Transform a waveform as the mel's extractor does: centred frames, mirrored edges.

@@ -234,12 +234,15 @@ def test_a_run_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path) -> No
 
 
 def peak_memory(tmp_path: Path, count: int, engine: FakeEngine) -> int:
+    """Return the smaller of two, since what is imported or cached once may fall into either."""
     source = listed(tmp_path / f"{count}.jsonl", count, bad_each=3)
-    tracemalloc.start()
-    audited(source, tmp_path / str(count), engine)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most
+    peaks = []
+    for turn in range(2):
+        tracemalloc.start()
+        audited(source, tmp_path / f"{count}-{turn}", engine)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return min(peaks)
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["as-it-is", "rows-are-kept"])
@@ -257,10 +260,9 @@ def test_memory_does_not_grow_with_the_list(
         kept.extend([row] if keeps else [])
         return row
 
-    peak_memory(tmp_path, 500, FakeEngine(make))  # what is imported and cached once
-    few, many = (peak_memory(tmp_path, count, FakeEngine(make)) for count in (1_000, 4_000))
+    few, many = (peak_memory(tmp_path, count, FakeEngine(make)) for count in (500, 2_500))
     # A row takes 300 bytes and its texts; a place in a list of those that fail takes 8.
-    assert ((many - few) / 3_000 > 300) is keeps, (few, many)
+    assert ((many - few) / 2_000 > 300) is keeps, (few, many)
 
 
 # Progress.

@@ -16,7 +16,14 @@ from torch import Tensor
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.spectral_ops import ISTFT
 
-from melcheck.recipes import VOCOS, MelRecipe, band_centres_hz, filterbank, log_mel
+from melcheck.recipes import (
+    VOCOS,
+    MelRecipe,
+    band_centres_hz,
+    filter_groups,
+    filterbank,
+    log_mel,
+)
 
 _SECOND = 24_000
 
@@ -46,6 +53,19 @@ def _impulse(samples: int, position: int) -> Tensor:
     waveform = torch.zeros(1, samples)
     waveform[0, position] = 1.0
     return waveform
+
+
+@pytest.mark.parametrize("recipe", _RECIPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_blocks_of_a_filterbank_hold_all_of_it_in_less_space(
+    recipe: MelRecipe, transposed: bool
+) -> None:
+    filters = filterbank(recipe).T if transposed else filterbank(recipe)
+    blocks, held = filter_groups(filters), torch.zeros_like(filters)
+    for rows, columns in blocks:
+        held[rows, columns] += filters[rows, columns]
+    assert torch.equal(held, filters)
+    assert sum(filters[rows, columns].numel() for rows, columns in blocks) < filters.numel() / 2
 
 
 # Truths: shape arithmetic.
