@@ -181,8 +181,10 @@ def narrow_hz(mel: Tensor, recipe: MelRecipe) -> float | None:
     """Return the frequency that nothing is heard above, None where the clip reaches far enough.
 
     Args:
-        mel: `[n_mels, frames]`, nats.
+        mel: `[n_mels, frames]`, nats; of one that is not finite nothing is known.
         recipe: Its recipe.
     """
+    if not mel.isfinite().all():
+        return None
     highest = bandwidth_hz(mel, band_centres_hz(recipe), below_nats=_INAUDIBLE_NATS)
     return highest if highest < NARROW_SHARE * recipe.f_max else None

@@ -99,6 +99,9 @@ def nodes(bucket: str) -> Iterator[Nodes]:
         # The nodes' workers import the row makers of these tests.
         patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # There Ray notes its newest cluster, and expects the folder.
+        patch.setenv("RAY_TMPDIR", folder)
+        (Path(folder) / "ray").mkdir()
         started = Nodes(Path(folder))
         yield started
         started.cluster.shutdown()

@@ -237,11 +237,13 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
         path = tmp_path / f"{count}.jsonl"
         with path.open("w") as file:
             file.writelines(f'{{"audio": "{number}.wav"}}\n' for number in range(count))
-        tracemalloc.start()
-        assert sum(1 for _ in read_manifest(path)) == count
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
+        peaks = []
+        for _ in range(3):  # what other threads of this process allocate meanwhile counts, too
+            tracemalloc.start()
+            assert sum(1 for _ in read_manifest(path)) == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(peaks)
 
     assert peak(5_000) < 2 * peak(500)
 

@@ -369,9 +369,14 @@ def test_each_case_has_its_row_the_baseline_beside_it_and_figures_in_junits_repo
     assert json.loads(properties["melcheck"])["case"]["metrics"]["mae"] < 0.2
 
 
-def test_the_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_fits_80_columns(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    clips = [AUDIO / f"austen-{number}.flac" for number in ("0870", "0890", "0930")]
+    # Here, since a long path is not broken.
+    clips = [f"austen-{number}.flac" for number in ("0870", "0890", "0930")]
+    for clip in clips:
+        shutil.copy(AUDIO / clip, pytester.path)
     lines = run("--mel-audio", *clips, "--mel-vocoder", "embedded").stdout.lines
     start = next(number for number, line in enumerate(lines) if "verdict" in line)
     end = next(number for number, line in enumerate(lines) if line.startswith("gates"))
