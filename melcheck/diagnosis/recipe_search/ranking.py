@@ -101,14 +101,17 @@ def minimum(
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
     """Return the hypothesis with one number tuned, for each number that leads somewhere."""
-    start = float(residuals(cells, hypothesis, _NOWHERE))
+    energy = _spectra(cells, hypothesis, _NOWHERE)
+    start = float(residuals(cells, hypothesis, _NOWHERE, energy))
     found: list[Hypothesis] = []
     if start > _HOPELESS_NATS:
         return found
     for number in _NUMBERS:
 
         def left(value: float, number: _Number = number) -> float:
-            return float(residuals(cells, _with(hypothesis, number, value), _NOWHERE))
+            other = _with(hypothesis, number, value)
+            known = energy if other.spectrum == hypothesis.spectrum else None
+            return float(residuals(cells, other, _NOWHERE, known))
 
         grid = [value for value in number.grid if _fits(hypothesis, number, value)]
         if len(grid) < 2:
@@ -330,7 +333,9 @@ def rank_pairs(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothe
     return _best(reading, scores, _RANKED)
 
 
-def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+def residuals(
+    cells: Cells, hypothesis: Hypothesis, moves: Tensor, energy: Tensor | None = None
+) -> Tensor:
     """Return what a fit leaves at each of several places of the frames, nats.
 
     For a least-squares fit of y on x with correlation rho, what is left of y is
@@ -342,11 +347,15 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
         cells: Cells of the candidate.
         hypothesis: What is fitted.
         moves: `[places]`, samples by which its frames are moved.
+        energy: Its spectra there, if they are known.
 
     Returns:
         `[places]`, float64; infinite where the correlation is not positive.
     """
-    x = _logs(cells, hypothesis, moves).double()
+    energy = _spectra(cells, hypothesis, moves) if energy is None else energy
+    filters = filters_of(hypothesis.recipe)[:, : cells.highest_band : cells.band_step]
+    mel = log_bands(energy, filters, hypothesis.recipe.power)
+    x = mel.view(len(moves), *cells.mask.shape)[:, cells.mask].double()
     x = x - x.mean(dim=1, keepdim=True)
     left = _distances(x, cells.values.double())
     spread = x.square().mean(dim=1).sqrt()
@@ -354,13 +363,11 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
     return found
 
 
-def _logs(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
-    """Return a hypothesis's own cells, `[places, cells]`."""
-    reading, recipe = hypothesis.reading, hypothesis.recipe
+def _spectra(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+    """Return a hypothesis's energies at each of several places, `[places * few, bins]`."""
+    reading = hypothesis.reading
     places = (reading.centres_of(cells.frames) + moves[:, None]).flatten()
-    filters = filters_of(recipe)[:, : cells.highest_band : cells.band_step]
-    mel = log_bands(energies(reading.waveform, recipe, places), filters, recipe.power)
-    return mel.view(len(moves), *cells.mask.shape)[:, cells.mask]
+    return energies(reading.waveform, hypothesis.recipe, places)
 
 
 def _distances(centred: Tensor, values: Tensor) -> Tensor:
