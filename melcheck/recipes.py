@@ -24,6 +24,9 @@ from torch import Tensor
 
 _Values = TypeVar("_Values", float, Tensor)
 
+DB_PER_NAT = 20 / math.log(10)
+"""What a nat of magnitude comes to in decibels."""
+
 FLOAT32_EPSILON = 2.0**-23
 """The step of float32 at 1, which Kaldi keeps a logarithm finite with."""
 

@@ -33,10 +33,7 @@ from melcheck.diagnosis.recipe_search.mel_values import (
 )
 from melcheck.diagnosis.stored_mels import LOUDEST_NATS, likeness, ranges
 from melcheck.files import MAX_LISTED
-from melcheck.recipes import BENIGN_FLOORS, FLOORS_IN_USE, VOCOS, MelRecipe, log_mel
-
-# 20 / ln(10): what a nat of magnitude comes to in decibels.
-_DB_PER_NAT = 20 / math.log(10)
+from melcheck.recipes import BENIGN_FLOORS, DB_PER_NAT, FLOORS_IN_USE, VOCOS, MelRecipe, log_mel
 
 # A value this near to a floor is at it, nats; float16 resolves 0.008 at -16.
 _AT_FLOOR_NATS = 0.05
@@ -369,7 +366,7 @@ def _check_padding(
     above = ""
     if look.recipe.log_base is not None:
         nats = (look.recipe.to_nats(value) - look.recipe.to_nats(floor)) / look.recipe.power
-        above = f", {nats * _DB_PER_NAT:.0f} dB above the floor of {floor:.4g}"
+        above = f", {nats * DB_PER_NAT:.0f} dB above the floor of {floor:.4g}"
     count = int(loud.sum())
     padded = [index for index, each in enumerate(loud.any(dim=1).tolist()) if each]
     text = f"{count} frames of {_items(padded)} hold {value:.4g}{above}"
@@ -581,7 +578,8 @@ def _extracted(pieces: Sequence[tuple[Tensor, int]], recipe: MelRecipe) -> list[
 
 def _apart(held: Tensor, fresh: Tensor, look: _Look) -> float:
     """Return how far the magnitudes of two pieces are apart, as a share of their sum."""
-    held, fresh = held[:, _FIRST_FRAME:], fresh[:, _FIRST_FRAME:]
+    # The one sample before a piece, which a pre-emphasis needs, is not read.
+    held, fresh = held[:, 1:], fresh[:, 1:]
     step = STORAGE_ROUNDINGS * storage_step(look.storage)
     if look.recipe.log_base is None:
         one, other, rounding = held, fresh, step * fresh
@@ -594,10 +592,6 @@ def _apart(held: Tensor, fresh: Tensor, look: _Look) -> float:
         rounding = step * nats * other
     error = ((one - other).abs() - rounding).clamp(min=0.0)
     return float(error.sum() / (other.sum() + _NOISE_MAGNITUDE * other.numel()))
-
-
-# The one sample before a piece, which a pre-emphasis needs, is not read.
-_FIRST_FRAME = 1
 
 
 def _why(

@@ -89,6 +89,8 @@ class Finding:
         """Return it in words; the fix names the numbers of the expected recipe."""
         known = cause(self.code, expected)
         fix, text = self.fix or known.fix, self.text
+        if self.benign:  # people may train that way on purpose
+            fix = f"Nothing need be done. For the expected mel itself: {fix}"
         name = self.code.removeprefix(PROFILE_PREFIX)
         if name in PROFILES and name == text:
             numbers = profile_numbers(name, expected)

@@ -25,7 +25,7 @@ from melcheck.audio import SILENT_PEAK
 from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation, Finding, profile_numbers
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
 from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS, Choice, same_mel
-from melcheck.diagnosis.recipe_search.fitting import Fit
+from melcheck.diagnosis.recipe_search.fitting import MOST_ALLOWED_NATS, Fit
 from melcheck.diagnosis.recipe_search.kaldi import kaldi_fit
 from melcheck.diagnosis.recipe_search.mel_axes import Layout, logarithms, orient
 from melcheck.diagnosis.recipe_search.mel_values import (
@@ -57,13 +57,10 @@ _EXACT_NATS = 3e-4
 _SAME_SLOPE = 1e-3
 _SAME_OFFSET_NATS = 5e-3
 _AT_ZERO_DB = 1e-3
-# Cells are as expected within this. A mask is considered where at most this share of the cells off
-# the floor is not: different recipes agree in one cell of a hundred.
-_DIGITS_NATS = 1e-3
+# A mask is considered where at most this share of the cells off the floor is not as expected:
+# different recipes agree in one cell of a hundred.
 _MOSTLY_OFF = 0.5
 _MASK_SHARE = 0.9
-# What leaves more is not explained.
-_EXPLAINED_NATS = 0.1
 # Mels nearer than this share of what they leave are one to a reader.
 _CLOSE_SHARE = 0.1
 _MOST_CLOSE_NATS = 0.02
@@ -112,7 +109,7 @@ def diagnose(waveform: Any, candidate_mel: Any, *, expected: MelRecipe = VOCOS) 
     for layout in orient(given, clip, expected):
         found.append(_of_layout(layout, clip, channels, reference, expected))
         # The shape alone is no evidence: of two layouts the one is right that something explains.
-        if found[-1].evidence.residual < _EXPLAINED_NATS:
+        if found[-1].evidence.residual < MOST_ALLOWED_NATS:
             return found[-1]
     return found[0]
 
@@ -421,9 +418,9 @@ def _mask(reference: Tensor, given: Tensor, expected: MelRecipe) -> Finding | No
     if reference.shape != given.shape:
         return None
     step = STORAGE_ROUNDINGS * storage_step(storage_of(given)) * given.abs()
-    off = ~((given - reference).abs() <= _DIGITS_NATS * expected.units_per_nat + step)
+    off = ~((given - reference).abs() <= SAME_MEL_NATS * expected.units_per_nat + step)
     # At the floor all recipes agree.
-    heard = reference > expected.log_floor + _DIGITS_NATS
+    heard = reference > expected.log_floor + SAME_MEL_NATS
     if not heard.any() or float(off[heard].float().mean()) > _MOSTLY_OFF:
         return None
     if not off.any():

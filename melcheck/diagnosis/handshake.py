@@ -29,6 +29,7 @@ from torch import Tensor
 from melcheck.diagnosis.causes import PROFILE_PREFIX, Explanation
 from melcheck.diagnosis.diagnose import OTHER_FILE, diagnose
 from melcheck.diagnosis.recipe_search.audio_readings import as_clip
+from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     as_mel,
@@ -47,7 +48,7 @@ from melcheck.user_code import THEIR_ERRORS, CallableError, first_line, float_te
 
 # Beyond the rounding of a different library and of the type that is returned: float16 and bfloat16
 # resolve 0.004 and 0.03 nats at -16, which does not affect decoding.
-_DIFFERS_NATS = 1e-3
+_DIFFERS_NATS = SAME_MEL_NATS
 
 # Rounding that differs from call to call, as on several threads, moved 0.05 % of the cells, none by
 # more than 0.005 nats.
@@ -167,7 +168,6 @@ HandshakeVerdict = Literal[
 ]
 
 _EDGE_FRAMES = 2
-_MEL_DIM = 2
 _SPEECH = "speech"
 # Factors of one gain agree within this.
 _SAME_GAIN_NATS = 0.01
@@ -340,7 +340,7 @@ def handshake(
         verdict=_verdict(results),
         results=tuple(results),
         diagnosis=diagnosis,
-        layout=f"[batch, {layout}" if dimensions > _MEL_DIM else f"[{layout}",
+        layout=f"[batch, {layout}" if dimensions > 2 else f"[{layout}",
         diagnosed=diagnosed,
         notes=notes,
     )

@@ -27,7 +27,7 @@ from melcheck.diagnosis.causes import Explanation, explanation
 from melcheck.diagnosis.waveform_tests.direct import non_finite, runs, saturated, silent
 from melcheck.metrics import compare, floor_share, mae
 from melcheck.pipeline import RoundTrip
-from melcheck.recipes import MelRecipe
+from melcheck.recipes import DB_PER_NAT, MelRecipe
 from melcheck.sanity import Thresholds, judge
 from melcheck.vocoders.base import VocoderInfo
 from melcheck.vocoders.griffin_lim import BASELINE
@@ -177,7 +177,6 @@ _COARSE_STEP_SAMPLES = 64
 _FINE_STEP_SAMPLES = 8
 _SMALLEST_SHIFT_SAMPLES = 32
 
-_DB_PER_NAT = 20 / math.log(10)
 _SMALLEST_GAIN_NATS = 0.1
 
 # A cell is loud enough to be compared when it is this far above the floor.
@@ -490,7 +489,7 @@ def _gain(
         code,
         f"an even {gain:+.3f} nats in all bands; without it the error is {left:.2f} nats"
         + (f"; likely {why}" if why else ""),
-        title=f"the output is {abs(gain) * _DB_PER_NAT:.1f} dB too {word}",
+        title=f"the output is {abs(gain) * DB_PER_NAT:.1f} dB too {word}",
         fix=fix,
     )
 

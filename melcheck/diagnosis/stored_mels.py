@@ -22,6 +22,7 @@ from torch import Tensor
 
 from melcheck.clips import AUDIO_SUFFIXES, Clip
 from melcheck.diagnosis.diagnose import diagnose
+from melcheck.diagnosis.recipe_search.choice import SAME_MEL_NATS
 from melcheck.diagnosis.recipe_search.mel_values import (
     STORAGE_ROUNDINGS,
     Prepared,
@@ -172,9 +173,6 @@ def _common_folders(file: Path, audio: Path) -> int:
         common += 1
     return common
 
-
-# Rounding of a different library or device; quiet cells are compared in magnitudes.
-_SAME_NATS = 1e-3
 
 LOUDEST_NATS = 30.0
 """No mel of audio is louder; what claims to be is no number of float64 after `exp`."""
@@ -528,7 +526,7 @@ def _alignment(mel: Tensor, fresh: Tensor, *, valid: Tensor, step: float) -> int
         # An error of the magnitude weighs more where the mel is low: magnitudes decide there.
         rounding = magnitude_rounding(float(_magnitude(there.max())))
         apart = (_magnitude(here) - _magnitude(there)).abs()
-        close = (here - there).abs() <= _SAME_NATS + step * there.abs()
+        close = (here - there).abs() <= SAME_MEL_NATS + step * there.abs()
         agree = close | (apart <= rounding) | ~kept
         whole = not shift and mel.shape == fresh.shape
         share = float(agree.double().mean())

@@ -25,12 +25,13 @@ from melcheck.diagnosis.stage_handshake import (
     stage_verdict,
 )
 from melcheck.diagnosis.waveform import SAME_SAMPLES
+from melcheck.diagnosis.waveform_tests.direct import is_integer
 from melcheck.probe_clips import probe
 from melcheck.recipes import log_mel
 from melcheck.user_code import name_of
 from melcheck.vocoders.agreement import disagreement
 from melcheck.vocoders.base import Vocoder, magnifies_rounding
-from melcheck.vocoders.from_code import INT16_FULL_SCALE, CallableVocoder, adapt_vocoder
+from melcheck.vocoders.from_code import CallableVocoder, adapt_vocoder
 from melcheck.vocoders.load import load_vocoder
 
 _PROBE_SECONDS = (3.0, 25_400 / 24_000)
@@ -43,9 +44,6 @@ _SHORTER_ITEM = 0.6
 _ALIKE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"weights": ("rounding", "seams"), "places": ("seams", "tail")}
 )
-
-# Integers are off by so much of a step at most where float32 held them.
-_STEP_TOLERANCE = 1e-3
 
 # Nats by which the second item of a batch is louder; the third is silent.
 _LOUDER_NATS = 2.0
@@ -144,9 +142,7 @@ def _is_in_16_bits(wanted: Tensor, given: Tensor) -> bool:
     """Return whether a waveform is another one rounded or cut off to 16 bits."""
     if wanted.shape != given.shape or not bool(torch.isfinite(given).all()):
         return False
-    steps = INT16_FULL_SCALE * given.double()
-    integers = float((steps - steps.round()).abs().max()) < _STEP_TOLERANCE
-    return integers and float((given - wanted).abs().max()) <= SAME_SAMPLES
+    return is_integer(given.double(), 16) and float((given - wanted).abs().max()) <= SAME_SAMPLES
 
 
 def _repeated(clip: str, mel: Tensor, tried: Vocoder) -> list[ClipResult | Pair]:

@@ -22,6 +22,7 @@ from melcheck.diagnosis.recipe_search.mel_values import as_tensor
 from melcheck.diagnosis.waveform_tests.direct import (
     AT_PEAK,
     EXPLAINED,
+    FEWEST_SAMPLES,
     SAME_GAIN,
     backwards,
     bandwidth,
@@ -49,9 +50,6 @@ _CLIPPED_SAMPLES = 3
 # A gain is read where the reference is neither noise nor near full scale.
 _QUIET_SHARE = 0.05
 _LOUD_SHARE = 0.35
-
-# A factor or a rate is read from at least so many samples.
-_FEWEST_SAMPLES = 256
 
 _RATE_CORRELATION = 0.98
 # Resamplers round the last sample up, down or away.
@@ -151,7 +149,7 @@ def _rate(wanted: Tensor, given: Tensor, rate: int, claimed: int) -> Explanation
             continue
         back = resampled(given.float(), other, rate).double()
         samples = min(len(back), len(wanted))
-        if samples < _FEWEST_SAMPLES:
+        if samples < FEWEST_SAMPLES:
             continue
         both = torch.stack([back[:samples], wanted[:samples]])
         if float(torch.corrcoef(both)[0, 1]) > _RATE_CORRELATION:
@@ -188,7 +186,7 @@ def _mixed(given: Tensor, channels: Tensor | None) -> Explanation | None:
 def _level(wanted: Tensor, given: Tensor) -> Explanation | None:
     """Explain a factor, a constant or both: a line through all samples, by least squares."""
     x, y = wanted - wanted.mean(), given - given.mean()
-    if len(x) < _FEWEST_SAMPLES or not float(x.square().sum()) > 0:
+    if len(x) < FEWEST_SAMPLES or not float(x.square().sum()) > 0:
         return None
     gain = float(x @ y / x.square().sum())
     if gain == 0 or left(gain * x, y) > EXPLAINED:
@@ -206,7 +204,7 @@ def _even_gain(wanted: Tensor, given: Tensor) -> Explanation | None:
     """Explain a factor that holds everywhere but at the ends, as of an overlap not divided out."""
     edge = len(wanted) // 10
     x, y = wanted[edge:-edge], given[edge:-edge]
-    if len(x) < _FEWEST_SAMPLES or not float(x.square().sum()) > 0:
+    if len(x) < FEWEST_SAMPLES or not float(x.square().sum()) > 0:
         return None
     gain = float(x @ y / x.square().sum())
     even = abs(gain - 1) > SAME_GAIN and gain > 0 and left(gain * x, y) < EXPLAINED
@@ -228,7 +226,7 @@ def _limits(wanted: Tensor, given: Tensor) -> Explanation | None:
     size = wanted.abs()
     peak = float(size.max())
     middle = (size > _QUIET_SHARE * peak) & (size < _LOUD_SHARE * peak)
-    if int(middle.sum()) < _FEWEST_SAMPLES:
+    if int(middle.sum()) < FEWEST_SAMPLES:
         return None
     gain = float((given[middle] / wanted[middle]).median())
     scaled = gain * wanted

@@ -739,6 +739,7 @@ FRONT_ENDS = (
         norm=None,
         compress=ln(float(np.finfo(np.float32).eps)),
         whole="kaldi-fbank",
+        may=("int16-scale",),
         frames_first=True,
         custom=kaldi_fbank,
     ),

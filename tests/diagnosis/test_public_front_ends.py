@@ -94,7 +94,7 @@ def truth(front: FrontEnd, *, own_rate: bool) -> tuple[set[str], set[str]]:
         return set(), SEEN_OR_NOT | {"profile:zipvoice"}
     if front.whole:
         named = {front.whole} | ({"axes-transposed"} if front.frames_first and own_rate else set())
-        return named, named
+        return named, named | SEEN_OR_NOT | set(front.may)
     numbers = numbers_of(front)
     must = {code for name, code in CODES.items() if numbers[name] != getattr(REFERENCE, name)}
     may = SEEN_OR_NOT | set(front.may)

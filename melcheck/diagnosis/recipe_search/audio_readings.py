@@ -43,7 +43,6 @@ _FAR_OFF = 0.8
 _MOST_READINGS = 16
 _MOST_PLACED = 2
 _PACE_STEPS = 10
-_CHANNELS_DIM = 2
 
 
 def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
@@ -58,13 +57,13 @@ def as_clip(waveform: object) -> tuple[Tensor, Tensor | None]:
     """
     clip = as_tensor(waveform, "waveform")
     problem = ""
-    if clip.dim() not in (1, _CHANNELS_DIM):
+    if clip.dim() not in (1, 2):
         problem = " Pass one clip."
     elif not clip.is_floating_point():
         problem = " Convert it, and divide integer samples by their full scale."
     elif not clip.numel():
         problem = " It holds no samples."
-    elif clip.dim() == _CHANNELS_DIM and clip.shape[0] > clip.shape[1]:
+    elif clip.dim() == 2 and clip.shape[0] > clip.shape[1]:
         problem = " That looks like [samples, channels]: pass waveform.T."
     if problem:
         raise ValueError(

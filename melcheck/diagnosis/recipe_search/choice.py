@@ -18,10 +18,9 @@ from melcheck.recipes import FLOORS_IN_USE
 
 # Residuals within this factor, or this many nats, of the smallest are as good.
 _SAME_FACTOR = 2.5
-_SAME_NATS = 2e-4
+AS_GOOD_NATS = 2e-4
 # The runner-up must leave so much more.
 _SEPARATION_FACTOR = 3.0
-_SEPARATION_NATS = 1e-3
 # An exact fit leaves 1e-6 and less; one that leaves a hundred times that is another.
 _EXACT_SEPARATION_NATS = 1e-4
 _EXACT_FACTOR = 100.0
@@ -67,7 +66,7 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
         runner_up = _runner_up(fits[0], fits)
         return Choice(fits[0], affine, False, runner_up, tuple(fits), ignored)
     smallest = explaining[0].residual
-    bound = max(_SAME_FACTOR * smallest, smallest + _SAME_NATS)
+    bound = max(_SAME_FACTOR * smallest, smallest + AS_GOOD_NATS)
     alike = [entry for entry in explaining if entry.residual <= bound]
     costs = []
     for position, entry in enumerate(alike):
@@ -78,7 +77,7 @@ def decide(prepared: Prepared, fits: list[Fit], *, ignored: tuple[str, ...] = ()
     cost, position, affine = min(costs, key=lambda item: item[:2])
     chosen = alike[position]
     runner_up = _runner_up(chosen, fits)
-    margin = min(_SEPARATION_NATS, _EXACT_SEPARATION_NATS + _EXACT_FACTOR * chosen.residual)
+    margin = min(SAME_MEL_NATS, _EXACT_SEPARATION_NATS + _EXACT_FACTOR * chosen.residual)
     apart = runner_up is None or runner_up.residual >= max(
         _SEPARATION_FACTOR * chosen.residual, chosen.residual + margin
     )

@@ -13,8 +13,9 @@ from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import Cells, best, louder_cells, minimum, residuals
 from melcheck.diagnosis.recipe_search.recipe_changes import RecipeChange
 
-# Damage is worth a closer look where it ranks so much better than none.
-_PROMISING_SHARE = 0.7
+PROMISING_SHARE = 0.7
+"""What leaves no more than this share of what is left without it is worth a closer look."""
+
 _FALLEN_NATS = 0.5
 
 
@@ -71,7 +72,7 @@ def _best_level(cells: Cells, reading: AudioReading, code: str) -> tuple[float, 
     grid = levels(reading, code)
     tried = [best(cells, at_level(reading, code, level)) for level in grid]
     nearest = min(range(len(grid)), key=lambda index: tried[index][0])
-    if tried[nearest][0] > _PROMISING_SHARE * best(cells, reading)[0]:
+    if tried[nearest][0] > PROMISING_SHARE * best(cells, reading)[0]:
         return None
     hypothesis = tried[nearest][1]
     nowhere = torch.zeros(1, dtype=torch.long)

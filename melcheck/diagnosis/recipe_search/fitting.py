@@ -30,8 +30,8 @@ _ACTIVE_MAGNITUDE = 50 * _DITHER_MAGNITUDE
 # What the true recipe leaves of an exact candidate is 1e-6; the nearest wrong ones leave 0.0025 (a
 # symmetric window) and 0.0107 (an f_max off by 10 Hz).
 _EXACT_RESIDUAL = 2e-3
-# In audio so quiet that the noise of 16 bits would be more than this, nothing can be told apart.
-_MOST_ALLOWED = 0.1
+MOST_ALLOWED_NATS = 0.1
+"""What leaves more is not explained: where 16 bits are as noisy, nothing can be told apart."""
 _MIN_ACTIVE_SHARE = 0.1
 MIN_CELLS = 60
 """A fit of fewer cells says nothing."""
@@ -218,9 +218,9 @@ def fit_hypothesis(prepared: Prepared, hypothesis: Hypothesis, mel: Tensor) -> F
         slope=slope,
         offset=offset,
         residual=float(errors.square().mean().sqrt()),
-        allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds.mean().sqrt())),
+        allowed=min(MOST_ALLOWED_NATS, _EXACT_RESIDUAL + float(bounds.mean().sqrt())),
         loud_residual=float(errors[loud].square().mean().sqrt()),
-        loud_allowed=min(_MOST_ALLOWED, _EXACT_RESIDUAL + float(bounds[loud].mean().sqrt())),
+        loud_allowed=min(MOST_ALLOWED_NATS, _EXACT_RESIDUAL + float(bounds[loud].mean().sqrt())),
         active=active,
     )
 

@@ -24,7 +24,9 @@ _STORAGE_STEPS = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "": 0.0}
 STORAGE_ROUNDINGS = 2.0
 """Cells of a mel stored in short floats may be off by so many steps: one rounding more."""
 
-_ROUNDING_NATS = 1e-4
+ROUNDING_NATS = 1e-4
+"""Of loud cells no more than this is rounding."""
+
 _ROUNDING_MAGNITUDE = 2e-6
 _ROUNDING_SHARE = 4e-7
 
@@ -128,10 +130,10 @@ def beyond_rounding(
     storage = storage_of(mel) if storage is None else storage
     step = STORAGE_ROUNDINGS * storage_step(storage) * mel.abs()
     if recipe.log_base is None:
-        return ~(difference <= _ROUNDING_NATS + step)
+        return ~(difference <= ROUNDING_NATS + step)
     nats = recipe.to_nats(reference)
     rounding = magnitude_rounding(float(nats.max().exp()))
-    bound = torch.maximum(torch.tensor(_ROUNDING_NATS), rounding * (-nats).exp())
+    bound = torch.maximum(torch.tensor(ROUNDING_NATS), rounding * (-nats).exp())
     return ~(difference <= bound * recipe.units_per_nat + step)
 
 

@@ -24,20 +24,17 @@ from melcheck.diagnosis.recipe_search.recipe_changes import (
     RecipeChange,
     change,
     changed,
-    filter_edges,
     filters_of,
     possible,
+    sparse_filters,
     spectrum_changes,
 )
 from melcheck.diagnosis.recipe_search.spectra import energies, energies_of, log_bands
 from melcheck.recipes import MelRecipe
 
 # How near a minimum is found, as a share of the interval, and to show whether it leads anywhere.
-_PRECISION = 2.5e-5
+_PRECISION = 1e-5
 _FIRST_PRECISION = 0.013
-# Stands for an infinite residual.
-_LARGEST_NATS = 1e3
-_FEWEST_VALUES = 2
 
 # Beside the best value of a grid, by this share of its interval, a number off the grid fits better.
 _STEP_SHARE = 0.01
@@ -78,37 +75,46 @@ def minimum(
 ) -> tuple[float, float]:
     """Return where a residual of one minimum is smallest within bounds, and that residual.
 
+    By golden sections: SciPy's search takes half as many steps, and more than a second to import.
+
     Args:
-        left: The residual; its square is minimised, which is smooth where it falls to 0.
+        left: The residual.
         low: Lower bound.
         high: Upper bound.
         precision: Precision of the place, as a share of the interval.
     """
-    # Half a second to import, which a gate without a failure does not need.
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
-        lambda place: min(left(float(place)), _LARGEST_NATS) ** 2,
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": precision * (high - low)},
-    )
-    return float(found.x), math.sqrt(found.fun)
+    shorter = (math.sqrt(5) - 1) / 2
+    tolerance = precision * (high - low)
+    one, two = high - shorter * (high - low), low + shorter * (high - low)
+    of_one, of_two = left(one), left(two)
+    while high - low > tolerance:
+        if of_one < of_two:
+            high, two, of_two = two, one, of_one
+            one = high - shorter * (high - low)
+            of_one = left(one)
+        else:
+            low, one, of_one = one, two, of_two
+            two = low + shorter * (high - low)
+            of_two = left(two)
+    return (one, of_one) if of_one < of_two else (two, of_two)
 
 
 def tuned(cells: Cells, hypothesis: Hypothesis) -> list[Hypothesis]:
     """Return the hypothesis with one number tuned, for each number that leads somewhere."""
-    start = float(residuals(cells, hypothesis, _NOWHERE))
+    energy = _spectra(cells, hypothesis, _NOWHERE)
+    start = float(residuals(cells, hypothesis, _NOWHERE, energy))
     found: list[Hypothesis] = []
     if start > _HOPELESS_NATS:
         return found
     for number in _NUMBERS:
 
         def left(value: float, number: _Number = number) -> float:
-            return float(residuals(cells, _with(hypothesis, number, value), _NOWHERE))
+            other = _with(hypothesis, number, value)
+            known = energy if other.spectrum == hypothesis.spectrum else None
+            return float(residuals(cells, other, _NOWHERE, known))
 
         grid = [value for value in number.grid if _fits(hypothesis, number, value)]
-        if len(grid) < _FEWEST_VALUES:
+        if len(grid) < 2:
             continue
         values = [left(value) for value in grid]
         best = min(range(len(grid)), key=values.__getitem__)
@@ -156,11 +162,11 @@ _BY_BAND_FRAMES = 20
 _FEWER_BANDS = 24
 _QUIET_SHARE = 0.2
 _PROMISING_SPECTRA = 3
-_WIDE = 6
+LEADING = 6
+"""How many of the best that were ranked are looked at more closely."""
+
 _FURTHER = 20
-_AGAIN = 6
 _EXACT_RANK = 3e-5
-_PROMISING_FIRST = 6
 _RANKED = 40
 
 
@@ -267,7 +273,7 @@ def rank(
         further: Whether to try those that come next instead.
     """
     found = list(narrow.ranked)
-    turn = slice(_WIDE, _FURTHER) if further else slice(_WIDE)
+    turn = slice(LEADING, _FURTHER) if further else slice(LEADING)
     for spectrum, reading in narrow.promising[turn]:
         cells = louder_cells(prepared, reading, bands=_FEWER_BANDS, by_band=by_band)
         if cells is not None:
@@ -275,7 +281,7 @@ def rank(
             found += _best(reading, wide, _RANKED)
     # The spectrum may have been chosen under a wrong range: with the best filters all are tried.
     again: dict[AudioReading, dict[tuple[RecipeChange, ...], None]] = defaultdict(dict)
-    for _, hypothesis in sorted(found, key=_order)[:_AGAIN]:
+    for _, hypothesis in sorted(found, key=_order)[:LEADING]:
         again[hypothesis.reading].setdefault(_filters_of(hypothesis))
     for reading, filters in again.items():
         cells = louder_cells(prepared, reading, by_band=by_band)
@@ -318,16 +324,18 @@ def rank_pairs(cells: Cells, reading: AudioReading) -> list[tuple[float, Hypothe
     """Rank pairs that `rank` leaves out: a spectrum with any range, and two of the spectrum."""
     narrow, promising = _each_spectrum(cells, reading)
     ordered = [narrow[index].spectrum for index in promising if narrow[index].spectrum]
-    pairs = _two_spectra(reading.recipe, ordered[:_PROMISING_FIRST], ordered)
+    pairs = _two_spectra(reading.recipe, ordered[:LEADING], ordered)
     scores = _scores(cells, reading, pairs, every_range=False)
     order = sorted(range(len(scores)), key=lambda i: float(scores[i].distances.min()))
-    best_pairs = [scores[index].spectrum for index in order[:_WIDE]]
-    wide = [*ordered[_PROMISING_SPECTRA : _PROMISING_SPECTRA + _WIDE], *best_pairs]
+    best_pairs = [scores[index].spectrum for index in order[:LEADING]]
+    wide = [*ordered[_PROMISING_SPECTRA : _PROMISING_SPECTRA + LEADING], *best_pairs]
     scores += _scores(cells, reading, wide, every_range=True)
     return _best(reading, scores, _RANKED)
 
 
-def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+def residuals(
+    cells: Cells, hypothesis: Hypothesis, moves: Tensor, energy: Tensor | None = None
+) -> Tensor:
     """Return what a fit leaves at each of several places of the frames, nats.
 
     For a least-squares fit of y on x with correlation rho, what is left of y is
@@ -339,11 +347,15 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
         cells: Cells of the candidate.
         hypothesis: What is fitted.
         moves: `[places]`, samples by which its frames are moved.
+        energy: Its spectra there, if they are known.
 
     Returns:
         `[places]`, float64; infinite where the correlation is not positive.
     """
-    x = _logs(cells, hypothesis, moves).double()
+    energy = _spectra(cells, hypothesis, moves) if energy is None else energy
+    filters = filters_of(hypothesis.recipe)[:, : cells.highest_band : cells.band_step]
+    mel = log_bands(energy, filters, hypothesis.recipe.power)
+    x = mel.view(len(moves), *cells.mask.shape)[:, cells.mask].double()
     x = x - x.mean(dim=1, keepdim=True)
     left = _distances(x, cells.values.double())
     spread = x.square().mean(dim=1).sqrt()
@@ -351,13 +363,11 @@ def residuals(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
     return found
 
 
-def _logs(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
-    """Return a hypothesis's own cells, `[places, cells]`."""
-    reading, recipe = hypothesis.reading, hypothesis.recipe
+def _spectra(cells: Cells, hypothesis: Hypothesis, moves: Tensor) -> Tensor:
+    """Return a hypothesis's energies at each of several places, `[places * few, bins]`."""
+    reading = hypothesis.reading
     places = (reading.centres_of(cells.frames) + moves[:, None]).flatten()
-    filters = filters_of(recipe)[:, : cells.highest_band : cells.band_step]
-    mel = log_bands(energies(reading.waveform, recipe, places), filters, recipe.power)
-    return mel.view(len(moves), *cells.mask.shape)[:, cells.mask]
+    return energies(reading.waveform, hypothesis.recipe, places)
 
 
 def _distances(centred: Tensor, values: Tensor) -> Tensor:
@@ -424,10 +434,9 @@ def _scores(
     for (n_fft, own), group in by_length.items():
         recipes = [changed(reading.recipe, spectrum) for spectrum in group]
         energy = energies_of(reading.waveform, recipes, centres)
-        edges = filter_edges(
-            reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range
+        edges = sparse_filters(
+            reading.recipe, n_fft, cells.band_step, cells.highest_band, every_range, filters
         )
-        edges = edges.only(filters) if filters else edges
         powers = sorted({1.0, 2.0, own})
         distances = []
         for power in powers:

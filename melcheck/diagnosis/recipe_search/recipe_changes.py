@@ -187,61 +187,62 @@ def _limits(expected: MelRecipe, f_max: float, f_min: float) -> tuple[RecipeChan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FilterEdges:
-    """Where the triangles of many hypotheses begin, peak and end, on the axis of STFT bins.
-
-    A band is a sum of bins with weights that rise and fall in straight lines, so it follows from
-    sums of S and of k S up to the three places, whatever the transform and without any filters:
-
-        sum_{a <= k < b} (k - low) S_k = (C1_b - C1_a) - low (C0_b - C0_a)
+class SparseFilters:
+    """The filters of many hypotheses, as their weights that are not 0: a few for each band.
 
     Attributes:
         changes: What each hypothesis changes.
         triangles: Which triangles each has, `[hypotheses]`: a norm only changes their height.
-        places: Beginning, peak and end in bins, `[3, triangles, bands]`, float64.
-        bins: The first bin at or beyond each of them, `[3, triangles, bands]`.
+        counts: How many weights each band has, `[triangles, bands]`.
+        bins: The bin that each weight is for, band by band, `[weights]`, int32.
+        weights: The weights of triangles of height 1, likewise, float32.
         heights: Logarithm of the filters' height, `[hypotheses, bands]`, float32.
     """
 
     changes: tuple[tuple[RecipeChange, ...], ...]
     triangles: Tensor
-    places: Tensor
+    counts: Tensor
     bins: Tensor
+    weights: Tensor
     heights: Tensor
-
-    def only(self, changes: Sequence[tuple[RecipeChange, ...]]) -> FilterEdges:
-        """Return the edges of some of the hypotheses."""
-        where = torch.tensor([self.changes.index(each) for each in changes])
-        kept, triangles = torch.unique(self.triangles[where], return_inverse=True)
-        return FilterEdges(
-            tuple(changes), triangles, self.places[:, kept], self.bins[:, kept], self.heights[where]
-        )
 
     def log_bands(self, energy: Tensor, power: float) -> Tensor:
         """Return the log-bands of spectra, `[..., bins]` to `[hypotheses, bands, ...]`, float32."""
-        values = energy.double() if power == 2.0 else energy.double() ** (power / 2)
+        values = energy if power == 2.0 else energy ** (power / 2)
         leading = values.shape[:-1]
-        values = values.reshape(-1, values.shape[-1]).T  # bins first, to be picked in rows
-        number = torch.arange(len(values), dtype=torch.float64)[:, None]
-        sums = torch.cat([values, values * number], dim=1).cumsum(0)
-        sums = torch.nn.functional.pad(sums, (0, 0, 1, 0))
-        first, second, third = (sums.index_select(0, each.flatten()) for each in self.bins)
-        low, peak, high = self.places.flatten(1)[:, :, None]
-        (zero_up, one_up), (zero_down, one_down) = (
-            each.chunk(2, dim=1) for each in (second - first, third - second)
+        # A bag is a sum of weighted rows: a product with a sparse matrix.
+        bands = torch.nn.functional.embedding_bag(
+            self.bins,
+            values.reshape(-1, values.shape[-1]).T.contiguous(),
+            _begins(self.counts).int(),
+            mode="sum",
+            per_sample_weights=self.weights,
         )
-        bands = (one_up - low * zero_up) / (peak - low)
-        bands += (high * zero_down - one_down) / (high - peak)
-        # Differences of long sums need float64, their logarithms do not.
-        logs = bands.float().clamp_(min=TINY).log_().view(*self.bins.shape[1:], -1)
+        logs = bands.clamp_(min=TINY).log_().view(*self.counts.shape, -1)
         found: Tensor = logs[self.triangles] + self.heights[..., None]
         return found.view(*self.heights.shape, *leading)
 
 
-def filter_edges(
-    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
-) -> FilterEdges:
-    """Return the edges of every change of the filters, for every `band_step`-th band.
+def _begins(counts: Tensor) -> Tensor:
+    """Return where the weights of each band begin, `[triangles * bands]`."""
+    return counts.flatten().cumsum(0) - counts.flatten()
+
+
+def _numbered(counts: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, for each of the weights that are counted, its band and its number from `first` on."""
+    band = torch.repeat_interleave(counts.flatten())
+    return band, first.flatten()[band] + torch.arange(len(band)) - _begins(counts)[band]
+
+
+def sparse_filters(
+    expected: MelRecipe,
+    n_fft: int,
+    band_step: int,
+    highest_band: int,
+    every_range: bool,
+    changes: Sequence[tuple[RecipeChange, ...]] = (),
+) -> SparseFilters:
+    """Return the filters of every change of them, for every `band_step`-th band.
 
     Args:
         expected: The recipe that is varied.
@@ -249,10 +250,11 @@ def filter_edges(
         band_step: Keep each so-many-th band; ranking needs no more.
         highest_band: Leave out the bands from here up.
         every_range: As for `filter_changes`.
+        changes: Of their changes these alone; () for all.
     """
     # Readings of every hop and transform share the filters.
     alike = MelRecipe(**{name: getattr(expected, name) for name in _OF_FILTERS})
-    return _filter_edges(alike, n_fft, band_step, highest_band, every_range)
+    return _sparse_filters(alike, n_fft, band_step, highest_band, every_range, tuple(changes))
 
 
 _OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "filterbank_rate")
@@ -260,9 +262,52 @@ _OF_FILTERS = ("sample_rate", "n_mels", "f_min", "f_max", "mel_scale", "norm", "
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
-def _filter_edges(
-    expected: MelRecipe, n_fft: int, band_step: int, highest_band: int, every_range: bool
-) -> FilterEdges:
+def _sparse_filters(
+    expected: MelRecipe,
+    n_fft: int,
+    band_step: int,
+    highest_band: int,
+    every_range: bool,
+    only: tuple[tuple[RecipeChange, ...], ...],
+) -> SparseFilters:
+    edges = _some_edges(expected, every_range, only) if only else _edges(expected, every_range)
+    kept = torch.arange(0, highest_band, band_step)
+    hz = torch.stack([edges.hz[:, kept], edges.hz[:, kept + 1], edges.hz[:, kept + 2]])
+    places = hz * (n_fft / edges.rates)[:, None]  # beginning, peak and end, in bins
+    first, _, beyond = places.ceil().long().clamp(max=n_fft // 2 + 1)
+    counts = beyond - first
+    band, bins = _numbered(counts, first)
+    low, peak, high = places.flatten(1)[:, band]
+    weights = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak))
+    normed = (2.0 / (hz[2] - hz[0])).log()[edges.triangles]
+    heights = torch.where(edges.slaney[:, None], normed, 0.0).float()
+    return SparseFilters(
+        edges.changes, edges.triangles, counts, bins.int(), weights.float(), heights
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Edges:
+    """Where the bands of every change of the filters lie, whatever the transform.
+
+    Attributes:
+        changes: As in `SparseFilters`.
+        triangles: Likewise.
+        slaney: Whether each has the area 1, `[hypotheses]`.
+        rates: Rate of each of the triangles, `[triangles]`, float64.
+        hz: Their edges, `[triangles, n_mels + 2]`, float64.
+    """
+
+    changes: tuple[tuple[RecipeChange, ...], ...]
+    triangles: Tensor
+    slaney: Tensor
+    rates: Tensor
+    hz: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _edges(expected: MelRecipe, every_range: bool) -> _Edges:
     changes = filter_changes(expected, every_range)
     own = {name: getattr(expected, name) for name in _OF_FILTERS}
     numbers = [own | {name: v for each in made for name, v in each.numbers} for made in changes]
@@ -275,18 +320,23 @@ def _filter_edges(
     number = {shape: index for index, shape in enumerate(distinct)}
     triangles = torch.tensor([number[shape] for shape in shapes])
     rates = torch.tensor([rate for _, rate, _, _ in distinct]).double()
-    edges = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
+    hz = torch.empty(len(distinct), expected.n_mels + 2, dtype=torch.float64)
     for scale in ("htk", "slaney"):
         chosen = torch.tensor([shape[0] == scale for shape in distinct])
         limits = [shape[2:] for shape in distinct if shape[0] == scale]
-        edges[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
-    kept = torch.arange(0, highest_band, band_step)
-    hz = torch.stack([edges[:, kept], edges[:, kept + 1], edges[:, kept + 2]])
-    places = hz * (n_fft / rates)[:, None]
-    bins = places.ceil().long().clamp(max=n_fft // 2 + 1)
-    normed = (2.0 / (hz[2] - hz[0])).log()[triangles]
-    heights = torch.where(slaney[:, None], normed, 0.0).float()
-    return FilterEdges(changes, triangles, places, bins, heights)
+        hz[chosen] = band_edges_hz(torch.tensor(limits).double(), expected.n_mels, scale)
+    return _Edges(changes, triangles, slaney, rates, hz)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _some_edges(
+    expected: MelRecipe, every_range: bool, only: tuple[tuple[RecipeChange, ...], ...]
+) -> _Edges:
+    every = _edges(expected, every_range)
+    where = torch.tensor([every.changes.index(each) for each in only])
+    kept, triangles = torch.unique(every.triangles[where], return_inverse=True)
+    return _Edges(only, triangles, every.slaney[where], every.rates[kept], every.hz[kept])
 
 
 @functools.lru_cache(maxsize=512)

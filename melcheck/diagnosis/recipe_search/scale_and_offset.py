@@ -17,7 +17,7 @@ import itertools
 import math
 
 from melcheck.diagnosis.causes import Finding
-from melcheck.recipes import MelRecipe, window
+from melcheck.recipes import DB_PER_NAT, MelRecipe, window
 
 _LN10 = math.log(10)
 
@@ -26,7 +26,7 @@ _LOGARITHMS = (
     (1.0, "", "natural logarithm"),
     (1 / _LN10, "log-base", "log10"),
     (10 / _LN10, "decibels", "10 log10"),
-    (20 / _LN10, "decibels", "20 log10"),
+    (DB_PER_NAT, "decibels", "20 log10"),
     (1 / math.log(2), "log-base", "log2"),
 )
 
@@ -126,7 +126,7 @@ def _decibel_range(
 
     There is no gain then: a level that changed would leave a mean that is no whole number.
     """
-    scale = 20 / _LN10 / recipe.power
+    scale = DB_PER_NAT / recipe.power
     std = scale / slope
     usual = min(_RANGES_DB, key=lambda each: abs(std / each - 1))
     if abs(std / usual - 1) > slope_tolerance:
@@ -200,7 +200,7 @@ def _gain(shift_nats: float, recipe: MelRecipe, tolerance: float) -> Finding | N
     for factor, code, text in _GAINS:
         if abs(shift - math.log(factor)) <= tolerance:
             return Finding(code, text, alternatives=("gain",), shift_nats=shift_nats)
-    decibels = 20 * shift / _LN10
+    decibels = DB_PER_NAT * shift
     level = f"factor {math.exp(shift):.4g} on the waveform ({decibels:+.2f} dB)"
     if abs(shift - math.log(2)) <= tolerance:
         return Finding(

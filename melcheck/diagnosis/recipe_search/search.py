@@ -21,8 +21,15 @@ from melcheck.diagnosis.recipe_search.audio_readings import (
     likely_readings,
     profile_readings,
 )
-from melcheck.diagnosis.recipe_search.choice import Choice, decide, same_mel, subtracts_nothing
-from melcheck.diagnosis.recipe_search.damaged_audio import damaged, fallen
+from melcheck.diagnosis.recipe_search.choice import (
+    AS_GOOD_NATS,
+    SAME_MEL_NATS,
+    Choice,
+    decide,
+    same_mel,
+    subtracts_nothing,
+)
+from melcheck.diagnosis.recipe_search.damaged_audio import PROMISING_SHARE, damaged, fallen
 from melcheck.diagnosis.recipe_search.fitting import (
     AudioReading,
     Fit,
@@ -33,6 +40,7 @@ from melcheck.diagnosis.recipe_search.fitting import (
 )
 from melcheck.diagnosis.recipe_search.mel_values import Prepared
 from melcheck.diagnosis.recipe_search.ranking import (
+    LEADING,
     louder_cells,
     rank,
     rank_narrow,
@@ -50,7 +58,6 @@ from melcheck.diagnosis.recipe_search.spectra import first_centre
 from melcheck.diagnosis.recipe_search.unexplained_cells import TOP_BANDS_SHARE, top_bands
 from melcheck.recipes import MelRecipe
 
-_REFINED = 6
 _REFINED_OF_ALL = 12
 _PLAIN_READINGS = 3
 _BY_BAND_READINGS = 8
@@ -59,11 +66,6 @@ _PAIR_BANDS = 20
 # Where the frames lie is searched in steps of so many samples, four to each side.
 _PLACE_STEPS = (16, 4, 1)
 _PLACE_REACH = 4
-# Residuals below these are rounding: of float32, and of storage in fewer bits.
-_ROUNDING_NATS = 2e-4
-_STORED_ROUNDING_NATS = 1e-3
-# A pair is worth a search for its own place where it leaves so much less than what is there.
-_BETTER_SHARE = 0.7
 
 AS_NEAR = 1.01
 """Residuals within this factor of the smallest are as good, as long as nothing is explained."""
@@ -97,7 +99,7 @@ def first_look(prepared: Prepared, waveform: Tensor, expected: MelRecipe) -> Loo
     """Fit what is likely; None where nothing could be fitted."""
     readings = likely_readings(prepared.mel, waveform, expected)
     narrow = rank_narrow(prepared, readings)
-    found = [hypothesis for _, hypothesis in narrow.ranked[:_REFINED]]
+    found = [hypothesis for _, hypothesis in narrow.ranked[:LEADING]]
     found += [_plain(reading) for reading in readings[:_PLAIN_READINGS]]
     for reading in profile_readings(prepared.mel, waveform, expected):
         found.append(_plain(reading))
@@ -161,7 +163,7 @@ def _plus(hypothesis: Hypothesis, code: str, **numbers: Any) -> Hypothesis:
 def _settled(prepared: Prepared, fits: list[Fit]) -> bool:
     """Return whether a hypothesis leaves nothing and stands apart: no more need be tried."""
     choice = decide(prepared, fits) if fits else None
-    if choice is None or not choice.named or choice.fit.residual >= _ROUNDING_NATS:
+    if choice is None or not choice.named or choice.fit.residual >= AS_GOOD_NATS:
         return False
     # With a gain, the same transform at another rate may be the simpler truth.
     moved = _moved_in_time([choice.fit])
@@ -189,7 +191,7 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
     """Try pairs of changes, frames at any place and damaged audio, as far as that is needed."""
     prepared, fits = look.prepared, list(look.fits)
     smallest = min(entry.residual for entry in fits)
-    if smallest > (_STORED_ROUNDING_NATS if prepared.storage else _ROUNDING_NATS):
+    if smallest > (SAME_MEL_NATS if prepared.storage else AS_GOOD_NATS):
         fits += _moved(prepared, fits)
     if not _explained(fits):
         for reading in drifting(prepared.mel, look.waveform, look.expected):
@@ -197,7 +199,7 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
     if not _explained(fits):
         paired = _paired(prepared, fits)
         better = min((entry.residual for entry in paired), default=math.inf)
-        if better < _BETTER_SHARE * min(entry.residual for entry in fits):
+        if better < PROMISING_SHARE * min(entry.residual for entry in fits):
             paired += [] if _explained(paired) else _moved(prepared, paired)
         fits += paired
     if not _explained(fits):
@@ -211,7 +213,7 @@ def closer_look(look: Look, channels: Tensor | None) -> Choice:
             return trimmed
         reading = look.readings[0]
         ranked = damaged(prepared, _simplest(fits), reading, channels)
-        fitted = refine(prepared, ranked[:_REFINED])
+        fitted = refine(prepared, ranked[:LEADING])
         fits += [entry for entry in fitted if fallen(prepared, entry, reading)]
     return decide(prepared, fits)
 
@@ -227,7 +229,7 @@ def _by_band(look: Look) -> Choice | None:
     ranked = [hypothesis for _, hypothesis in rank(prepared, narrow, by_band=True)]
     plain = [each for each in ranked if "filter-norm" not in {c.code for c in each.changes}]
     fits = []
-    for hypothesis in _distinct(plain[:_REFINED]):
+    for hypothesis in _distinct(plain[:LEADING]):
         fits.append(fit_bands(prepared, hypothesis, hypothesis.log_mel(prepared.mel.shape[-1])))
     fits = [entry for entry in fits if math.isfinite(entry.residual)]
     if fits and not _explained(fits):
@@ -264,7 +266,7 @@ def _likely(prepared: Prepared, reading: AudioReading) -> list[Hypothesis]:
 
 
 def _first(ranked: Sequence[tuple[float, Hypothesis]]) -> list[Hypothesis]:
-    return [hypothesis for _, hypothesis in ranked[:_REFINED]]
+    return [hypothesis for _, hypothesis in ranked[:LEADING]]
 
 
 def _nearest(fits: Sequence[Fit], count: int) -> list[Hypothesis]:

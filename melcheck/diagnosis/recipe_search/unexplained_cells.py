@@ -17,6 +17,7 @@ from melcheck.diagnosis.causes import Finding
 from melcheck.diagnosis.recipe_search.choice import Choice
 from melcheck.diagnosis.recipe_search.fitting import Fit, Hypothesis, quantile
 from melcheck.diagnosis.recipe_search.mel_values import (
+    ROUNDING_NATS,
     STORAGE_ROUNDINGS,
     Prepared,
     magnitude_rounding,
@@ -34,7 +35,6 @@ _QUIET_RANGE_NATS = 3.0
 # It is told apart where it predicts them so much better than the recipe does; of two that are as
 # good, the first is taken.
 _MUCH_BETTER = 0.2
-_ALIKE_NATS = 1e-4
 _LEAST_EPS = 1e-13
 # Rounding moves an estimate from quiet bins by so much.
 _NEAR = 0.5
@@ -60,9 +60,6 @@ _BENT_NATS = 0.1
 # 16 bits take quiet cells sixteen times as far, and never twenty-four times.
 _ALTERED_NATS = 0.1
 _ALTERED_NOISE = 24.0
-# What leaves more than this went through, say, a resampler, which differs at the ends and in the
-# highest bands.
-_UNTOUCHED_NATS = 1e-4
 _ALTERED_SHARE = 1e-3
 # Of the cells at the floor, so many are louder in the audio where they were masked.
 _MASKED_SHARE = 0.1
@@ -118,7 +115,8 @@ def _count(prepared: Prepared, recipe: MelRecipe, length: int) -> list[Finding]:
     if prepared.leading or frames == recipe.frames(length):
         return []
     if frames == dataclasses.replace(recipe, tail="round").frames(length):
-        return [Finding("profile:zipvoice", "frames = samples / hop, rounded", benign=True)]
+        text = f"{frames} frames, samples / hop rounded, {recipe.frames(length)} expected"
+        return [Finding("profile:zipvoice", text, benign=True, fix=f"Set tail={recipe.tail!r}.")]
     if prepared.trailing:
         return []
     text = f"{frames} frames where the audio gives {recipe.frames(length)}"
@@ -238,9 +236,9 @@ def guarded(prepared: Prepared, choice: Choice) -> tuple[Choice, list[Finding]]:
         options, errors = [options[i] for i in kept], [errors[i] for i in kept]
     if not options:
         return choice, []  # a mask, which no floor explains
-    best = min(range(len(options)), key=lambda index: errors[index] + _ALIKE_NATS * index)
+    best = min(range(len(options)), key=lambda index: errors[index] + ROUNDING_NATS * index)
     how, value, predicted = options[best]
-    unclear = options[0][0] == "" and errors[best] > max(_ALIKE_NATS, _MUCH_BETTER * errors[0])
+    unclear = options[0][0] == "" and errors[best] > max(ROUNDING_NATS, _MUCH_BETTER * errors[0])
     if how == "" or unclear:
         return choice, []
     settled = dataclasses.replace(
@@ -319,7 +317,8 @@ def altered(prepared: Prepared, choice: Choice) -> Finding | None:
     recipe, bands, frames = hypothesis.recipe, *prepared.mel.shape
     length = len(hypothesis.reading.waveform)
     cells = torch.ones(bands, frames, dtype=torch.bool)
-    processed = entry.residual > _UNTOUCHED_NATS
+    # More than rounding: through, say, a resampler, which differs at the ends and at the top.
+    processed = entry.residual > ROUNDING_NATS
     if processed or hypothesis.reading.offset != first_centre(recipe):
         cells &= hypothesis.reading.inner_frames(frames, recipe.n_fft)
     elif frames != recipe.frames(length):

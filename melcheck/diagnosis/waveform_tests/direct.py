@@ -16,9 +16,9 @@ from torch import Tensor
 
 from melcheck.audio import SILENT_PEAK
 from melcheck.diagnosis.causes import Explanation, explanation
+from melcheck.diagnosis.waveform_tests.fits import BLOCK_SAMPLES
 
 _QUIET_SHARE = 0.05
-_BLOCK_SAMPLES = 256
 _FEWEST_BLOCKS = 12
 
 # Between the seams of chunks with context enough, nothing but float32's rounding is left.
@@ -49,11 +49,11 @@ _SHORTEST_CHUNK_BLOCKS = 8
 
 def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     """Explain an error that sits in some places, or that is larger there: on a grid, or the end."""
-    blocks = min(len(wanted), len(given)) // _BLOCK_SAMPLES
+    blocks = min(len(wanted), len(given)) // BLOCK_SAMPLES
     if blocks < _FEWEST_BLOCKS:
         return None
-    samples = blocks * _BLOCK_SAMPLES
-    wanted, given = (each[:samples].view(blocks, _BLOCK_SAMPLES) for each in (wanted, given))
+    samples = blocks * BLOCK_SAMPLES
+    wanted, given = (each[:samples].view(blocks, BLOCK_SAMPLES) for each in (wanted, given))
     quiet = max(_QUIET_SHARE * float(wanted.square().mean().sqrt()), 1e-30)
     level = wanted.square().mean(dim=1).sqrt()
     size = (given - wanted).square().mean(dim=1).sqrt()
@@ -69,7 +69,7 @@ def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None
         return _jumps(given - wanted, rate)
     bad = damaged.nonzero().flatten().tolist()
     groups = runs(bad, lambda last, block: not bool(healthy[last:block].any()))
-    times = ", ".join(f"{begin * _BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
+    times = ", ".join(f"{begin * BLOCK_SAMPLES / rate:.2f}" for begin, _ in groups[:_LISTED])
     evidence = f"an error of up to {float(error[damaged].max()):.2%} of the level, from {times} s"
     late = groups[0][0] >= blocks / 2
     if late and len(groups) == 1 and not bool(healthy[groups[0][1] :].any()):
@@ -89,8 +89,8 @@ def error_places(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None
 def _jumps(difference: Tensor, rate: int) -> Explanation | None:
     """Explain jumps at the edges of blocks: chunks that each feel their ends, and do not meet."""
     steps = difference.flatten().diff().abs()
-    edges = torch.arange(1, len(difference)) * _BLOCK_SAMPLES - 1
-    about = steps.unfold(0, _BLOCK_SAMPLES, _BLOCK_SAMPLES // 2)[1::2][: len(edges)]
+    edges = torch.arange(1, len(difference)) * BLOCK_SAMPLES - 1
+    about = steps.unfold(0, BLOCK_SAMPLES, BLOCK_SAMPLES // 2)[1::2][: len(edges)]
     usual = about.median(dim=1).values.clamp(min=1e-9)
     ratio = steps[edges[: len(usual)]] / usual
     blocks = [int(block) + 1 for block in (ratio > _JUMP).nonzero()[:, 0]]
@@ -100,7 +100,7 @@ def _jumps(difference: Tensor, rate: int) -> Explanation | None:
     edges_of_chunks = len(difference) // chunk
     if chunk < _SHORTEST_CHUNK_BLOCKS or len(blocks) < _SEEN_SHARE * edges_of_chunks:
         return None
-    times = ", ".join(f"{block * _BLOCK_SAMPLES / rate:.2f}" for block in blocks[:_LISTED])
+    times = ", ".join(f"{block * BLOCK_SAMPLES / rate:.2f}" for block in blocks[:_LISTED])
     return explanation("seams", f"{len(blocks)} jumps between neighbouring samples, at {times} s")
 
 
@@ -151,8 +151,10 @@ def bandwidth(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     return explanation("band-limited", text)
 
 
-# A delay is read from at least so many samples; a part of a sample below this is none.
-_FEWEST_SAMPLES = 256
+FEWEST_SAMPLES = 256
+"""A delay, a factor or a rate is read from at least so many samples."""
+
+# A part of a sample below this is none.
 _LEAST_PART = 0.02
 
 # Segments are located again, each near where the one before was: up to 3 % faster or slower. A
@@ -190,7 +192,7 @@ def lag(wanted: Tensor, given: Tensor, rate: int) -> Explanation | None:
     )
     correlation = torch.fft.irfft(spectra, length)
     reach = min(len(wanted), len(given)) // 2
-    if reach < _FEWEST_SAMPLES:
+    if reach < FEWEST_SAMPLES:
         return None
     lags = torch.cat([correlation[:reach], correlation[-reach:]])
     best = int(lags.abs().argmax())
@@ -352,8 +354,8 @@ def saturated(waveform: Tensor) -> Explanation | None:
 def rounded(reference: Tensor, estimate: Tensor) -> Explanation | None:
     """Return what number every sample is, where not every one of the reference's is; or None."""
     for bits in range(1, _FILE_BITS):
-        if _is_integer(estimate, bits):
-            coarser = not _is_integer(reference, bits)
+        if is_integer(estimate, bits):
+            coarser = not is_integer(reference, bits)
             return explanation("rounding", f"each sample has {bits} bits") if coarser else None
     for name, dtype in _SHORT_FLOATS.items():
         same = torch.equal(estimate.to(dtype).to(estimate), estimate)
@@ -363,6 +365,7 @@ def rounded(reference: Tensor, estimate: Tensor) -> Explanation | None:
     return None
 
 
-def _is_integer(waveform: Tensor, bits: int) -> bool:
+def is_integer(waveform: Tensor, bits: int) -> bool:
+    """Return whether a waveform, `[samples]`, holds integers of so many bits as its steps."""
     steps = waveform * 2 ** (bits - 1)
     return float((steps - steps.round()).abs().max()) < _STEP_TOLERANCE

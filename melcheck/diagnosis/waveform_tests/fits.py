@@ -40,7 +40,8 @@ _OCTAVES = 10
 # A curve is reported by its factors four octaves below the peak, and at the peak.
 _QUIET_KNOT = 4 * _KNOTS_PER_OCTAVE
 
-_BLOCK_SAMPLES = 256
+BLOCK_SAMPLES = 256
+"""Samples that are judged together."""
 
 
 def fitted(wanted: Tensor, given: Tensor) -> Explanation | None:
@@ -112,10 +113,10 @@ def _curve(wanted: Tensor, given: Tensor, bound: float) -> Explanation | None:
 
 def _moving_gain(wanted: Tensor, given: Tensor, bound: float) -> Explanation | None:
     """Fit one gain for each block."""
-    samples = len(wanted) // _BLOCK_SAMPLES * _BLOCK_SAMPLES
+    samples = len(wanted) // BLOCK_SAMPLES * BLOCK_SAMPLES
     if not samples:
         return None
-    x, y = (each[:samples].view(-1, _BLOCK_SAMPLES) for each in (wanted, given))
+    x, y = (each[:samples].view(-1, BLOCK_SAMPLES) for each in (wanted, given))
     energy = x.square().sum(dim=1)
     gains = (x * y).sum(dim=1) / energy.clamp(min=1e-30)
     if _rms(y - gains[:, None] * x) > bound:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from melcheck.diagnosis.causes import Explanation, explanation
-from melcheck.diagnosis.waveform_tests.fits import filtered_share
+from melcheck.diagnosis.waveform_tests.fits import BLOCK_SAMPLES, filtered_share
 from melcheck.recipes import VOCOS, log_mel
 
 # Shares of the level below which an error may be rounding, and directions from which it is not.
@@ -31,7 +31,6 @@ _LEANING = 1.2
 # Logarithms of the error's level, by block; white noise alone has 0.041.
 _STEADY = 0.08
 
-_BLOCK_SAMPLES = 256
 _TRANSFORM = 1024
 # Two frames less than a transform apart see the same samples.
 _FRAMES_APART = 10
@@ -105,7 +104,7 @@ def _direction(wanted: Tensor, given: Tensor) -> float:
 
 def _unsteadiness(error: Tensor) -> float:
     """Return the standard deviation of the logarithm of an error's level, block by block."""
-    blocks = error[: len(error) // _BLOCK_SAMPLES * _BLOCK_SAMPLES].view(-1, _BLOCK_SAMPLES)
+    blocks = error[: len(error) // BLOCK_SAMPLES * BLOCK_SAMPLES].view(-1, BLOCK_SAMPLES)
     return float(blocks.square().mean(dim=1).sqrt().clamp(min=1e-30).log().std())
 
 
