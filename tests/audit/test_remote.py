@@ -18,7 +18,8 @@ from melcheck.remote import address_exists, copy_of, fetch
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "audio"
 CLIPS = ("kokoro-short.flac", "kokoro-kumo-en.wav")
-BUCKET = "corpus"
+# Of its own: what stands in for S3 is one for the whole process, also for tests of other files.
+BUCKET = "remote-corpus"
 
 pytest.importorskip("pyarrow", reason="pyarrow keeps the table: pip install pyarrow")
 pytest.importorskip("s3fs", reason="s3fs reads S3: pip install 'melcheck[remote]'")

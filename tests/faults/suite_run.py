@@ -86,6 +86,8 @@ class SuiteRun:
             return {"start": str(error)}
         _forget(config, TRIPS)
         config.stash[_CLIP] = Clip(clip.name, project.clip, clip.kind)
+        noted = self._request.node.user_properties
+        before = len(noted)
         found = {}
         for name, test in GATES.items():
             if test is None or (gates is not None and name not in gates):
@@ -95,6 +97,8 @@ class SuiteRun:
             told = self._outcome(test)
             if told is not None:
                 found[name] = told
+        # Cases and notes of this run are not those of the run that it is part of.
+        del noted[before:]
         return found
 
     def _plan(self, project: Project, clip: Clip, reference: Vocoder, goldens: Path | None) -> Plan:
