@@ -167,7 +167,8 @@ def _batched(clip: str, mel: Tensor, tried: Vocoder, reference: Vocoder) -> list
             return []
         together = _decoded(tried, torch.cat([mel, mel + _LOUDER_NATS, silence]))
         apart = disagreement(reference, alone, together[:1], mel=mel)
-        if apart:
+        # What rounds alike but for the last bit may be a step apart in integers.
+        if apart and not _is_in_16_bits(alone, together[:1]):
             return [ClipResult(name, explanation("batch", apart))]
         if not (isinstance(tried, CallableVocoder) and tried.decodes_lists):
             return [ClipResult(name)]

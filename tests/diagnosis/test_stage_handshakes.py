@@ -337,6 +337,17 @@ def test_a_vocoder_is_compared_with_its_reference(vocoder: Any, kind: str, code:
     assert (found.cause.code if found.cause else "") == code, found.message()
 
 
+@pytest.mark.parametrize(("steps", "code"), [(1, "rounding"), (3, "batch")])
+def test_in_a_batch_integers_may_be_one_step_apart(steps: int, code: str) -> None:
+    def in_integers(mel: Tensor) -> Tensor:
+        integers = (32_767 * untrained.small().decode(mel).clamp(-1, 1)).short()
+        return integers - steps * (len(mel) > 1)
+
+    found = compared(in_integers)
+    assert found.cause is not None
+    assert found.cause.code == code, found.message()
+
+
 def test_a_vocoder_that_changes_from_call_to_call_fails_though_it_rounds_only() -> None:
     def dropping(mel: Tensor) -> Tensor:
         return untrained.small().decode(mel) + 1e-6 * torch.randn(1)
