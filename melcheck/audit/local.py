@@ -33,7 +33,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from melcheck.audit.model import AuditItem, AuditSettings, Row
+from melcheck.audit.model import AuditItem, AuditSettings, Row, row_of
 from melcheck.files import error_text, plain_text
 
 # A process that dies so often before it has begun will not begin.
@@ -65,16 +65,7 @@ def unfinished_row(item: AuditItem, reason: str) -> Row:
     It has no key: the next run tries again.
     """
     source = item.item
-    return Row(
-        index=item.index,
-        name=source.name,
-        path=source.file,
-        place=source.place,
-        group=item.group,
-        offset_seconds=source.offset_seconds,
-        outcome="unfinished",
-        reason=plain_text(f"{source.place or source.file}: {reason}"),
-    )
+    return row_of(item, "unfinished", plain_text(f"{source.place or source.file}: {reason}"))
 
 
 def run_local(

@@ -153,6 +153,21 @@ class Row:
     cache_cause: str = ""
 
 
+def row_of(item: AuditItem, outcome: Outcome, reason: str = "") -> Row:
+    """Return the row of a clip of which only its place is known."""
+    source = item.item
+    return Row(
+        index=item.index,
+        name=source.name,
+        path=source.file,
+        place=source.place,
+        group=item.group,
+        offset_seconds=source.offset_seconds,
+        outcome=outcome,
+        reason=reason,
+    )
+
+
 COLUMNS = tuple(each.name for each in dataclasses.fields(Row))
 """Columns of the table, in order."""
 

@@ -40,7 +40,7 @@ from melcheck.audio import (
 from melcheck.audio_notes import decoder_notes
 from melcheck.audit.audio_faults import AudioFaults, measure
 from melcheck.audit.causes import RAISED, code_of, meaning
-from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row
+from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row, row_of
 from melcheck.clip_lists import at_its_place, item_file, local_path, shown
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
@@ -197,7 +197,7 @@ class ClipRows:
         waiting: dict[int, list[_Ready]] = {}
         for item in items:
             started([item.index])
-            draft = _Draft(_row_of(item))
+            draft = _Draft(row_of(item, "unreadable"))
             found = _guarded(item, draft, functools.partial(self._read, item, draft))
             if isinstance(found, Row):
                 yield [found]
@@ -508,19 +508,6 @@ class _StoredMels:
         if self._pattern is not None:
             return one_line(Path(name_of_mel(self._pattern, clip)))
         return one_line(Path(clip.path.stem if item.is_file else item.name.rpartition("/")[2]))
-
-
-def _row_of(item: AuditItem) -> Row:
-    source = item.item
-    return Row(
-        index=item.index,
-        name=source.name,
-        path=source.file,
-        place=source.place,
-        group=item.group,
-        offset_seconds=source.offset_seconds,
-        outcome="unreadable",
-    )
 
 
 _Step = TypeVar("_Step")
