@@ -8,6 +8,10 @@ Both take the same clips in turns, the order drawn anew, on one thread of torch;
 their processor time, which other processes on the machine do not lengthen as they do wall time. The
 ratio is the interquartile mean over the rounds, with its 99 % interval.
 
+The engine against a plain loop: both have the machine, the loop with torch's own number of threads, as
+one would start it, and the engine with a process for each core. Wall time, so nothing else may run;
+the engine's begins when each of its processes has returned its first row.
+
 Two processes against one: the processor time of a clip with one worker over that with two, times
 two, which is the gain where two cores are free. It includes what they cost each other (memory,
 cache), and not a wait for what this process hands out, whose own time per clip is told.
@@ -16,14 +20,18 @@ cache), and not a wait for what this process hands out, whose own time per clip 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import multiprocessing
+import os
 import random
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +42,7 @@ from melcheck.audio import decode_audio, load_audio
 from melcheck.audit.audio_faults import measure
 from melcheck.audit.local import run_local
 from melcheck.audit.model import AuditItem, AuditSettings
-from melcheck.audit.rows import ClipRows
+from melcheck.audit.rows import ClipRows, make_row_maker
 from melcheck.benchmark.cases import bench_vocoder
 from melcheck.benchmark.paired_timing import MIN_PAIRS, no_garbage_collection, ratio_interval
 from melcheck.cli.output import Terminal
@@ -153,6 +161,72 @@ def against_plain(name: str, vocoder: Vocoder, items: Sequence[AuditItem], round
         same = plain_loop(vocoder, items) == [row.outcome == "passed" for row in maker(items)]
         note += ", same verdicts" if same else ", OTHER VERDICTS"
     return Figure(name, ratio, "1.5", "3" if not lenient else "2.5", note)
+
+
+def random_official(settings: AuditSettings) -> ClipRows:
+    """Make rows by the official configuration with random weights."""
+    return ClipRows(settings, vocoder=bench_vocoder("random-official", "cpu"))
+
+
+def _loop(connection: Connection, official: bool) -> None:
+    """Run the plain loop on the clips that come, and send the seconds it took."""
+    vocoder = bench_vocoder("random-official", "cpu") if official else load_vocoder("embedded")
+    with contextlib.suppress(EOFError):
+        while True:
+            items = connection.recv()
+            begin = time.perf_counter()
+            plain_loop(vocoder, items)
+            connection.send(time.perf_counter() - begin)
+
+
+def _engine_seconds(
+    items: Sequence[AuditItem], settings: AuditSettings, workers: int, official: bool
+) -> float:
+    """Return the seconds of a clip by the local engine, once all of its processes work."""
+    size = 4
+    blocks = [items[start : start + size] for start in range(0, len(items), size)]
+    first = [{item.index for item in block} for block in blocks[:workers]]
+    begin, before, seen = 0.0, 0, set[int]()
+    made = random_official if official else make_row_maker
+    for rows in run_local(blocks, settings, workers=workers, make=made):
+        seen.update(row.index for row in rows)
+        if not begin and all(seen & block for block in first):
+            begin, before = time.perf_counter(), len(seen)
+    return (time.perf_counter() - begin) / (len(seen) - before)
+
+
+def engine_against_plain(
+    name: str, items: Sequence[AuditItem], rounds: int, *, official: bool
+) -> Figure:
+    """Compare the local engine with the plain loop, both with all cores, by wall time."""
+    workers = len(os.sched_getaffinity(0))
+    settings = AuditSettings(rules=LENIENT if official else ())
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_loop, args=(there, official), daemon=True)
+    process.start()
+
+    def plain() -> float:
+        here.send(items)
+        return float(here.recv()) / len(items)
+
+    def engine() -> float:
+        return _engine_seconds(items, settings, workers, official)
+
+    plain()
+    order = random.Random(0)
+    times: dict[Callable[[], float], list[float]] = {plain: [], engine: []}
+    for _ in range(rounds):
+        for call in order.sample([plain, engine], 2):
+            times[call].append(call())
+    here.close()
+    process.join()
+    ratios = [one / other for one, other in zip(times[plain], times[engine], strict=True)]
+    one, other = (1000 * statistics.median(each) for each in times.values())
+    note = f"{one:.1f} ms a clip, the engine {other:.1f} ms; {workers} cores, wall time"
+    return Figure(
+        name, ratio_interval(ratios, confidence=0.99), "1.5", "2.5" if official else "3", note
+    )
 
 
 def audio_alone(vocoder: Vocoder, items: Sequence[AuditItem], rounds: int) -> Figure:
