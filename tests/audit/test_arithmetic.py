@@ -295,9 +295,9 @@ def test_one_clip_of_thirty_two_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("moved", "exact", "enough", "near"),
     [
-        # A hundredth: the limit of 0.2 is near from 0.192 on.
-        (metrics(0.101), metrics(0.1), metrics(0.1915), metrics(0.1925)),
-        (metrics(0.1), metrics(0.101), metrics(0.1915), metrics(0.1925)),
+        # 0.04 of the smaller: the limit of 0.2 is near from 0.168 on.
+        (metrics(0.104), metrics(0.1), metrics(0.1675), metrics(0.1685)),
+        (metrics(0.1), metrics(0.104), metrics(0.1675), metrics(0.1685)),
         # A hundredth of what is short of 1: the limit of 0.99 is near up to 0.9904.
         (metrics(0.1, 0.99495), metrics(0.1, 0.995), metrics(0.1, 0.99045), metrics(0.1, 0.99035)),
         # 0.2 dB: the limit of 20 is near up to 20.8.
