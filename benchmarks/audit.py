@@ -10,9 +10,9 @@ ratio is the interquartile mean over the rounds, with its 99 % interval. Where r
 bf16, the clips are those of an audit that has begun: its first comparisons are done, and one of 32
 clips is computed twice.
 
-The engine against a plain loop: both have the machine, the loop with torch's own number of threads, as
-one would start it, and the engine with a process for each core. Wall time, so nothing else may run;
-the engine's begins when each of its processes has returned its first block.
+The engine against a plain loop: both have the machine, the loop with torch's own number of threads,
+as one would start it, and the engine with a process for each core. It is wall time, so nothing else
+may run; the engine's begins when each of its processes has returned its first block.
 
 Two processes against one: the processor time of a clip with one worker over that with two, times
 two, which is the gain where two cores are free. It includes what they cost each other (memory,
@@ -214,14 +214,15 @@ def _engine_seconds(
 ) -> float:
     """Return the seconds of a clip by the local engine, once all of its processes work."""
     # The first block of each process: it has made its comparisons by then.
-    bounds = [*range(0, 12 * workers, 12), *range(12 * workers, len(items), 4), len(items)]
+    size = min(12, len(items) // (2 * workers))
+    bounds = [*range(0, size * workers, size), *range(size * workers, len(items), 4), len(items)]
     blocks = [items[start:end] for start, end in itertools.pairwise(bounds)]
     first = [{item.index for item in block} for block in blocks[:workers]]
     begin, before, seen = 0.0, 0, set[int]()
     made = random_official if official else make_row_maker
     for rows in run_local(blocks, settings, workers=workers, make=made):
         seen.update(row.index for row in rows)
-        if not begin and all(seen & block for block in first):
+        if not begin and all(block <= seen for block in first):
             begin, before = time.perf_counter(), len(seen)
     return (time.perf_counter() - begin) / (len(seen) - before)
 

@@ -112,12 +112,14 @@ def test_no_blocks_need_no_worker() -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal
 from melcheck.audit.local import run_local
 from melcheck.audit.model import AuditSettings
 from tests.audit.workers import Maker, item
 
 if __name__ == "__main__":
+    # What a shell starts in the background inherits that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     blocks = [[item(0, "a")], [item(1, "hang-1")], [item(2, "hang-2")]]
     for rows in run_local(blocks, AuditSettings(vocoder=None), workers=2, make=Maker):
         print("row", flush=True)
