@@ -125,7 +125,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=120.0,
-        help="how long one clip may take before it is given up (default: 120)",
+        help="how long one clip of up to a minute may take before it is given up; a longer one has "
+        "as many times that as it has minutes (default: 120)",
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -18,7 +19,7 @@ import torch
 from melcheck.audit.local import WorkersError, run_local
 from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.audit.rows import make_row_maker
-from melcheck.manifests import read_manifest
+from melcheck.manifests import ManifestItem, read_manifest
 from melcheck.vocoders.weights import VocoderUnavailable
 from tests.audit.workers import Maker, absent, dies, item, unusable
 
@@ -62,6 +63,23 @@ def test_a_clip_that_hangs_is_left_behind() -> None:
     found = run([block("a", "b", "hang-1", "c", "d")], settings)
     assert found.pop("hang-1").reason == "list.txt, line 1: it took longer than 0.5 s"
     assert {row.outcome for row in found.values()} == {"checked"}
+
+
+@pytest.mark.parametrize("told", ["by-the-list", "by-the-header"])
+def test_a_long_clip_has_more_time(tmp_path: Path, told: str) -> None:
+    # Ten minutes have ten times the limit of one.
+    seconds = 600.0
+    path = tmp_path / "slow-1.wav"
+    soundfile.write(path, np.zeros(int(seconds * 8_000), np.int16), 8_000)
+    listed = None if told == "by-the-header" else seconds
+    if listed:
+        path.unlink()
+    long = AuditItem(0, ManifestItem("slow-1", path, duration_seconds=listed))
+    short = AuditItem(1, ManifestItem("slow-2", tmp_path / "slow-2.wav", duration_seconds=60.0))
+    settings = AuditSettings(vocoder=None, limit_seconds=1.0)
+    found = run([[long], [short]], settings)
+    assert found["slow-1"].outcome == "checked"
+    assert found["slow-2"].reason.endswith("it took longer than 1 s")
 
 
 def test_a_worker_that_is_killed_from_outside_costs_no_clip(tmp_path: Path) -> None:
