@@ -115,7 +115,7 @@ class Row:
         centred_snr_db: Signal-to-noise ratio without the mean, dB.
         floor_share: Share of the original mel's time-frequency bins at the floor.
         stft_distance: Multi-resolution STFT distance of the waveforms.
-        bandwidth_hz: Highest frequency that the audio reaches.
+        bandwidth_hz: Highest frequency that the audio reaches; NaN where it is too quiet to tell.
         peak_dbfs: Largest magnitude, dB of full scale.
         level_dbfs: RMS level, dB of full scale.
         dc: Mean of the samples, full scale 1.
