@@ -240,6 +240,8 @@ def _made_by(settings: AuditSettings) -> dict[str, object]:
             if is_ours(settings.vocoder):
                 raise MissingError(str(error)) from None
             raise
+        except ValueError as error:
+            raise UsageError(f"--vocoder must be {_NO_VOCODER} or a vocoder: {error}") from None
         if settings.profile is not None:
             name = f"--vocoder {settings.vocoder}"
             check_decodes(name, vocoder.recipe, settings.profile, "--profile")
