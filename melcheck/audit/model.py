@@ -186,7 +186,7 @@ def row_of(item: AuditItem, outcome: Outcome, reason: str = "") -> Row:
 COLUMNS = tuple(each.name for each in dataclasses.fields(Row))
 """Columns of the table, in order."""
 
-METRICS = (
+METRIC_COLUMNS = (
     "mae",
     "mse",
     "max_abs_diff",
