@@ -373,13 +373,10 @@ def _seconds_of(item: ManifestItem) -> float | None:
     try:
         if item.path.stat().st_size < _LARGE_BYTES:
             return None
-        import soundfile
-
         from melcheck.audio import UNKNOWN_LENGTH
-        from melcheck.audio_notes import decoder_notes
+        from melcheck.audio_notes import sound_info
 
-        with decoder_notes({}):
-            info = soundfile.info(item.path)
+        info = sound_info(item.path)
     except (OSError, RuntimeError):  # the row says why
         return None
     return None if info.frames == UNKNOWN_LENGTH else info.duration - item.offset_seconds

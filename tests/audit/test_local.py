@@ -186,6 +186,25 @@ def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
     assert all(kept)
 
 
+def test_a_decoder_says_nothing_in_the_middle(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (REPOSITORY / "fixtures" / "audio" / "kokoro-mp3.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    (tmp_path / "hole.mp3").write_bytes(content[:9_000] + bytes(300) + content[9_300:])
+    (tmp_path / "no-frame.mp3").write_bytes(bytes(20_000))
+    items = [AuditItem(index, each) for index, each in enumerate(read_manifest(tmp_path))]
+    rows = run_local([items], SETTINGS, workers=1)
+    found = {row.name: row for some in rows for row in some}
+    assert capfd.readouterr() == ("", "")
+    assert [found[name].outcome for name in ("cut", "hole", "no-frame")] == [
+        "unreadable",
+        "checked",
+        "unreadable",
+    ]
+    assert "its decoder had to mend" in " ".join(found["hole"].notes)
+
+
 def test_rows_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     # Speech, which passes: what fails is explained, which takes longer than all else.
     speech, rate = soundfile.read(REPOSITORY / "fixtures" / "audio" / "kokoro-short.flac")
