@@ -3,6 +3,7 @@
 model         the row, the settings, and what an engine is
 sources       the clips of a corpus, one after the other, and at random
 rows          makes the row of a clip; knows no engine
+arithmetic    in which arithmetic a clip is computed first, and where the plain one decides
 audio_faults  what is wrong with the audio itself
 local         the engine of this machine: processes
 ray_engine    the engine of a cluster

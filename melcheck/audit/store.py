@@ -466,20 +466,20 @@ def read_rows(folder: Path) -> Iterator[Row]:
 
 
 def _rows_of(table: Any) -> list[Row]:
-    columns = []
-    for name in COLUMNS:
-        column = table.column(name)
+    # A part that was written before a column came has none.
+    columns = {name: table.column(name) for name in COLUMNS if name in table.schema.names}
+    values = {
         # Five times as fast as row by row, and for numbers five times again.
-        numbers = column.type in _numbers()
-        columns.append(column.to_numpy().tolist() if numbers else column.to_pylist())
-    columns[_NOTES] = list(map(tuple, columns[_NOTES]))
-    return [Row(**dict(zip(COLUMNS, values, strict=True))) for values in zip(*columns, strict=True)]
+        name: column.to_numpy().tolist() if column.type in _numbers() else column.to_pylist()
+        for name, column in columns.items()
+    }
+    values["notes"] = list(map(tuple, values["notes"]))
+    return [
+        Row(**dict(zip(values, each, strict=True))) for each in zip(*values.values(), strict=True)
+    ]
 
 
 # Files.
-
-
-_NOTES = COLUMNS.index("notes")
 
 
 @functools.cache
