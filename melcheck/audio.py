@@ -240,7 +240,9 @@ def decode_audio(
     path = config.audio_path
     mp3 = _is_mp3(checked_head(path))
     found: dict[str, None] = {}
-    with decoder_notes(found) if mp3 else contextlib.nullcontext():
+    # What is called so libsndfile takes for one, whatever it holds.
+    tried = mp3 or path.suffix.lower() == ".mp3"
+    with decoder_notes(found) if tried else contextlib.nullcontext():
         name = soundfile_name() if mp3 or with_soundfile else decoder_name()
         decoded = _decode(path, config, name)
     if decoded.samples.shape[-1] == 0:

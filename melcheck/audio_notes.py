@@ -91,6 +91,18 @@ def decoder_notes(found: dict[str, None]) -> Iterator[None]:
                         found.setdefault(text)
 
 
+def sound_info(path: Path) -> Any:
+    """Return `soundfile.info` of a file, and keep from stderr what libmpg123 says as it opens one.
+
+    Raises:
+        soundfile.LibsndfileError: It cannot be read.
+    """
+    import soundfile
+
+    with decoder_notes({}):
+        return soundfile.info(path)
+
+
 def _flush() -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from melcheck.audio_notes import sound_info
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.stored_mels import (
@@ -161,7 +162,7 @@ def _samples(path: Path, sample_rate: int) -> int | None:
     import soundfile
 
     try:
-        info = soundfile.info(path)
+        info = sound_info(path)
     except (soundfile.LibsndfileError, OSError):
         return None
     samples: int = round(info.duration * sample_rate)

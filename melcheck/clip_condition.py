@@ -44,6 +44,9 @@ _SPECTRUM_SAMPLES = 2048
 # in all, 30 dB less in each of so many bins.
 _HEARD_DB = -70.0
 _ROUNDING_DB = -116.0
+# Where less than this of a spectrum is above the rounding, a clip that reaches far may look narrow:
+# a guitar whose upper half lies 64 dB below its loudest bin.
+_TELLING_DB = 65.0
 
 
 # Bands that are never within this of the loudest one, 52 dB, are not heard beside it; where they
@@ -51,7 +54,7 @@ _ROUNDING_DB = -116.0
 # reaches 0.45 of Vocos' mel at most, at 16 kHz 0.61.
 _INAUDIBLE_NATS = 6.0
 NARROW_SHARE = 0.6
-"""A clip that reaches less than this share of the mel's highest frequency is narrow."""
+"""A clip that reaches less than this share of the highest frequency is narrow."""
 
 LARGEST_DC = 0.01
 """Where the mean of the samples is no larger than this, full scale 1, no offset is named."""
@@ -169,15 +172,22 @@ def mean_spectrum(samples: Tensor) -> Tensor:
 
 
 def spectrum_reach_hz(power: Tensor, sample_rate: int) -> float:
-    """Return the highest frequency at which anything is heard; 0 for silence.
+    """Return the highest frequency at which anything is heard.
 
     Args:
         power: As `mean_spectrum` returns it.
         sample_rate: Hz.
+
+    Returns:
+        Hz; of a quiet clip, whose upper frequencies may be lost in the rounding, no less than the
+        highest of those that are not, and NaN where these make it look narrow. NaN for silence.
     """
     levels = 10 * power.clamp(min=1e-30).log10()
-    heard = (levels > max(float(levels.max()) + _HEARD_DB, _ROUNDING_DB)).nonzero()
-    return int(heard[-1]) * sample_rate / _SPECTRUM_SAMPLES if len(heard) else 0.0
+    loudest = float(levels.max())
+    heard = (levels > max(loudest + _HEARD_DB, _ROUNDING_DB)).nonzero()
+    reach = int(heard[-1]) * sample_rate / _SPECTRUM_SAMPLES if len(heard) else 0.0
+    tells = loudest >= _ROUNDING_DB + _TELLING_DB or reach >= NARROW_SHARE * sample_rate / 2
+    return reach if tells else math.nan
 
 
 def narrow_hz(mel: Tensor, recipe: MelRecipe) -> float | None:

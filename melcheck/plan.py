@@ -20,6 +20,7 @@ from torch import Tensor
 
 from melcheck.accepted import AcceptedMiss, key_of
 from melcheck.audio import LoadedAudio, load_audio
+from melcheck.audio_notes import sound_info
 from melcheck.clip_lists import file_clips
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_DURATION_SECONDS, DEFAULT_SAMPLE_RATE, MelCheckConfig
@@ -635,7 +636,7 @@ def _one_of_each_format(clips: Iterable[Clip]) -> list[Clip]:
     for clip in clips:
         kind: object = clip.path.suffix.lower()
         try:
-            info = soundfile.info(clip.path)
+            info = sound_info(clip.path)
         except (soundfile.LibsndfileError, OSError):
             pass  # what TorchCodec alone reads is known by its name
         else:

@@ -7,6 +7,7 @@ arithmetic    in which arithmetic a clip is computed first, and where the plain 
 audio_faults  what is wrong with the audio itself
 local         the engine of this machine: processes
 ray_engine    the engine of a cluster
+temporary     a folder for temporary files that goes also where who made it was killed
 store         the table on disk, and what is known of an earlier run
 drop          the clips to leave out, and the source without them
 progress      how far it is

@@ -18,6 +18,7 @@ from torch import Tensor
 from melcheck.audio import SILENT_PEAK
 from melcheck.clip_condition import (
     LARGEST_DC,
+    NARROW_SHARE,
     mean_spectrum,
     spectrum_reach_hz,
     stretches,
@@ -28,8 +29,6 @@ from melcheck.diagnosis.causes import Explanation, explanation
 
 # Clipping is heard from about a ten-thousandth of the samples on; in the fixtures there is none.
 _CLIPPED_SHARE = 1e-4
-# A clip whose upper half and more is empty was recorded or stored at a lower rate than its own.
-_NARROW_SHARE = 0.6
 _FEWEST_WRAPS = 2
 _LONG_SILENCE_SECONDS = 0.5
 _QUIET_DBFS = -40.0
@@ -44,7 +43,7 @@ class AudioFaults:
     Attributes:
         seconds: Length.
         sample_rate: Hz.
-        bandwidth_hz: Highest frequency that the audio reaches.
+        bandwidth_hz: Highest frequency that the audio reaches; NaN where it is too quiet to tell.
         peak_dbfs: Largest magnitude, dB of full scale; -inf for zeros.
         level_dbfs: RMS level, dB of full scale.
         dc: Mean of the samples, full scale 1.
@@ -105,7 +104,8 @@ class AudioFaults:
             )
         if abs(self.dc) >= LARGEST_DC:
             faults.append(explanation("dc-offset", f"the mean of its samples is {self.dc:.3f}"))
-        if self.bandwidth_hz < _NARROW_SHARE * self.sample_rate / 2:
+        # The upper half and more is empty: it was recorded or stored at a lower rate than its own.
+        if self.bandwidth_hz < NARROW_SHARE * self.sample_rate / 2:
             text = (
                 f"nothing is heard above {self.bandwidth_hz:,.0f} Hz of {self.sample_rate // 2:,}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from melcheck.audit.model import Row
 from melcheck.diagnosis.causes import CAUSES, PROFILE_PREFIX, Explanation, cause
+from melcheck.diagnosis.stored_mels import fix_of_stored
 
 FAILED = frozenset({"failed", "unreadable", "unfinished"})
 """Outcomes of a clip that fails, whatever else its row says."""
@@ -105,9 +106,11 @@ def meaning(code: str) -> Explanation:
     """
     if code.startswith(_STORED_PREFIX):
         own = meaning(code.removeprefix(_STORED_PREFIX))
-        fix = f"{_OWN['stale'].fix} {own.fix if own.code not in _OWN else ''}".rstrip()
+        again = f"{_OWN['stale'].fix} {own.fix if own.code not in _OWN else ''}".rstrip()
         title = own.title if own.code != "unreadable" else "the file cannot be read"
-        return Explanation(code, f"a stored mel is stale: {title}", "", fix)
+        return Explanation(
+            code, f"a stored mel is stale: {title}", "", fix_of_stored(own.code) or again
+        )
     if code in _OWN:
         return _OWN[code]
     if code in CAUSES or code.startswith(PROFILE_PREFIX):

@@ -7,13 +7,13 @@ factor of a thousand takes no more than 10 * 2 ** (digits - 1) counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from melcheck.audit.intervals import Estimate, quantile_ranks
+from melcheck.audit.intervals import Estimate
 
 FINE_DIGITS = 14
 """Binary digits of a corpus's columns: a relative error of at most 6e-5, below what is shown."""
@@ -67,13 +67,6 @@ class Distribution:
         weights = np.concatenate([self._counts, counts])
         self._counts = np.bincount(place, weights, len(self._values)).astype(np.int64)
 
-    def ranked(self, rank: int) -> float:
-        """Return the value of a rank, counted from 1; -inf before the first, inf after the last."""
-        if rank < 1:
-            return -math.inf
-        at = int(np.searchsorted(np.cumsum(self._counts), rank))
-        return math.inf if at == len(self._values) else float(self._values[at])
-
     def quantile(self, level: float) -> float:
         """Return the smallest value that a share `level` of all does not exceed; NaN without any.
 
@@ -83,15 +76,28 @@ class Distribution:
             >>> distribution.quantile(0.5), distribution.count
             (2.0, 3)
         """
-        return self.ranked(max(1, math.ceil(level * self.count))) if self.count else math.nan
+        return self.estimates([level], None)[0].value
 
-    def estimate(self, level: float, confidence: float | None) -> Estimate:
-        """Return a quantile with its interval; without a confidence no value is missing."""
-        value = self.quantile(level)
-        if confidence is None or not self.count:
-            return Estimate(value, value, value)
-        low, high = quantile_ranks(level, self.count, confidence)
-        return Estimate(value, self.ranked(low), self.ranked(high))
+    def estimates(
+        self, levels: Sequence[float], ranks: Sequence[NDArray[np.int64]] | None
+    ) -> tuple[Estimate, ...]:
+        """Return quantiles with their intervals.
+
+        Args:
+            levels: Of the quantiles, as shares.
+            ranks: Of each, the two that bound it: `melcheck.audit.intervals.quantile_ranks`. None
+                where no value is missing.
+        """
+        count = self.count
+        if not count:
+            return (Estimate(math.nan, math.nan, math.nan),) * len(levels)
+        middle = np.array([max(1, math.ceil(level * count)) for level in levels])
+        bounds = (middle, middle) if ranks is None else np.stack(ranks, axis=-1)
+        # The values of ranks, counted from 1: -inf before the first, inf after the last.
+        ends = np.concatenate([[0], np.cumsum(self._counts)])
+        values = np.concatenate([[-math.inf], self._values, [math.inf]])
+        value, low, high = values[np.searchsorted(ends, [middle, *bounds])].tolist()
+        return tuple(map(Estimate, value, low, high))
 
     def histogram(self, bins: int, *, beyond: float = 0.0) -> Histogram | None:
         """Return the values in so many bins; None where fewer than two values are finite.

@@ -72,11 +72,9 @@ def share_interval(
             f"hits and drawn must fit a corpus of {size}, got {hits} and {drawn}. Count each clip "
             "once."
         )
-    tail = (1 - confidence) / 2
     if size is None:
-        low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, drawn - hits + 1))
-        high = 1.0 if hits == drawn else float(beta.ppf(1 - tail, hits + 1, drawn - hits))
-        return Estimate(hits / drawn, low, high)
+        return endless_shares(np.array([hits]), np.array([drawn]), confidence=confidence)[0]
+    tail = (1 - confidence) / 2
     fewest, most = _between(
         hits,
         drawn,
@@ -85,6 +83,23 @@ def share_interval(
         lambda count: bool(hypergeom.cdf(hits, size, count, drawn) > tail),
     )
     return Estimate(hits / drawn, fewest / size, most / size)
+
+
+def endless_shares(
+    hits: NDArray[np.int64], drawn: NDArray[np.int64], *, confidence: float = 0.95
+) -> list[Estimate]:
+    """Return `share_interval` of many samples, each of an endless corpus, at once.
+
+    Example:
+        >>> hits, drawn = np.array([8, 3]), np.array([1000, 70])
+        >>> endless_shares(hits, drawn) == [share_interval(8, 1000), share_interval(3, 70)]
+        True
+    """
+    tail = (1 - confidence) / 2
+    low = np.where(hits == 0, 0.0, beta.ppf(tail, np.maximum(hits, 1), drawn - hits + 1))
+    high = beta.ppf(1 - tail, hits + 1, np.maximum(drawn - hits, 1))
+    high = np.where(hits == drawn, 1.0, high)
+    return list(map(Estimate, (hits / drawn).tolist(), low.tolist(), high.tolist()))
 
 
 def _between(
@@ -107,27 +122,31 @@ def _between(
     return fewest, most
 
 
-def quantile_ranks(level: float, count: int, confidence: float = 0.95) -> tuple[int, int]:
-    """Return which values of a sorted sample bound a quantile, counted from 1.
+def quantile_ranks(
+    level: float, counts: NDArray[np.int64] | int, confidence: float = 0.95
+) -> NDArray[np.int64]:
+    """Return which values of sorted samples bound a quantile, counted from 1.
 
-    As many of the sample lie below the corpus's quantile as heads fall in `count` throws of a coin
+    As many of a sample lie below the corpus's quantile as heads fall in `counts` throws of a coin
     of probability `level`, without an assumption on the distribution (David and Nagaraja 2003,
     Order Statistics, 7.1). Draws without replacement vary less, so that it holds for them too.
 
     Args:
         level: Of the quantile, between 0 and 1.
-        count: Values of the sample.
+        counts: Values of each sample, at least 1.
         confidence: Of the interval.
 
     Returns:
-        0 for a lower end, `count + 1` for an upper end that the sample is too small to have.
+        `[2, ...]`: the lower ends, 0 where the sample is too small to have one, and the upper ones,
+        `counts + 1` where it is.
 
     Example:
-        >>> quantile_ranks(0.5, 100), quantile_ranks(0.99, 100)
-        ((40, 61), (97, 101))
+        >>> quantile_ranks(0.5, 100).tolist(), quantile_ranks(0.99, 100).tolist()
+        ([40, 61], [97, 101])
     """
     tail = (1 - confidence) / 2
-    return int(binom.ppf(tail, count, level)), int(binom.ppf(1 - tail, count, level)) + 1
+    low, high = (binom.ppf(chance, counts, level) for chance in (tail, 1 - tail))
+    return np.stack([low, high + 1]).astype(np.int64)
 
 
 class UntilDecided:

@@ -20,12 +20,13 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -34,10 +35,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from melcheck.audit.model import AuditItem, AuditSettings, Row, row_of
+from melcheck.audit.temporary import temporary_folder
 from melcheck.files import error_text, plain_text
+from melcheck.manifests import ManifestItem
 
 # A process that dies so often before it has begun will not begin.
 _MOST_STARTS = 3
+
+# Of a smaller file the header is not looked at: it is hardly longer than the limit is meant for.
+_LARGE_BYTES = 2**20
 
 
 class Streaming(Protocol):
@@ -95,8 +101,8 @@ def run_local(
     """
     if workers < 1 or threads < 1:
         raise ValueError(f"workers and threads must be at least 1, got {workers} and {threads}.")
-    with tempfile.TemporaryDirectory(prefix="melcheck-audit-") as folder:
-        engine = _Engine(iter(blocks), settings, workers, (threads, folder, make))
+    with temporary_folder() as folder:
+        engine = _Engine(iter(blocks), settings, workers, folder, (threads, make))
         try:
             yield from engine.rows()
         finally:
@@ -110,17 +116,19 @@ class _Worker:
     Attributes:
         process: The process.
         connection: To it.
+        folder: Of its temporary files, which goes with it.
         ready: Whether it has loaded what it needs.
         left: The clips of its block that have no row yet, by index, in order.
-        at: The clips that it works on.
+        at: The clips that it works on, and how many seconds each may take.
         since: When it began with them, by `time.monotonic`.
     """
 
     process: BaseProcess
     connection: Connection
+    folder: str
     ready: bool = False
     left: dict[int, AuditItem] = field(default_factory=dict)
-    at: tuple[int, ...] = ()
+    at: dict[int, float] = field(default_factory=dict)
     since: float = 0.0
 
 
@@ -130,11 +138,13 @@ class _Engine:
         blocks: Iterator[Sequence[AuditItem]],
         settings: AuditSettings,
         workers: int,
+        folder: Path,
         given: tuple[Any, ...],
     ) -> None:
         self._blocks = blocks
         self._settings = settings
         self._most = workers
+        self._folder = folder
         self._given = given
         self._again: deque[list[AuditItem]] = deque()
         self._workers: list[_Worker] = []
@@ -189,8 +199,9 @@ class _Engine:
         # A fresh interpreter: a fork of one that has used torch's threads may hang.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
+        folder = tempfile.mkdtemp(dir=self._folder)
         process = context.Process(
-            target=_work, args=(there, self._settings, *self._given), daemon=True
+            target=_work, args=(there, self._settings, folder, *self._given), daemon=True
         )
         # Ctrl-C is for this process, which ends the others; they inherit that it is blocked.
         blocked = getattr(signal, "pthread_sigmask", None)
@@ -204,11 +215,11 @@ class _Engine:
             if blocked:
                 blocked(signal.SIG_SETMASK, before)
         there.close()
-        return _Worker(process, here)
+        return _Worker(process, here, folder)
 
     def _give(self, worker: _Worker, block: Sequence[AuditItem]) -> None:
         worker.left = {item.index: item for item in block}
-        worker.at, worker.since = (), time.monotonic()
+        worker.at, worker.since = {}, time.monotonic()
         if worker.ready:
             self._send(worker)
 
@@ -228,7 +239,7 @@ class _Engine:
         """Return when a process has taken too long."""
         if not worker.at:
             return float("inf")
-        return worker.since + len(worker.at) * self._settings.limit_seconds
+        return worker.since + sum(worker.at.values())
 
     def _answer(self, worker: _Worker) -> Iterator[list[Row]]:
         try:
@@ -252,7 +263,7 @@ class _Engine:
             for row in content:
                 worker.left.pop(row.index, None)
                 self._lost.pop(row.index, None)
-            worker.at = tuple(index for index in worker.at if index in worker.left)
+            worker.at = {index: each for index, each in worker.at.items() if index in worker.left}
             yield content
 
     def _replace(self, worker: _Worker, *, hung: bool) -> Iterator[list[Row]]:
@@ -277,7 +288,7 @@ class _Engine:
             if kept:
                 self._again.append(kept)
             if len(suspects) == 1:
-                limit = f"{self._settings.limit_seconds:g} s"
+                limit = f"{sum(at.values()):,.6g} s"
                 reason = f"it took longer than {limit}" if hung else f"its worker {_ended(code)}"
                 self._lost.pop(suspects[0], None)
                 yield [unfinished_row(left[suspects[0]], reason)]
@@ -299,6 +310,7 @@ def _end(worker: _Worker) -> int | None:
     worker.process.kill()
     worker.process.join()
     worker.process.close()
+    shutil.rmtree(worker.folder, ignore_errors=True)
     return code
 
 
@@ -319,15 +331,14 @@ def _ended(code: int | None) -> str:
 def _work(
     connection: Connection,
     settings: AuditSettings,
-    threads: int,
     folder: str,
+    threads: int,
     make: Callable[[AuditSettings], Streaming],
 ) -> None:
     """Run a worker: take blocks and send rows until the other end is closed."""
     # Before torch is imported, for all that it brings along.
     os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    # What is left of a process that is killed goes with the folder of the run.
-    tempfile.tempdir = str(Path(folder))
+    tempfile.tempdir = folder
     try:
         maker = make(settings)
     except Exception as error:
@@ -343,8 +354,29 @@ def _work(
     with contextlib.suppress(EOFError, OSError):
         connection.send(("ready", None))
         while True:
-            block = connection.recv()
-            for rows in maker.stream(
-                block, started=lambda indices: connection.send(("at", tuple(indices)))
-            ):
+            block = {item.index: item for item in connection.recv()}
+
+            def started(indices: Sequence[int], block: Mapping[int, AuditItem] = block) -> None:
+                limits = {
+                    index: settings.limit_of(_seconds_of(block[index].item)) for index in indices
+                }
+                connection.send(("at", limits))
+
+            for rows in maker.stream(list(block.values()), started=started):
                 connection.send(("rows", rows))
+
+
+def _seconds_of(item: ManifestItem) -> float | None:
+    """Return how long a clip is, by its list or by the header of its file; None if neither says."""
+    if item.duration_seconds is not None or item.contained is not None or item.address:
+        return item.duration_seconds
+    try:
+        if item.path.stat().st_size < _LARGE_BYTES:
+            return None
+        from melcheck.audio import UNKNOWN_LENGTH
+        from melcheck.audio_notes import sound_info
+
+        info = sound_info(item.path)
+    except (OSError, RuntimeError):  # the row says why
+        return None
+    return None if info.frames == UNKNOWN_LENGTH else info.duration - item.offset_seconds

@@ -24,6 +24,8 @@ Outcome = Literal["passed", "failed", "checked", "unreadable", "unfinished", "kn
 the audio cannot be read. unfinished: its worker died, or ran out of time or memory. known: an
 earlier run has the row, and this one stands for it with index and key alone; never written."""
 
+_LIMITED_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSettings:
@@ -38,7 +40,7 @@ class AuditSettings:
         cache_pattern: How the mels of the cache are called; None where their stems decide.
         rules: Limits that the project sets itself.
         duration_seconds: Seconds of each clip that are measured; None takes all of it.
-        limit_seconds: How long one clip may take before it counts as unfinished.
+        limit_seconds: How long one clip of up to a minute may take before it counts as unfinished.
     """
 
     vocoder: str | None = "embedded"
@@ -50,6 +52,19 @@ class AuditSettings:
     rules: tuple[ThresholdRule, ...] = ()
     duration_seconds: float | None = None
     limit_seconds: float = 120.0
+
+    def limit_of(self, seconds: float | None) -> float:
+        """Return how long a clip may take: as many times the limit as it has minutes, at least one.
+
+        Args:
+            seconds: Its duration; None where that is not known.
+
+        Example:
+            >>> settings = AuditSettings(limit_seconds=120.0)
+            >>> [settings.limit_of(seconds) for seconds in (None, 6.0, 3600.0)]
+            [120.0, 120.0, 7200.0]
+        """
+        return self.limit_seconds * max(1.0, (seconds or 0.0) / _LIMITED_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +117,7 @@ class Row:
         stft_distance: Multi-resolution STFT distance of the waveforms.
         arithmetic: What the vocoder computed these in: "plain", "fp32" or "bf16", see
             `melcheck.audit.arithmetic`; "" without a vocoder.
-        bandwidth_hz: Highest frequency that the audio reaches.
+        bandwidth_hz: Highest frequency that the audio reaches; NaN where it is too quiet to tell.
         peak_dbfs: Largest magnitude, dB of full scale.
         level_dbfs: RMS level, dB of full scale.
         dc: Mean of the samples, full scale 1.
@@ -174,7 +189,7 @@ def row_of(item: AuditItem, outcome: Outcome, reason: str = "") -> Row:
 COLUMNS = tuple(each.name for each in dataclasses.fields(Row))
 """Columns of the table, in order."""
 
-METRICS = (
+METRIC_COLUMNS = (
     "mae",
     "mse",
     "max_abs_diff",

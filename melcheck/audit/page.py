@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from melcheck._version import __version__
 from melcheck.audit.causes import code_of, fails, meaning
 from melcheck.audit.distribution import Histogram
-from melcheck.audit.model import METRICS, AuditSettings
+from melcheck.audit.model import METRIC_COLUMNS, AuditSettings
 from melcheck.audit.summary import (
     cause_line,
     column,
@@ -288,7 +288,7 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
 
 def _clip(shown: ShownClip, media: ClipMedia | None, *, opened: bool) -> dict[str, Any]:
     row = shown.row
-    names = [name for name in (*METRICS, *_AUDIO) if not math.isnan(getattr(row, name))]
+    names = [name for name in (*METRIC_COLUMNS, *_AUDIO) if not math.isnan(getattr(row, name))]
     players = [] if shown.original is None else [player_view("Original", shown.original)]
     picture = None
     if shown.record is not None and media is not None and media.original is not None:

@@ -23,6 +23,7 @@ References:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import logging
@@ -30,6 +31,7 @@ import math
 import os
 import re
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +41,7 @@ from typing import Any
 from melcheck._version import __version__
 from melcheck.audit.local import unfinished_row
 from melcheck.audit.model import AuditItem, AuditSettings, Row, RowMaker
+from melcheck.audit.temporary import temporary_folder
 from melcheck.environment import PackageNeededError, UnfitEnvironmentError
 from melcheck.files import error_text, plain_text
 
@@ -135,6 +138,10 @@ class _Worker:
         with contextlib.suppress(OSError):
             os.chdir(folder)
         torch.set_num_threads(1)
+        # What workers that were killed have left on this machine goes, too.
+        own = contextlib.ExitStack()
+        atexit.register(own.close)
+        tempfile.tempdir = str(own.enter_context(temporary_folder()))
         self._rows = make(settings)
         return __version__
 
@@ -222,7 +229,9 @@ class _Run:
 
     def _give(self, block: _Block) -> None:
         worker, now = self._idle.popleft(), time.monotonic()
-        limit = self._settings.limit_seconds
+        one = self._settings.limit_seconds
+        limits = (self._settings.limit_of(each.item.duration_seconds) for each in block.items)
+        limit = one + sum(each - one for each in limits)
         if len(block.items) > 1 and self._clips:
             limit += _SLOWER * len(block.items) * self._seconds / self._clips
         self._calls[worker.rows.remote(block.items)] = _Call(worker, block, now, now + limit)
@@ -245,8 +254,8 @@ class _Run:
             call = self._calls.pop(ref)
             self._kill(call.worker)
             self._start()
-            limit = self._settings.limit_seconds
-            self._settle(call, f"it took longer than {limit:g} s", is_certain=True)
+            limit = f"{call.end - call.start:,.6g} s"
+            self._settle(call, f"it took longer than {limit}", is_certain=True)
 
     def _take(self, ref: Any, call: _Call) -> None:
         failures = self._ray.exceptions

@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -30,6 +29,8 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from melcheck.audit.model import COLUMNS, SCHEMA_VERSION, AuditItem, Outcome, Row
 from melcheck.columnar import load_pyarrow
@@ -393,9 +394,11 @@ class AuditStore:
                 yield [(part, place) for part, place, _ in found]
                 last = found[-1][2]
             return
-        left = iter(sorted(indices))
+        ordered = np.fromiter(indices, np.int64)  # a list of as many numbers takes five times that
+        ordered.sort()
         query = "SELECT part, place FROM current WHERE idx = ?"
-        while chunk := list(itertools.islice(left, _CHUNK)):
+        for begin in range(0, len(ordered), _CHUNK):
+            chunk = ordered[begin : begin + _CHUNK].tolist()
             places = (self._index.execute(query, (index,)).fetchone() for index in chunk)
             yield [place for place in places if place is not None]
 

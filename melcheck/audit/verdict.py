@@ -16,12 +16,20 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, hypergeom
 
 from melcheck.audit.causes import code_of, fails, meaning
 from melcheck.audit.distribution import COARSE_DIGITS, Distribution, Histogram
-from melcheck.audit.intervals import Decision, Estimate, UntilDecided, share_interval
-from melcheck.audit.model import METRICS, Row
+from melcheck.audit.intervals import (
+    Decision,
+    Estimate,
+    UntilDecided,
+    endless_shares,
+    quantile_ranks,
+    share_interval,
+)
+from melcheck.audit.model import METRIC_COLUMNS, Row
 from melcheck.diagnosis.causes import Explanation
 
 __all__ = [
@@ -243,11 +251,11 @@ def judge_corpus(
         outcomes=dict(sorted(tally.outcomes.items())),
         caches=dict(sorted(tally.caches.items())),
         quantiles={
-            name: tuple(column.estimate(level, sampled) for level in LEVELS)
+            name: column.estimates(LEVELS, _ranks(LEVELS, column.count, sampled))
             for name, column in tally.columns.items()
-            if name in METRICS and column.count
+            if name in METRIC_COLUMNS and column.count
         },
-        measured={name: tally.columns[name].count for name in METRICS},
+        measured={name: tally.columns[name].count for name in METRIC_COLUMNS},
         histograms={
             name: found
             for name in HISTOGRAMS
@@ -258,6 +266,15 @@ def judge_corpus(
         worst=tuple(tally.worst),
         points=tuple(point for failed in (False, True) for _, point in tally.points[failed]),
     )
+
+
+def _ranks(
+    levels: Sequence[float], counts: NDArray[np.int64] | int, confidence: float | None
+) -> list[NDArray[np.int64]] | None:
+    """Return `quantile_ranks` of each level; None where no value is missing."""
+    if confidence is None:
+        return None
+    return [quantile_ranks(level, counts, confidence) for level in levels]
 
 
 def _side(share: Estimate, limit: float | None) -> Decision | None:
@@ -291,7 +308,9 @@ class _Tally:
         self.microseconds = 0  # whole ones: their sum does not depend on the order of the rows
         self.outcomes: Counter[str] = Counter()
         self.caches: Counter[str] = Counter()
-        self.columns = {name: Distribution() for name in dict.fromkeys((*METRICS, *HISTOGRAMS))}
+        self.columns = {
+            name: Distribution() for name in dict.fromkeys((*METRIC_COLUMNS, *HISTOGRAMS))
+        }
         self.worst: list[Row] = []
         # (hash, point), those with the smallest hashes, by whether they fail.
         self.points: dict[bool, list[tuple[int, Point]]] = {True: [], False: []}
@@ -380,25 +399,26 @@ class _Tally:
         # random. Beyond 1 by rounding they would be refused.
         chances = hypergeom.sf(failures - 1, self.clips, self.failures, clips).clip(0, 1)
         stands_out = false_discovery_control(chances) <= _FALSE_DISCOVERIES
+        # How many clips a group has beyond those that were drawn is not known. All groups at once:
+        # a call of SciPy takes as long for one as for a thousand.
+        measured = np.array([max(1, group.mae.count) for _, group in groups])
+        ranks = _ranks(GROUP_LEVELS, measured, None if whole else confidence)
+        if whole:
+            shares = [Estimate(share, share, share) for share in (failures / clips).tolist()]
+        else:
+            shares = endless_shares(failures, clips, confidence=confidence)
         verdicts = [
             GroupVerdict(
                 name,
                 group.clips,
                 group.failures,
-                # How many clips a group has beyond those that were drawn is not known.
-                share_interval(
-                    group.failures,
-                    group.clips,
-                    size=group.clips if whole else None,
-                    confidence=confidence,
+                shares[place],
+                group.mae.estimates(
+                    GROUP_LEVELS, None if ranks is None else [each[:, place] for each in ranks]
                 ),
-                tuple(
-                    group.mae.estimate(level, None if whole else confidence)
-                    for level in GROUP_LEVELS
-                ),
-                bool(its),
+                bool(stands_out[place]),
             )
-            for (name, group), its in zip(groups, stands_out, strict=True)
+            for place, (name, group) in enumerate(groups)
         ]
         return tuple(
             sorted(

@@ -125,7 +125,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=120.0,
-        help="how long one clip may take before it is given up (default: 120)",
+        help="how long one clip of up to a minute may take before it is given up; a longer one has "
+        "as many times that as it has minutes (default: 120)",
     )
 
 
@@ -239,6 +240,8 @@ def _made_by(settings: AuditSettings) -> dict[str, object]:
             if is_ours(settings.vocoder):
                 raise MissingError(str(error)) from None
             raise
+        except ValueError as error:
+            raise UsageError(f"--vocoder must be {_NO_VOCODER} or a vocoder: {error}") from None
         if settings.profile is not None:
             name = f"--vocoder {settings.vocoder}"
             check_decodes(name, vocoder.recipe, settings.profile, "--profile")

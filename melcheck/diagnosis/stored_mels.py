@@ -211,6 +211,20 @@ _FIXES = {
     "normalisation": "Undo it with these statistics before decoding, or name the front end that "
     f"normalises. {_SAME_CODE}",
 }
+
+
+def fix_of_stored(code: str) -> str:
+    """Return what to do about stored mels of a code that extraction would not mend; "" for others.
+
+    Example:
+        >>> fix_of_stored("nan").startswith("Give the logarithm a floor")
+        True
+        >>> fix_of_stored("other-audio")
+        ''
+    """
+    return _FIXES.get(code, "")
+
+
 _OWNED = f"Name each mel by its audio, not by its position in a list. {_SAME_CODE}"
 _EXTRACT_AGAIN = "Delete it and extract again."
 

@@ -37,7 +37,7 @@ from melcheck.audio import (
     undecodable,
     unknown_length,
 )
-from melcheck.audio_notes import decoder_notes
+from melcheck.audio_notes import decoder_notes, sound_info
 from melcheck.config import MelCheckConfig
 
 LONG_SECONDS = 600.0
@@ -58,7 +58,7 @@ def is_long(config: MelCheckConfig) -> bool:
     if wanted <= LONG_SECONDS or config.pad_short or not config.audio_path.is_file():
         return False
     try:
-        info = soundfile.info(config.audio_path)
+        info = sound_info(config.audio_path)
     except soundfile.LibsndfileError:
         return False
     begin = 0.0 if config.offset == "middle" else config.offset
@@ -210,7 +210,9 @@ def _at_target_rate(
     checked_head(path)
     promised = 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with decoder_notes({}):
+            opened = soundfile.SoundFile(path)
+        with opened as file:
             promised = file.frames
             check_rates(path, file.samplerate, config.target_sr)
             part = source_part_of(path, file, config)

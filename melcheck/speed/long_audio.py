@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import LoadedAudio, last_second, load_audio, soundfile_name, source_part
-from melcheck.audio_notes import file_notes, mended
+from melcheck.audio_notes import file_notes, mended, sound_info
 from melcheck.metrics import (
     STFT_WINDOW_LENGTHS,
     MelMetrics,
@@ -326,10 +326,8 @@ class _Seam:
 
 
 def _source(pipeline: MelPipeline, waveform: Tensor, found: dict[str, None]) -> LoadedAudio:
-    import soundfile
-
     config = pipeline.config
-    info = soundfile.info(config.audio_path)
+    info = sound_info(config.audio_path)
     part = source_part(config.audio_path, info.samplerate, config, info.frames)
     end = last_second(config, part.begin_seconds)
     notes = file_notes(config.audio_path, rate=info.samplerate, seconds=end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,20 @@ def faulty(settings: AuditSettings) -> RowMaker:
     return rows
 
 
+def littering(settings: AuditSettings) -> RowMaker:
+    """As `faulty`, with a temporary file for each clip, whose path stands in the cache's folder."""
+    make = faulty(settings)
+
+    def rows(items: Sequence[AuditItem]) -> list[Row]:
+        assert settings.cache is not None
+        for item in items:
+            path = Path(tempfile.mkdtemp())
+            (settings.cache / f"{item.item.name}-{path.name}").write_text(str(path))
+        return make(items)
+
+    return rows
+
+
 def _do(what: str) -> None:
     if what == "kill":  # as the system does where memory ends
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,6 +62,8 @@ def _do(what: str) -> None:
         os._exit(0)
     elif what == "hang":
         time.sleep(3600)
+    elif what == "late":
+        time.sleep(2.0)
     elif what == "raise":
         raise RuntimeError("no row")
     elif what == "memory":

@@ -127,7 +127,8 @@ WRONG = {
     "pattern": (["train.csv", "--cache-pattern", "{stem}.npy"], 2, "give --cache DIR"),
     "ray-address": (["train.csv", "--ray-address", "auto"], 2, "give --engine ray"),
     "share": (["train.csv", "--at-most", "200%"], 2, "must be a share such as 1% or 0.01"),
-    "vocoder": (["train.csv", "--vocoder", "offical"], 2, "official"),
+    "vocoder": (["train.csv", "--vocoder", "offical"], 2, "Did you mean 'official'?"),
+    "no-vocoder": (["train.csv", "--vocoder", "nosuch"], 2, "--vocoder must be none or a vocoder"),
     "profile": (["train.csv", "--profile", "vocso"], 2, "vocos"),
     "frontend": (["train.csv", "--frontend", "nowhere:mel"], 2, "nowhere"),
 }

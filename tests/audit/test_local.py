@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -18,7 +19,7 @@ import torch
 from melcheck.audit.local import WorkersError, run_local
 from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.audit.rows import make_row_maker
-from melcheck.manifests import read_manifest
+from melcheck.manifests import ManifestItem, read_manifest
 from melcheck.vocoders.weights import VocoderUnavailable
 from tests.audit.workers import Maker, absent, dies, item, unusable
 
@@ -62,6 +63,23 @@ def test_a_clip_that_hangs_is_left_behind() -> None:
     found = run([block("a", "b", "hang-1", "c", "d")], settings)
     assert found.pop("hang-1").reason == "list.txt, line 1: it took longer than 0.5 s"
     assert {row.outcome for row in found.values()} == {"checked"}
+
+
+@pytest.mark.parametrize("told", ["by-the-list", "by-the-header"])
+def test_a_long_clip_has_more_time(tmp_path: Path, told: str) -> None:
+    # Ten minutes have ten times the limit of one.
+    seconds = 600.0
+    path = tmp_path / "slow-1.wav"
+    soundfile.write(path, np.zeros(int(seconds * 8_000), np.int16), 8_000)
+    listed = None if told == "by-the-header" else seconds
+    if listed:
+        path.unlink()
+    long = AuditItem(0, ManifestItem("slow-1", path, duration_seconds=listed))
+    short = AuditItem(1, ManifestItem("slow-2", tmp_path / "slow-2.wav", duration_seconds=60.0))
+    settings = AuditSettings(vocoder=None, limit_seconds=1.0)
+    found = run([[long], [short]], settings)
+    assert found["slow-1"].outcome == "checked"
+    assert found["slow-2"].reason.endswith("it took longer than 1 s")
 
 
 def test_a_worker_that_is_killed_from_outside_costs_no_clip(tmp_path: Path) -> None:
@@ -168,6 +186,25 @@ def test_workers_end_with_the_run(tmp_path: Path, end: signal.Signals) -> None:
             if Path(f"/proc/{each}").exists():
                 os.kill(each, signal.SIGKILL)
     assert all(kept)
+
+
+def test_a_decoder_says_nothing_in_the_middle(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (REPOSITORY / "fixtures" / "audio" / "kokoro-mp3.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    (tmp_path / "hole.mp3").write_bytes(content[:9_000] + bytes(300) + content[9_300:])
+    (tmp_path / "no-frame.mp3").write_bytes(bytes(20_000))
+    items = [AuditItem(index, each) for index, each in enumerate(read_manifest(tmp_path))]
+    rows = run_local([items], SETTINGS, workers=1)
+    found = {row.name: row for some in rows for row in some}
+    assert capfd.readouterr() == ("", "")
+    assert [found[name].outcome for name in ("cut", "hole", "no-frame")] == [
+        "unreadable",
+        "checked",
+        "unreadable",
+    ]
+    assert "its decoder had to mend" in " ".join(found["hole"].notes)
 
 
 def test_rows_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from melcheck.audit.ray_engine import ClusterError, run_ray
 from melcheck.audit.sources import items_of
 from melcheck.environment import PackageNeededError
 from melcheck.files import plain
+from melcheck.manifests import ManifestItem
 from tests.audit import row_makers
 from tests.audit.row_makers import blocks_of, faulty, items_named, row_of
 
@@ -129,6 +130,30 @@ def test_a_clip_that_ends_its_worker_is_unfinished_and_its_neighbours_are_not(no
     assert all(reason in unfinished[name] for name, reason in bad.items()), unfinished
     for row, item in zip(rows, items, strict=True):
         assert row.name in bad or plain(row) == plain(row_of(item))
+
+
+def test_a_long_clip_has_more_time(nodes: Nodes) -> None:
+    items = [
+        AuditItem(0, ManifestItem("late-1", Path("late-1.wav"), duration_seconds=600.0)),
+        AuditItem(1, ManifestItem("late-2", Path("late-2.wav"))),
+    ]
+    settings = dataclasses.replace(SETTINGS, limit_seconds=1.0)
+    run = run_ray(
+        blocks_of(items, 1), settings, workers=WORKERS, address=nodes.address, make=faulty
+    )
+    reasons = {row.name: row.reason for rows in run for row in rows}
+    assert reasons == {"late-1": "", "late-2": "late-2.wav: it took longer than 1 s"}
+
+
+def test_what_a_killed_worker_leaves_goes_with_the_next(nodes: Nodes, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, cache=tmp_path)
+    items = items_named(["kill-1", *(f"clip-{number}" for number in range(4))])
+    make = row_makers.littering
+    run = run_ray(blocks_of(items, 1), settings, workers=1, address=nodes.address, make=make)
+    assert sum(map(len, run)) == len(items)
+    left = [Path(path.read_text()) for path in tmp_path.glob("kill-1-*")]
+    assert len(left) == 2
+    assert not any(path.exists() for path in left)
 
 
 def test_workers_that_all_end_before_they_work_end_the_run(

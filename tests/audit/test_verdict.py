@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from melcheck.audit import intervals
 from melcheck.audit.causes import code_of, fails, meaning
-from melcheck.audit.distribution import Distribution
-from melcheck.audit.model import METRICS, Row
+from melcheck.audit.distribution import COARSE_DIGITS, Distribution
+from melcheck.audit.intervals import quantile_ranks, share_interval
+from melcheck.audit.model import METRIC_COLUMNS, Row
 from melcheck.audit.summary import decision_text, headline, percent, summary_lines
-from melcheck.audit.verdict import LEVELS, UntilDecided, judge_corpus
+from melcheck.audit.verdict import GROUP_LEVELS, LEVELS, UntilDecided, judge_corpus
 from tests.audit import samples
 
 ROWS = samples.rows(2_000, groups=10)
@@ -45,7 +47,7 @@ def test_a_part_of_a_corpus_has_intervals_that_hold_its_values() -> None:
     part = [ROWS[place] for place in np.random.default_rng(3).permutation(len(ROWS))[:400]]
     verdict = judge_corpus(part, corpus_size=len(ROWS))
     assert verdict.share.low <= everything.share.value <= verdict.share.high
-    for name in METRICS:
+    for name in METRIC_COLUMNS:
         for sampled, exact in zip(verdict.quantiles[name], everything.quantiles[name], strict=True):
             assert sampled.low <= exact.value <= sampled.high
     ends = f"({percent(verdict.share.low)} to {percent(verdict.share.high)} %, 95 %)"
@@ -54,7 +56,7 @@ def test_a_part_of_a_corpus_has_intervals_that_hold_its_values() -> None:
 
 def test_quantiles_are_those_of_numpy_to_the_digits_that_are_shown() -> None:
     found = judge_corpus(ROWS).quantiles
-    for name in METRICS:
+    for name in METRIC_COLUMNS:
         values = [getattr(each, name) for each in ROWS]
         expected = np.quantile(values, LEVELS, method="inverted_cdf")
         assert [each.value for each in found[name]] == pytest.approx(expected, rel=1e-4)
@@ -189,6 +191,48 @@ def test_the_ceiling_of_a_group_is_the_quantiles_of_its_error() -> None:
     values = [each.mae for each in ROWS if each.group == "speaker-03"]
     expected = np.quantile(values, (0.05, 0.5, 0.95), method="inverted_cdf")
     assert [each.value for each in group.mae] == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("size", [2_000, 9_000], ids=["whole", "sample"])
+def test_groups_have_the_intervals_that_each_has_by_itself(size: int) -> None:
+    # Of one clip and more, of which none fails, some and all; the last have no MAE.
+    rows = [
+        dataclasses.replace(each, group=str(min(50, int(each.index**0.5)))) for each in ROWS[:1_950]
+    ]
+    rows += [row(index=index, group=str(index), outcome="failed") for index in range(1_950, 1_990)]
+    rows += [row(index=index, group="none", mae=math.nan) for index in range(1_990, 2_000)]
+    for group in judge_corpus(rows, corpus_size=size).groups:
+        its = [each for each in rows if each.group == group.name]
+        known = len(its) if size == len(rows) else None
+        assert group.share == share_interval(group.failures, len(its), size=known)
+        alone = Distribution(COARSE_DIGITS)
+        alone.add([each.mae for each in its])
+        ranks = None
+        if known is None and alone.count:
+            ranks = [quantile_ranks(level, alone.count) for level in GROUP_LEVELS]
+        assert repr(group.mae) == repr(alone.estimates(GROUP_LEVELS, ranks))
+
+
+def test_many_groups_take_no_more_calls_of_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(call: Callable[..., object]) -> Callable[..., object]:
+        def counting(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            return call(*arguments)
+
+        return counting
+
+    for law in ("beta", "binom"):
+        found = getattr(intervals, law)
+        monkeypatch.setattr(found, "ppf", counted(found.ppf))
+    counts = []
+    for groups in (2, 200):
+        calls = 0
+        judge_corpus(samples.rows(1_000, groups=groups), corpus_size=9_000)
+        counts.append(calls)
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_corpus_without_groups_has_no_table_of_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ def item(index: int, name: str) -> AuditItem:
 class Maker:
     """Makes rows without audio; clips of a block that are called alike are one step.
 
-    A name is what happens, and a number: "exit-1", "kill-1", "hang-1", "memory-1"; "once-FILE" is
-    killed where the file FILE of the settings' cache folder is not there yet. Others are well.
+    A name is what happens, and a number: "exit-1", "kill-1", "hang-1", "memory-1"; "slow-1" takes
+    two seconds, "litter-1" is killed with a temporary file; "once-FILE" where the file FILE of the
+    settings' cache folder is not there yet. Others are well.
     """
 
     def __init__(self, settings: AuditSettings) -> None:
@@ -49,6 +51,11 @@ class Maker:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "hang":
             time.sleep(3600)
+        if what == "slow":
+            time.sleep(2.0)
+        if what == "litter":
+            tempfile.mkstemp(prefix="litter")
+            os.kill(os.getpid(), signal.SIGKILL)
         if what == "once":
             assert self.settings.cache is not None
             mark = self.settings.cache / rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from melcheck.audio import load_audio
+from melcheck.audio import AudioError, decode_audio, load_audio
 from melcheck.audio_notes import decoder_notes
 from melcheck.cli.main import main
 from melcheck.config import MelCheckConfig
@@ -117,6 +118,28 @@ def test_frames_of_an_mp3_that_were_mended_are_noted_and_not_printed(
     path.write_bytes(MP3_DAMAGE[damage])
     [note] = notes(path)
     assert "its decoder had to mend" in note
+    assert capfd.readouterr() == ("", "")
+
+
+NOISY = {"cut": MP3[: len(MP3) // 2], "no-frame": bytes(20_000)}
+
+
+@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize(
+    "read",
+    [audio_blocks.is_long, decode_audio, lambda config: list(audio_blocks.audio_blocks(config))],
+    ids=["length", "decoder", "blocks"],
+)
+def test_nothing_is_printed_of_an_mp3_that_is_opened(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    read: Callable[[MelCheckConfig], object],
+) -> None:
+    path = tmp_path / "clip.mp3"
+    path.write_bytes(NOISY[name])
+    with contextlib.suppress(AudioError):
+        read(MelCheckConfig(path, target_duration=None))
     assert capfd.readouterr() == ("", "")
 
 

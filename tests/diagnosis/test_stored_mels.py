@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from melcheck.audio import load_audio
+from melcheck.audit.causes import meaning
 from melcheck.clips import Clip
 from melcheck.config import MelCheckConfig
 from melcheck.diagnosis.stored_mels import (
@@ -111,6 +112,19 @@ def test_what_extraction_would_repeat_is_not_answered_by_it(name: str) -> None:
     text = compare_stored(stored(SHARED[name][0](MEL)), FRESH).text
     assert text.endswith("Extracting again with the same code would change nothing.")
     assert "extract again" not in text.lower()
+
+
+@pytest.mark.parametrize("name", ["transposed", "early", "a-part", "nan"])
+def test_a_corpus_has_the_fix_of_its_clips(name: str) -> None:
+    found = compare_stored(stored(SHARED[name][0](MEL)), FRESH)
+    told = meaning(f"stored:{found.code}")
+    assert found.text.endswith(told.fix)
+    assert told.fix
+
+
+def test_a_corpus_of_an_older_recipe_is_to_be_extracted_again() -> None:
+    found = compare_stored(stored(log_mel(WAVEFORM, MelRecipe(power=2.0))), FRESH)
+    assert meaning(f"stored:{found.code}").fix.startswith("Extract the stored mels again")
 
 
 def test_a_newer_front_end_is_answered_by_extraction() -> None:
