@@ -7,6 +7,7 @@ folder is held by SQLite's lock on a file beside it, which ends with the process
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -31,15 +32,20 @@ def temporary_folder() -> Iterator[Path]:
             with _held(left, seconds=0.0):
                 shutil.rmtree(left.with_suffix(""), ignore_errors=True)
             left.unlink(missing_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = folder.with_suffix(_LOCK)
-    lock.touch()
-    with contextlib.ExitStack() as end:
-        end.callback(lock.unlink, missing_ok=True)
-        with contextlib.suppress(sqlite3.Error):
-            end.enter_context(_held(lock, seconds=_SECONDS))
-        end.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_LOCK)
+        os.close(handle)
+        lock, folder = Path(name), Path(name).with_suffix("")
+        with contextlib.ExitStack() as end:
+            end.callback(lock.unlink, missing_ok=True)
+            with contextlib.suppress(sqlite3.Error):
+                end.enter_context(_held(lock, seconds=_SECONDS))
+            if not lock.exists():  # before it was held, another process took it for one left
+                continue
+            folder.mkdir(mode=0o700)
+            end.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield folder
+            return
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from melcheck.audit import worst
+from melcheck.audit import temporary, worst
 from melcheck.audit.local import run_local
 from melcheck.audit.model import AuditSettings, Row
 from melcheck.audit.temporary import temporary_folder
@@ -61,6 +62,25 @@ def test_folders_of_killed_processes_go_and_those_in_use_stay(above: Path) -> No
         assert not left.exists()
         assert own.exists()
         assert another.exists()
+    assert not list(above.iterdir())
+
+
+def test_a_file_that_another_process_takes_for_one_left_costs_no_folder(
+    above: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, taken = temporary._held, []
+
+    def late(lock: Path, *, seconds: float) -> contextlib.AbstractContextManager[None]:
+        if not taken:
+            taken.append(lock)
+            lock.unlink()
+        return held(lock, seconds=seconds)
+
+    monkeypatch.setattr(temporary, "_held", late)
+    with temporary_folder() as folder:
+        assert taken
+        assert folder.is_dir()
+        assert folder.with_suffix(".lock").exists()
     assert not list(above.iterdir())
 
 
