@@ -3,10 +3,11 @@
 model         the row, the settings, and what an engine is
 sources       the clips of a corpus, one after the other, and at random
 rows          makes the row of a clip; knows no engine
+arithmetic    in which arithmetic a clip is computed first, and where the plain one decides
 audio_faults  what is wrong with the audio itself
 local         the engine of this machine: processes
 ray_engine    the engine of a cluster
-temporary     the folder of their temporary files
+temporary     a folder for temporary files that goes also where who made it was killed
 store         the table on disk, and what is known of an earlier run
 drop          the clips to leave out, and the source without them
 progress      how far it is

@@ -115,6 +115,8 @@ class Row:
         centred_snr_db: Signal-to-noise ratio without the mean, dB.
         reference_floor_share: Share of the original mel's time-frequency bins at the floor.
         stft_distance: Multi-resolution STFT distance of the waveforms.
+        arithmetic: What the vocoder computed these in: "plain", "fp32" or "bf16", see
+            `melcheck.audit.arithmetic`; "" without a vocoder.
         bandwidth_hz: Highest frequency that the audio reaches; NaN where it is too quiet to tell.
         peak_dbfs: Largest magnitude, dB of full scale.
         level_dbfs: RMS level, dB of full scale.
@@ -153,6 +155,7 @@ class Row:
     centred_snr_db: float = float("nan")
     reference_floor_share: float = float("nan")
     stft_distance: float = float("nan")
+    arithmetic: str = ""
     bandwidth_hz: float = float("nan")
     peak_dbfs: float = float("nan")
     level_dbfs: float = float("nan")
@@ -202,8 +205,8 @@ METRIC_COLUMNS = (
 class RowMaker(Protocol):
     """Makes the rows of clips.
 
-    It knows no engine, keeps no state but its vocoder, and never raises for a clip: one that cannot
-    be used has a row that says why.
+    It knows no engine, keeps no state that a verdict depends on but its vocoder, and never raises
+    for a clip: one that cannot be used has a row that says why.
     """
 
     def __call__(self, items: Sequence[AuditItem]) -> list[Row]:

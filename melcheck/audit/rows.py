@@ -5,9 +5,9 @@ there. Else decode, measure the audio's own faults, run the round trip, judge it
 and compare the stored mel.
 
 Clips of equal length run as a batch on a GPU. On a CPU, where batches gain nothing, each runs by
-itself, so that its row does not depend on its neighbours. A Vocos runs with optimised layers; where
-that leaves a clip near a limit or beyond, the plain ones decide, so that every verdict is that of
-`melcheck check`.
+itself, so that its row does not depend on its neighbours. A Vocos runs in a faster arithmetic;
+where that leaves a clip near a limit or beyond, the plain one decides, so that every verdict is
+that of `melcheck check`: see `melcheck.audit.arithmetic`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from melcheck.audio import (
     soundfile_name,
 )
 from melcheck.audio_notes import decoder_notes
+from melcheck.audit.arithmetic import Arithmetic, FirstPass, first_pass
 from melcheck.audit.audio_faults import AudioFaults, measure
 from melcheck.audit.causes import RAISED, code_of, meaning
 from melcheck.audit.model import SCHEMA_VERSION, AuditItem, AuditSettings, Row, row_of
@@ -64,23 +65,16 @@ from melcheck.metrics import MelMetrics
 from melcheck.pipeline import MelPipeline, RoundTrip
 from melcheck.plan import check_decodes, profile_recipe
 from melcheck.recipes import VOCOS, MelRecipe
-from melcheck.sanity import Thresholds, judge, thresholds_of
+from melcheck.sanity import judge, thresholds_of
 from melcheck.speed.audio_blocks import check_readable, is_long
 from melcheck.speed.long_audio import RunningMetrics, round_trip_of_file
-from melcheck.speed.optimised import optimise
 from melcheck.speed.stft_distance import stft_distance
 from melcheck.vocoders.base import Vocoder
 from melcheck.vocoders.load import load_vocoder
-from melcheck.vocoders.vocos import VocosVocoder
 
 _CUDA_BATCH = 16
 # Clips that wait for others of their length hold so many samples at most: ten minutes, three times.
 _WAITING_SAMPLES = 2**25
-
-# Optimised layers move an MAE by 3e-4 of itself at most (`tests/speed/test_many_clips.py`): what is
-# nearer to a limit than this share of it is decided by the plain ones. A correlation counts by what
-# it lacks of 1.
-_NEAR_A_LIMIT = 2e-3
 
 # Of a clip that is too long to hold, so many samples a channel are looked at at once.
 _BLOCK_SAMPLES = 2**20
@@ -165,15 +159,13 @@ class ClipRows:
         self._frontend: Frontend | None = None
         if settings.frontend is not None:
             self._frontend = load_frontend(settings.frontend, expected=self.recipe)
-        self._plain = self._pipeline(self.vocoder)
-        fast = self.vocoder
-        if isinstance(fast, VocosVocoder):
-            fast = optimise(fast)
-        self._fast = self._pipeline(fast)
+        self._plain = None if vocoder is None else self._pipeline(vocoder)
         self._batch = 1
-        if self._fast is not None and self._fast.device.type != "cpu":
+        if vocoder is not None:
+            self._compute_first(first_pass(vocoder))
             # Of the user's code it is not known that a clip is the same in a batch.
-            self._batch = _CUDA_BATCH if fast is not self.vocoder else 1
+            if vocoder.device.type != "cpu" and self._first.arithmetic != "plain":
+                self._batch = _CUDA_BATCH
         self._mels = None if settings.cache is None else _StoredMels(settings)
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._identity = self._described()
@@ -225,12 +217,13 @@ class ClipRows:
         text = json.dumps([audio_sha256, part, limits, stored, self._identity])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _pipeline(self, vocoder: Vocoder | None) -> MelPipeline | None:
-        if vocoder is None:
-            return None
+    def _pipeline(self, vocoder: Vocoder) -> MelPipeline:
         if self._frontend is not None:
             vocoder = VocoderWithFrontend(self._frontend, vocoder)
         return MelPipeline(vocoder=vocoder)
+
+    def _compute_first(self, first: FirstPass) -> None:
+        self._first, self._fast = first, self._pipeline(first.vocoder)
 
     def _described(self) -> list[Any]:
         """Return what all rows depend on, as JSON can hold it."""
@@ -328,7 +321,8 @@ class ClipRows:
             pipeline = MelPipeline(config, vocoder=self._plain.vocoder)
             trip = round_trip_of_file(pipeline)
             row = self._judged(draft.row, item, pipeline, trip, trip.metrics()[0])
-            row = dataclasses.replace(row, stft_distance=float(trip.waveform_distance()[0]))
+            distance = float(trip.waveform_distance()[0])
+            row = dataclasses.replace(row, stft_distance=distance, arithmetic="plain")
         if self._mels is None:
             return row
         audio = load_audio(dataclasses.replace(config, target_duration=None))
@@ -363,8 +357,8 @@ class ClipRows:
         return self._trips([ready])[0]
 
     def _trips(self, batch: Sequence[_Ready]) -> list[Row]:
-        fast, plain = self._fast, self._plain
-        assert fast is not None
+        first, fast, plain = self._first, self._fast, self._plain
+        assert self.vocoder is not None
         assert plain is not None
         waveform = torch.cat([each.audio.waveform for each in batch]).to(fast.device)
         together = fast.round_trip(waveform)
@@ -372,14 +366,19 @@ class ClipRows:
         rows = []
         for place, each in enumerate(batch):
             trip, metrics, pipeline = _item(together, place, each.audio), measured[place], fast
+            arithmetic: Arithmetic = first.arithmetic
             limits = thresholds_of(each.item.item.name, self.settings.rules)
-            if fast.vocoder is not plain.vocoder and not _clearly_passed(metrics, limits):
-                pipeline, trip = plain, _item(plain.round_trip(trip.waveform), 0, each.audio)
-                metrics = trip.metrics()[0]
+            if not first.suffices(metrics, limits, key=each.row.key):
+                again = _item(plain.round_trip(trip.waveform), 0, each.audio)
+                exact = again.metrics()[0]
+                if not first.stands(metrics, exact, limits):
+                    trip, metrics, pipeline, arithmetic = again, exact, plain, "plain"
             row = self._judged(each.row, each.item, pipeline, trip, metrics)
             distance = stft_distance(trip.waveform[0], trip.reconstructed_waveform[0])
-            row = dataclasses.replace(row, stft_distance=distance)
+            row = dataclasses.replace(row, stft_distance=distance, arithmetic=arithmetic)
             rows.append(self._with_cache(row, each, trip))
+        if not first.is_of_use:
+            self._compute_first(first_pass(self.vocoder, bf16=False))
         return rows
 
     def _judged(
@@ -582,20 +581,6 @@ def _metrics(trip: RoundTrip) -> MelMetrics:
     running = RunningMetrics(log_floor=trip.recipe.floor_nats)
     running.update(mel, again)
     return running.result()
-
-
-def _clearly_passed(metrics: MelMetrics, limits: Thresholds) -> bool:
-    """Return whether a round trip passes by more than the rounding of optimised layers."""
-    verdict = judge(metrics, limits)
-    scales = {
-        gate.metric: abs(1 - gate.limit if gate.metric == "pearson" else gate.limit)
-        for gate in verdict.gates
-        # Of the original mel, which no layer changes.
-        if gate.metric != "reference_floor_share"
-    }
-    return verdict.passed and all(
-        gate.margin > _NEAR_A_LIMIT * scales.get(gate.metric, 0.0) for gate in verdict.gates
-    )
 
 
 def _item(trip: RoundTrip, place: int, audio: LoadedAudio) -> RoundTrip:

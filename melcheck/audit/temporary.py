@@ -1,4 +1,4 @@
-"""A folder for the temporary files of workers that is removed also where they are killed.
+"""A folder for temporary files that goes also where who made it was killed.
 
 A process that is killed removes nothing: the next one finds its folder, and that nobody holds it. A
 folder is held by SQLite's lock on a file beside it, which ends with the process on every system.

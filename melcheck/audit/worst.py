@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from melcheck.audio import load_audio
 from melcheck.audit.model import AuditSettings, Row
+from melcheck.audit.temporary import temporary_folder
 from melcheck.clip_lists import with_files
 from melcheck.clips import Clip
 from melcheck.config import DEFAULT_SAMPLE_RATE, MelCheckConfig
@@ -98,9 +98,9 @@ def _show(
         return {row.index: ShownClip(row, problem=error_text(error)) for row in rows}
     for row in rows:
         try:
-            with tempfile.TemporaryDirectory(prefix="melcheck-worst-") as folder:
+            with temporary_folder() as folder:
                 item = items.get(row.index)
-                shown[row.index] = _shown(row, item, Path(folder), vocoder, settings)
+                shown[row.index] = _shown(row, item, folder, vocoder, settings)
         except Exception as error:
             shown[row.index] = ShownClip(row, problem=error_text(error))
     return shown

@@ -63,6 +63,7 @@ def test_a_row_has_the_figures_of_a_round_trip(embedded: ClipRows) -> None:
     assert row.reference_floor_share == pytest.approx(metrics.reference_floor_share, abs=1e-4)
     assert row.stft_distance == pytest.approx(float(trip.waveform_distance()), rel=1e-2)
     assert (row.index, row.name, row.group, row.outcome) == (7, "a", "emma", "passed")
+    assert row.arithmetic == "fp32"
     assert (row.sample_rate, row.channels, row.reason) == (16_000, 1, "")
     assert row.duration_seconds == pytest.approx(52_640 / 16_000)
     assert row.notes == judge(metrics, notes=trip.notes).notes
@@ -89,6 +90,7 @@ def test_an_audit_without_a_vocoder_reads_the_audio(audio_alone: ClipRows) -> No
     [row] = audio_alone([AuditItem(0, ManifestItem("a", CLIP))])
     assert (row.outcome, row.reason, row.cause) == ("checked", "", "")
     assert math.isnan(row.mae)
+    assert row.arithmetic == ""
     assert row.bandwidth_hz > 11_000
     assert row.key
 
@@ -245,7 +247,7 @@ def test_near_a_limit_the_plain_layers_decide(embedded: ClipRows) -> None:
     maker = make_row_maker(AuditSettings(rules=(threshold_rule(f"snr_db={limit!r}"),)))
     [near] = maker([AuditItem(0, ManifestItem("a", CLIP))])
     assert near.snr_db == plain
-    assert near.outcome == "passed"
+    assert (near.outcome, near.arithmetic) == ("passed", "plain")
     assert row.snr_db == pytest.approx(plain, rel=1e-3)
 
 
@@ -267,6 +269,7 @@ def test_a_long_clip_is_computed_in_chunks(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("melcheck.speed.audio_blocks.LONG_SECONDS", 10.0)
     [row] = make_row_maker(AuditSettings())([item])
     assert row.outcome == expected.outcome == "passed"
+    assert row.arithmetic == "plain"
     assert row.mae == pytest.approx(expected.mae, rel=1e-2)
     assert row.level_dbfs == pytest.approx(expected.level_dbfs)
     assert any("computed in chunks" in note for note in row.notes)

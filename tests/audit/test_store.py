@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import errno
 import math
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,19 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert tuple(dataclasses.asdict(found)) == COLUMNS
 
 
+def test_a_part_that_was_written_before_a_column_came_is_read(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    row = row_of(item(0, "a"), arithmetic="bf16")
+    with opened(tmp_path / "out") as store:
+        store.add([row])
+        store.flush()
+    [part] = (tmp_path / "out" / ROWS_FOLDER).iterdir()
+    parquet.write_table(parquet.read_table(part).drop_columns(["arithmetic"]), part)
+    [found] = read_rows(tmp_path / "out")
+    assert repr(found) == repr(dataclasses.replace(row, arithmetic=""))
+
+
 def test_a_part_tells_what_made_it(tmp_path: Path) -> None:
     with opened(tmp_path / "out", provenance={"schema_version": SCHEMA_VERSION}) as store:
         store.add([row_of(item(0, "a"))])
@@ -91,6 +106,20 @@ def test_nothing_is_measured_again_and_no_part_changes(tmp_path: Path) -> None:
     assert audit(tmp_path, NAMES) == []
     assert parts(tmp_path) == before
     assert len(before) == math.ceil(len(NAMES) / PER_PART)
+
+
+def test_where_the_rows_of_a_sample_lie_takes_little_memory(tmp_path: Path) -> None:
+    drawn = array.array("q", range(200_000, 0, -1))
+    with opened(tmp_path / "out") as store:
+        store.add([row_of(item(7, "a"))])
+        store.flush()
+        list(store.rows([7]))  # what is imported once
+        tracemalloc.start()
+        [row] = store.rows(drawn)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert row.index == 7
+    assert peak < 20 * len(drawn)
 
 
 CHANGES = {

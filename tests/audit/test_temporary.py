@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from melcheck.audit import worst
 from melcheck.audit.local import run_local
-from melcheck.audit.model import AuditSettings
+from melcheck.audit.model import AuditSettings, Row
 from melcheck.audit.temporary import temporary_folder
+from melcheck.audit.worst import ShownClip
 from tests.audit.workers import Maker, item
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,4 +82,20 @@ def test_what_a_killed_worker_leaves_goes_at_once(above: Path) -> None:
         seen = max(seen, len(list(above.rglob("litter*"))))
     assert outcomes == {"litter-1": "unfinished", "a": "checked", "b": "checked"}
     assert seen == 0
+    assert not list(above.iterdir())
+
+
+def test_the_clips_of_the_page_lie_in_a_folder_that_is_found(
+    above: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(index=0, name="a", path="a.wav", outcome="failed")
+    held = []
+
+    def shown(row: Row, item: object, folder: Path, *_: object) -> ShownClip:
+        held.append((folder.is_dir(), folder.with_suffix(".lock").exists()))
+        return ShownClip(row)
+
+    monkeypatch.setattr(worst, "_shown", shown)
+    worst.show_clips([row], AuditSettings(vocoder=None))
+    assert held == [(True, True)]
     assert not list(above.iterdir())
