@@ -16,7 +16,7 @@ from melcheck.manifests import ManifestItem
 if TYPE_CHECKING:  # it imports torch, which who waits for workers does not need
     from melcheck.sanity import ThresholdRule
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the table. It rises when a column is renamed, removed, or means something else."""
 
 Outcome = Literal["passed", "failed", "checked", "unreadable", "unfinished", "known"]
@@ -113,7 +113,7 @@ class Row:
         snr_db: Signal-to-noise ratio of the log-mel, dB.
         pearson: Correlation.
         centred_snr_db: Signal-to-noise ratio without the mean, dB.
-        floor_share: Share of the original mel's time-frequency bins at the floor.
+        reference_floor_share: Share of the original mel's time-frequency bins at the floor.
         stft_distance: Multi-resolution STFT distance of the waveforms.
         arithmetic: What the vocoder computed these in: "plain", "fp32" or "bf16", see
             `melcheck.audit.arithmetic`; "" without a vocoder.
@@ -153,7 +153,7 @@ class Row:
     snr_db: float = float("nan")
     pearson: float = float("nan")
     centred_snr_db: float = float("nan")
-    floor_share: float = float("nan")
+    reference_floor_share: float = float("nan")
     stft_distance: float = float("nan")
     arithmetic: str = ""
     bandwidth_hz: float = float("nan")
@@ -196,7 +196,7 @@ METRIC_COLUMNS = (
     "snr_db",
     "pearson",
     "centred_snr_db",
-    "floor_share",
+    "reference_floor_share",
     "stft_distance",
 )
 """Columns that the gates and the quantiles are about."""

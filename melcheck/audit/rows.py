@@ -307,7 +307,7 @@ class ClipRows:
         import soundfile
 
         seconds = config.target_duration
-        with soundfile.SoundFile(config.audio_path) as file, decoder_notes({}):
+        with decoder_notes({}), soundfile.SoundFile(config.audio_path) as file:
             rate, channels = file.samplerate, file.channels
             wanted = -1 if seconds is None else round(seconds * rate)
             blocks = file.blocks(_BLOCK_SAMPLES, frames=wanted, dtype="float32", always_2d=True)
@@ -406,7 +406,7 @@ class ClipRows:
             snr_db=metrics.snr_db,
             pearson=metrics.pearson,
             centred_snr_db=metrics.centred_snr_db,
-            floor_share=metrics.reference_floor_share,
+            reference_floor_share=metrics.reference_floor_share,
             # The decoder passes over damage, the file and the gates have notes of their own.
             notes=tuple(dict.fromkeys((*verdict.notes, *row.notes))),
         )

@@ -32,15 +32,17 @@ _GROUPS = 10
 
 def column(name: str) -> Metric:
     """Return how a column of the table is labelled and shown."""
-    return _OWN.get(name) or METRICS["reference_floor_share" if name == "floor_share" else name]
+    return _OWN.get(name) or METRICS[name]
 
 
 def number(name: str, value: float) -> str:
     """Return a value of a column with the digits of that, without its unit except for %.
 
     Example:
-        >>> number("mae", 0.15), number("bandwidth_hz", 11025.0), number("floor_share", 0.031)
-        ('0.150', '11,025', '3.1 %')
+        >>> number("mae", 0.15), number("bandwidth_hz", 11025.0)
+        ('0.150', '11,025')
+        >>> number("reference_floor_share", 0.031)
+        '3.1 %'
     """
     kind = column(name)
     if not math.isfinite(value):

@@ -35,7 +35,7 @@ def rows(count: int, *, seed: int = 0, failing: float = 0.01, groups: int = 0) -
                 snr_db=float(24 - 20 * np.log10(mae / 0.13) - (level + 24) / 5),
                 pearson=float(1 - mae / 50),
                 centred_snr_db=float(18 - 20 * np.log10(mae / 0.13)),
-                floor_share=float(rng.beta(1, 30)),
+                reference_floor_share=float(rng.beta(1, 30)),
                 stft_distance=float(5 * mae),
                 bandwidth_hz=float(rng.choice([8_000.0, 11_025.0, 12_000.0], p=[0.1, 0.3, 0.6])),
                 level_dbfs=float(level),

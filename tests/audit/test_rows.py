@@ -60,7 +60,7 @@ def test_a_row_has_the_figures_of_a_round_trip(embedded: ClipRows) -> None:
     for name in ("mae", "mse", "snr_db", "centred_snr_db", "pearson"):
         # Optimised layers round differently, and the head magnifies that.
         assert getattr(row, name) == pytest.approx(getattr(metrics, name), rel=1e-3), name
-    assert row.floor_share == pytest.approx(metrics.reference_floor_share, abs=1e-4)
+    assert row.reference_floor_share == pytest.approx(metrics.reference_floor_share, abs=1e-4)
     assert row.stft_distance == pytest.approx(float(trip.waveform_distance()), rel=1e-2)
     assert (row.index, row.name, row.group, row.outcome) == (7, "a", "emma", "passed")
     assert row.arithmetic == "fp32"

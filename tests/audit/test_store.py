@@ -280,7 +280,8 @@ def test_an_audit_with_other_settings_is_refused(tmp_path: Path) -> None:
 def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
     audit(tmp_path, NAMES)
     path = tmp_path / "audit.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    ours = f'"schema_version": {SCHEMA_VERSION}'
+    path.write_text(path.read_text().replace(ours, '"schema_version": 0'))
     assert "its table has version 0" in refused(tmp_path)
 
 

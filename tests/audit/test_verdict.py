@@ -19,6 +19,7 @@ from melcheck.audit.intervals import quantile_ranks, share_interval
 from melcheck.audit.model import METRIC_COLUMNS, Row
 from melcheck.audit.summary import decision_text, headline, percent, summary_lines
 from melcheck.audit.verdict import GROUP_LEVELS, LEVELS, UntilDecided, judge_corpus
+from melcheck.report.model import METRICS
 from tests.audit import samples
 
 ROWS = samples.rows(2_000, groups=10)
@@ -244,6 +245,10 @@ def test_the_worst_clips_fail_and_have_the_largest_errors() -> None:
     failed = sorted((each for each in ROWS if fails(each)), key=lambda each: -each.mae)
     assert list(worst) == failed[: len(worst)]
     assert len(worst) == 20
+
+
+def test_metrics_have_the_names_of_a_report() -> None:
+    assert set(METRIC_COLUMNS) == set(METRICS)
 
 
 def test_a_map_holds_some_clips_of_each_kind() -> None:
