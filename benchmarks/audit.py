@@ -12,11 +12,8 @@ clips is computed twice.
 
 The engine against a plain loop: both have the machine, the loop with torch's own number of threads,
 as one would start it, and the engine with a process for each core. It is wall time, so nothing else
-may run; the engine's begins when each of its processes has returned its first block.
-
-Two processes against one: the processor time of a clip with one worker over that with two, times
-two, which is the gain where two cores are free. It includes what they cost each other (memory,
-cache), and not a wait for what this process hands out, whose own time per clip is told.
+may run; the engine's begins when each of its processes has returned its first block. Two processes
+are compared with one in the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +26,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import statistics
 import tempfile
 import time
@@ -298,44 +294,18 @@ def second_run(vocoder: Vocoder, items: Sequence[AuditItem]) -> Figure:
     return Figure("second run, 1 % changed, share", (again / once, nan, nan), "0.05", "0.02", note)
 
 
-def children_seconds() -> float:
-    """Return the processor time of all processes that were started and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def two_processes(items: Sequence[AuditItem], rounds: int) -> Figure:
-    """Compare the processor time of a clip with one worker and with two."""
-    settings = AuditSettings()
-    walls: dict[int, list[float]] = {1: [], 2: []}
-    handed: list[float] = []
-
-    def spent(workers: int, count: int) -> float:
-        # As many blocks as workers, so that start-up is the same.
-        share = count // workers
-        blocks = [items[place * share : (place + 1) * share] for place in range(workers)]
-        begin, wall, own = children_seconds(), time.perf_counter(), time.thread_time()
-        rows = sum(len(some) for some in run_local(blocks, settings, workers=workers))
-        if count > workers:
-            walls[workers].append(time.perf_counter() - wall)
-            handed.append((time.thread_time() - own) / rows)
-        return children_seconds() - begin
-
-    ratios = []
+    """Compare the local engine of two processes with one, by wall time."""
+    order = random.Random(0)
+    times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
-        each = {
-            workers: (spent(workers, len(items)) - spent(workers, workers)) / (len(items) - workers)
-            for workers in (1, 2)
-        }
-        ratios.append(2 * each[1] / each[2])
-    middle = statistics.median(ratios)
-    wall = statistics.median(walls[1]) / statistics.median(walls[2])
-    note = (
-        f"wall time with start-up {wall:.2f}; here {1000 * statistics.median(handed):.2f} ms a clip"
-    )
-    return Figure(
-        "two processes, against one", (middle, min(ratios), max(ratios)), "1.8", "1.95", note
-    )
+        for workers in order.sample([1, 2], 2):
+            times[workers].append(_engine_seconds(items, AuditSettings(), workers, False))
+    ratios = [one / two for one, two in zip(times[1], times[2], strict=True)]
+    one, two = (1000 * statistics.median(each) for each in times.values())
+    note = f"{one:.1f} ms a clip, with two {two:.1f} ms; wall time"
+    interval = ratio_interval(ratios, confidence=0.99)
+    return Figure("two processes, against one", interval, "1.8", "1.95", note)
 
 
 def figures(items: Sequence[AuditItem], rounds: int) -> Iterator[Figure]:
@@ -348,7 +318,7 @@ def figures(items: Sequence[AuditItem], rounds: int) -> Iterator[Figure]:
     yield engine_against_plain("official, engine against a loop", items, rounds, official=True)
     yield audio_alone(embedded, items[: len(SPEECH)], rounds)
     yield second_run(embedded, items)
-    yield two_processes(items[:32], 3)
+    yield two_processes(items, rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

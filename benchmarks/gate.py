@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,12 +24,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.audit import children_seconds
 from melcheck.benchmark.paired_timing import MIN_PAIRS, ratio_interval
 from melcheck.cli.output import Terminal
 from melcheck.clips import load_manifest
 
 CLONE = Path(__file__).parents[1]
+
+
+def children_seconds() -> float:
+    """Return the processor time of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def commands(clones: Sequence[Path], pictures: Path) -> dict[str, tuple[list[str], Path]]:
