@@ -30,6 +30,7 @@ import soundfile
 import torch
 
 from melcheck.audio import load_audio
+from melcheck.audit.arithmetic import first_pass
 from melcheck.audit.audio_faults import measure as measure_faults
 from melcheck.audit.model import AuditItem, AuditSettings, Row, RowMaker
 from melcheck.audit.ray_engine import run_ray
@@ -70,6 +71,7 @@ READ, DECODE = "read and hash", "decode FLAC, 24 kHz"
 DECODE_OTHERS = ("decode WAV, 24 kHz", "decode MP3, 24 kHz", "decode FLAC, 44.1 kHz, resampled")
 FAULTS, MEL, METRICS, DISTANCE = "faults of the audio", "mel", "metrics", "STFT distance"
 EMBEDDED, OFFICIAL = "vocoder, embedded", "vocoder, official sizes"
+OFFICIAL_FP32 = f"{OFFICIAL}, fp32"
 ROW_WITHOUT, ROW_EMBEDDED = "row without a vocoder", "row, embedded"
 LIST, RAY, WRITE = "driver: line of a list", "driver: to and from Ray", "driver: row written"
 JUDGE = "driver: verdict"
@@ -96,7 +98,12 @@ AUDITS: Mapping[str, Audit] = {
     "without a vocoder": Audit({ROW_WITHOUT: 1}, _AUDIO),
     "embedded": Audit({ROW_EMBEDDED: 1}, {**_LOOP, EMBEDDED: 1}),
     # With random weights no clip passes, and a row that fails is another row.
-    "official sizes": Audit({ROW_EMBEDDED: 1, EMBEDDED: -1, OFFICIAL: 1}, {**_LOOP, OFFICIAL: 1}),
+    **{
+        step.removeprefix("vocoder, "): Audit(
+            {ROW_EMBEDDED: 1, EMBEDDED: -1, step: 1}, {**_LOOP, step: 1}
+        )
+        for step in (OFFICIAL, OFFICIAL_FP32)
+    },
 }
 
 
@@ -368,7 +375,9 @@ def _items(clips: Sequence[Path]) -> list[AuditItem]:
 def _steps(clips: Sequence[Path]) -> dict[str, Callable[[], object]]:
     vocoders = {
         EMBEDDED: optimise(load_vocos("embedded")),
-        OFFICIAL: optimise(load_vocos(RANDOM)),
+        # In bf16 where the processor has it.
+        OFFICIAL: first_pass(load_vocos(RANDOM)).vocoder,
+        OFFICIAL_FP32: optimise(load_vocos(RANDOM)),
     }
     encode = vocoders[EMBEDDED].encode
     waveforms = [_load(clip) for clip in clips]
