@@ -44,6 +44,8 @@ _SPECTRUM_SAMPLES = 2048
 # in all, 30 dB less in each of so many bins.
 _HEARD_DB = -70.0
 _ROUNDING_DB = -116.0
+# Of an offset and of hum less is heard.
+_LOWEST_HZ = 100.0
 # Where less than this of a spectrum is above the rounding, a clip that reaches far may look narrow:
 # a guitar whose upper half lies 64 dB below its loudest bin.
 _TELLING_DB = 65.0
@@ -183,7 +185,8 @@ def spectrum_reach_hz(power: Tensor, sample_rate: int) -> float:
         highest of those that are not, and NaN where these make it look narrow. NaN for silence.
     """
     levels = 10 * power.clamp(min=1e-30).log10()
-    loudest = float(levels.max())
+    # Below lie offsets and hum, whatever the level of the clip.
+    loudest = float(levels[math.ceil(_LOWEST_HZ * _SPECTRUM_SAMPLES / sample_rate) :].max())
     heard = (levels > max(loudest + _HEARD_DB, _ROUNDING_DB)).nonzero()
     reach = int(heard[-1]) * sample_rate / _SPECTRUM_SAMPLES if len(heard) else 0.0
     tells = loudest >= _ROUNDING_DB + _TELLING_DB or reach >= NARROW_SHARE * sample_rate / 2

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it imports torch, which who waits for workers does not need
     from melcheck.sanity import ThresholdRule
 
 SCHEMA_VERSION = 2
-"""Of the table. It rises when a column is renamed, removed, or means something else."""
+"""Of the table. It rises when a column comes, goes, is renamed, or means something else."""
 
 Outcome = Literal["passed", "failed", "checked", "unreadable", "unfinished", "known"]
 """passed, failed: by the gates. checked: an audit without a vocoder has read the audio. unreadable:
@@ -54,7 +54,7 @@ class AuditSettings:
     limit_seconds: float = 120.0
 
     def limit_of(self, seconds: float | None) -> float:
-        """Return how long a clip may take: as many times the limit as it has minutes, at least one.
+        """Return how long a clip may take: as many times the limit as minutes of it are measured.
 
         Args:
             seconds: Its duration; None where that is not known.
@@ -64,7 +64,10 @@ class AuditSettings:
             >>> [settings.limit_of(seconds) for seconds in (None, 6.0, 3600.0)]
             [120.0, 120.0, 7200.0]
         """
-        return self.limit_seconds * max(1.0, (seconds or 0.0) / _LIMITED_SECONDS)
+        measured = seconds or 0.0
+        if self.duration_seconds is not None and self.cache is None:
+            measured = min(measured, self.duration_seconds)
+        return self.limit_seconds * max(1.0, measured / _LIMITED_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ there. Else decode, measure the audio's own faults, run the round trip, judge it
 and compare the stored mel.
 
 Clips of equal length run as a batch on a GPU. On a CPU, where batches gain nothing, each runs by
-itself, so that its row does not depend on its neighbours. A Vocos runs in a faster arithmetic;
-where that leaves a clip near a limit or beyond, the plain one decides, so that every verdict is
-that of `melcheck check`: see `melcheck.audit.arithmetic`.
+itself, so that its row does not depend on its neighbours but in its arithmetic. A Vocos runs in a
+faster one; where that leaves a clip near a limit or beyond, the plain one decides, so that the
+verdict is that of `melcheck check`: see `melcheck.audit.arithmetic`, also for how sure that is.
 """
 
 from __future__ import annotations

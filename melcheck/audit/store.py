@@ -466,8 +466,7 @@ def read_rows(folder: Path) -> Iterator[Row]:
 
 
 def _rows_of(table: Any) -> list[Row]:
-    # A part that was written before a column came has none.
-    columns = {name: table.column(name) for name in COLUMNS if name in table.schema.names}
+    columns = {name: table.column(name) for name in COLUMNS}
     values = {
         # Five times as fast as row by row, and for numbers five times again.
         name: column.to_numpy().tolist() if column.type in _numbers() else column.to_pylist()

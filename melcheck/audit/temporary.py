@@ -31,7 +31,11 @@ def temporary_folder() -> Iterator[Path]:
         with contextlib.suppress(sqlite3.Error, OSError):  # it is held, or another user's
             with _held(left, seconds=0.0):
                 shutil.rmtree(left.with_suffix(""), ignore_errors=True)
-            left.unlink(missing_ok=True)
+                gone = not left.with_suffix("").exists()
+                if gone and os.name == "posix":  # elsewhere no file goes that is open
+                    left.unlink(missing_ok=True)
+            if gone and os.name != "posix":
+                left.unlink(missing_ok=True)
     while True:
         handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_LOCK)
         os.close(handle)

@@ -101,6 +101,23 @@ def test_a_quiet_clip_is_not_narrow(path: Path) -> None:
     assert not narrow_at
 
 
+def hum(seconds: Tensor) -> Tensor:
+    return 0.005 * torch.sin(2 * torch.pi * 50 * seconds)
+
+
+@pytest.mark.parametrize(
+    "added", [lambda seconds: torch.full_like(seconds, 0.009), hum], ids=["offset", "hum"]
+)
+@pytest.mark.parametrize("name", ["guitar-stereo.flac", "kokoro-short.flac"])
+def test_what_lies_below_speech_makes_no_quiet_clip_narrow(
+    name: str, added: Callable[[Tensor], Tensor]
+) -> None:
+    samples, rate = decoded(AUDIO / name)
+    seconds = torch.arange(samples.shape[-1]) / rate
+    for decibels in range(24, 66, 6):
+        assert "band-limited" not in codes(quieter(samples, decibels) + added(seconds), rate)
+
+
 @pytest.mark.parametrize(("decibels", "code"), [(15, "band-limited"), (60, "level")])
 def test_a_narrow_clip_is_narrow_where_it_is_not_too_quiet_to_tell(
     decibels: int, code: str

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,19 @@ from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.audit.rows import make_row_maker
 from melcheck.manifests import ManifestItem, read_manifest
 from melcheck.vocoders.weights import VocoderUnavailable
-from tests.audit.workers import Maker, absent, dies, item, unusable
+from tests.audit.workers import Maker, absent, dies, has_decoders, headers_hang, item, unusable
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = AuditSettings(vocoder=None)
 
 
 def run(
-    blocks: Sequence[Sequence[AuditItem]], settings: AuditSettings = SETTINGS, workers: int = 1
+    blocks: Sequence[Sequence[AuditItem]],
+    settings: AuditSettings = SETTINGS,
+    workers: int = 1,
+    make: Callable[[AuditSettings], Maker] = Maker,
 ) -> dict[str, Row]:
-    rows = run_local(blocks, settings, workers=workers, make=Maker)
+    rows = run_local(blocks, settings, workers=workers, make=make)
     found = [row for some in rows for row in some]
     named = {row.name: row for row in found}
     assert len(named) == len(found) == sum(map(len, blocks)), "each clip has one row"
@@ -77,7 +81,7 @@ def test_a_long_clip_has_more_time(tmp_path: Path, told: str) -> None:
     long = AuditItem(0, ManifestItem("slow-1", path, duration_seconds=listed))
     short = AuditItem(1, ManifestItem("slow-2", tmp_path / "slow-2.wav", duration_seconds=60.0))
     settings = AuditSettings(vocoder=None, limit_seconds=1.0)
-    found = run([[long], [short]], settings)
+    found = run([[long], [short]], settings, make=has_decoders)
     assert found["slow-1"].outcome == "checked"
     assert found["slow-2"].reason.endswith("it took longer than 1 s")
 
@@ -121,6 +125,29 @@ def test_workers_that_cannot_begin_end_the_run(
     with pytest.raises(error, match=told):
         list(run_local([block("a")], SETTINGS, workers=1, make=make))  # type: ignore[arg-type]
     assert not multiprocessing.active_children()
+
+
+def test_a_clip_whose_header_hangs_is_left_behind() -> None:
+    settings = dataclasses.replace(SETTINGS, limit_seconds=1.0)
+    blocks = [[item(0, "a"), item(1, "b"), item(2, "header-1")], [item(3, "c")]]
+    rows = run_local(blocks, settings, workers=1, make=headers_hang)
+    found = {row.name: row for some in rows for row in some}
+    assert {name for name, row in found.items() if row.outcome == "checked"} == {"a", "b", "c"}
+    assert found["header-1"].reason.endswith("it took longer than 1 s")
+
+
+def test_a_name_that_no_file_can_have_is_told() -> None:
+    bad = ManifestItem("bad", Path("c\ud800.wav"), "list.jsonl, line 3")
+    [[row]] = run_local([[AuditItem(0, bad)]], SETTINGS, workers=1)
+    assert row.outcome == "unreadable"
+    assert row.reason.startswith("list.jsonl, line 3: ")
+
+
+def test_only_what_is_measured_takes_its_time() -> None:
+    cut = dataclasses.replace(SETTINGS, limit_seconds=120.0, duration_seconds=90.0)
+    assert cut.limit_of(3600.0) == 180.0
+    # A stored mel is that of the whole clip.
+    assert dataclasses.replace(cut, cache=Path("mels")).limit_of(3600.0) == 7200.0
 
 
 def test_no_blocks_need_no_worker() -> None:

@@ -79,19 +79,6 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert tuple(dataclasses.asdict(found)) == COLUMNS
 
 
-def test_a_part_that_was_written_before_a_column_came_is_read(tmp_path: Path) -> None:
-    from pyarrow import parquet
-
-    row = row_of(item(0, "a"), arithmetic="bf16")
-    with opened(tmp_path / "out") as store:
-        store.add([row])
-        store.flush()
-    [part] = (tmp_path / "out" / ROWS_FOLDER).iterdir()
-    parquet.write_table(parquet.read_table(part).drop_columns(["arithmetic"]), part)
-    [found] = read_rows(tmp_path / "out")
-    assert repr(found) == repr(dataclasses.replace(row, arithmetic=""))
-
-
 def test_a_part_tells_what_made_it(tmp_path: Path) -> None:
     with opened(tmp_path / "out", provenance={"schema_version": SCHEMA_VERSION}) as store:
         store.add([row_of(item(0, "a"))])

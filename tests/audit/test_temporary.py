@@ -84,6 +84,23 @@ def test_a_file_that_another_process_takes_for_one_left_costs_no_folder(
     assert not list(above.iterdir())
 
 
+def test_what_cannot_be_removed_yet_is_found_again(
+    above: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = above / "melcheck-audit-left"
+    left.mkdir()
+    left.with_suffix(".lock").touch()
+    with monkeypatch.context() as busy:
+        busy.setattr(temporary.shutil, "rmtree", lambda folder, **_: None)
+        with temporary_folder() as own:
+            pass
+        own.rmdir()
+    assert left.exists()
+    with temporary_folder():
+        assert not left.exists()
+    assert not list(above.iterdir())
+
+
 def test_a_folder_of_another_name_stays(above: Path) -> None:
     other = above / "melcheck-audit-notes"
     other.mkdir()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from melcheck.audit import local
 from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.manifests import ManifestItem
 
@@ -74,6 +75,25 @@ def absent(settings: AuditSettings) -> Maker:
 def unusable(settings: AuditSettings) -> Maker:
     """A worker with settings that cannot be used."""
     raise ValueError("vocoder must be another")
+
+
+def has_decoders(settings: AuditSettings) -> Maker:
+    """A worker that has loaded what reads audio, as a real one has: it takes seconds."""
+    import melcheck.audio
+    import melcheck.audio_notes  # noqa: F401
+
+    return Maker(settings)
+
+
+def headers_hang(settings: AuditSettings) -> Maker:
+    """A worker that hangs at the header of a clip called "header-..."."""
+
+    def seconds_of(item: ManifestItem) -> None:
+        if item.name.startswith("header"):
+            time.sleep(3600)
+
+    local._seconds_of = seconds_of
+    return Maker(settings)
 
 
 def dies(settings: AuditSettings) -> Maker:
