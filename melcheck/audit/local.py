@@ -323,7 +323,7 @@ def _ended(code: int | None) -> str:
         ('ended with status 3', 'was killed by SIGKILL: perhaps it ran out of memory')
     """
     if code is None or code >= 0:
-        return f"ended with status {code}"
+        return "ended" if code is None else f"ended with status {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     more = ": perhaps it ran out of memory" if name == "SIGKILL" else ""
     return f"was killed by {name}{more}"
