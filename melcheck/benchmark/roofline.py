@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from melcheck.benchmark.cases import Stage
@@ -135,7 +136,7 @@ def count_work(
     for name in names:
         call = vocoder.decode if name == "decode" else vocoder.encode
         counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-        with counter:
+        with counter, _Decomposed():  # type: ignore[no-untyped-call]  # torch is
             result = call(value)
         counts = counter.get_flop_counts().get("Global", {})
         transforms = sum(counts.get(transform, 0) for transform in _TRANSFORMS)
@@ -146,6 +147,21 @@ def count_work(
         )
         value = result
     return total
+
+
+class _Decomposed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes operations apart that are made of others, which are counted.
+
+    In inference mode the counter of torch 2.4 sees the whole alone, and counts nothing.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            result = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
 
 
 def _bytes(value: Tensor) -> int:

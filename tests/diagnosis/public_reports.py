@@ -180,7 +180,8 @@ def by_check(write: Callable[[Path], Path], *words: str) -> Callable[[Path], Ans
     """Ask about a file, which `write` leaves in a folder."""
 
     def ask(folder: Path) -> Answer:
-        with contextlib.chdir(folder):
+        with pytest.MonkeyPatch.context() as here:
+            here.chdir(folder)
             return command("check", write(folder), "--vocoder", "embedded", *words)
 
     return ask

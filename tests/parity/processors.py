@@ -88,9 +88,15 @@ class Processor:
         return {**kept, **threads, **instructions, **(ALIKE if self.alike else {})}
 
 
+def capability() -> str:
+    """Return the set of instructions that ATen computes with."""
+    found = torch.backends.cpu.get_cpu_capability()
+    return "DEFAULT" if found == "NO AVX" else found  # as torch 2.4 calls it
+
+
 def supported() -> list[str]:
     """Return the sets of instructions that this machine has, lowest first."""
-    highest = torch.backends.cpu.get_cpu_capability()
+    highest = capability()
     # On a processor of another family only the machine's own way to compute can be tried.
     names = list(INSTRUCTIONS)
     return names[: names.index(highest) + 1] if highest in names else []

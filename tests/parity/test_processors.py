@@ -34,7 +34,8 @@ def cases() -> list[Processor]:
 RUN = """
 import sys
 import pytest, torch
-print("computes as", torch.backends.cpu.get_cpu_capability(), "on", torch.get_num_threads())
+from tests.parity.processors import capability
+print("computes as", capability(), "on", torch.get_num_threads())
 sys.exit(pytest.main(sys.argv[1:]))
 """
 CLIPS = "" if FULL else " and (kokoro-kumo-en or guitar-stereo)"
