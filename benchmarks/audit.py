@@ -24,7 +24,6 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import statistics
 import tempfile
@@ -40,7 +39,7 @@ import torch
 from melcheck.audio import decode_audio, load_audio
 from melcheck.audit.arithmetic import COMPARED_ONE_OF, is_drawn
 from melcheck.audit.audio_faults import measure
-from melcheck.audit.local import run_local
+from melcheck.audit.local import available_cores, run_local
 from melcheck.audit.model import AuditItem, AuditSettings, Row
 from melcheck.audit.rows import ClipRows, make_row_maker
 from melcheck.benchmark.cases import bench_vocoder
@@ -189,11 +188,6 @@ def middle_limits(rows: Sequence[Row]) -> tuple[ThresholdRule, ...]:
     return (threshold_rule(f"mae={median!r}, snr_db=-1000, pearson=-1"),)
 
 
-def available_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def random_official(settings: AuditSettings) -> ClipRows:
     """Make rows by the official configuration with random weights."""
     return ClipRows(settings, vocoder=bench_vocoder("random-official", "cpu"))
@@ -211,7 +205,7 @@ def _loop(connection: Connection, official: bool) -> None:
 
 
 def _engine_seconds(
-    items: Sequence[AuditItem], settings: AuditSettings, workers: int, official: bool
+    items: Sequence[AuditItem], settings: AuditSettings, workers: int, *, official: bool
 ) -> float:
     """Return the seconds of a clip by the local engine, once all of its processes work."""
     # The first block of each process: it has made its comparisons by then.
@@ -226,6 +220,19 @@ def _engine_seconds(
         if not begin and all(block <= seen for block in first):
             begin, before = time.perf_counter(), len(seen)
     return (time.perf_counter() - begin) / (len(seen) - before)
+
+
+def wall_turns(
+    one: Callable[[], float], other: Callable[[], float], rounds: int
+) -> tuple[Ratio, float, float]:
+    """Return how many times as many seconds `one` returns as `other`, and the medians of both."""
+    order = random.Random(0)
+    times: dict[Callable[[], float], list[float]] = {one: [], other: []}
+    for _ in range(rounds):
+        for call in order.sample([one, other], 2):
+            times[call].append(call())
+    ratios = [first / second for first, second in zip(times[one], times[other], strict=True)]
+    return ratio_interval(ratios, confidence=0.99), *map(statistics.median, times.values())  # type: ignore[return-value]
 
 
 def engine_against_plain(
@@ -244,22 +251,16 @@ def engine_against_plain(
         return float(here.recv()) / len(items)
 
     def engine() -> float:
-        return _engine_seconds(items, settings, workers, official)
+        return _engine_seconds(items, settings, workers, official=official)
 
     plain()
-    order = random.Random(0)
-    times: dict[Callable[[], float], list[float]] = {plain: [], engine: []}
-    for _ in range(rounds):
-        for call in order.sample([plain, engine], 2):
-            times[call].append(call())
+    ratio, one, other = wall_turns(plain, engine, rounds)
     here.close()
     process.join()
-    ratios = [one / other for one, other in zip(times[plain], times[engine], strict=True)]
-    one, other = (1000 * statistics.median(each) for each in times.values())
-    note = f"{one:.1f} ms a clip, the engine {other:.1f} ms; {workers} cores, wall time"
-    return Figure(
-        name, ratio_interval(ratios, confidence=0.99), "1.5", "2.5" if official else "3", note
+    note = (
+        f"{1000 * one:.1f} ms a clip, the engine {1000 * other:.1f} ms; {workers} cores, wall time"
     )
+    return Figure(name, ratio, "1.5", "2.5" if official else "3", note)
 
 
 def audio_alone(vocoder: Vocoder, items: Sequence[AuditItem], rounds: int) -> Figure:
@@ -301,16 +302,13 @@ def second_run(vocoder: Vocoder, items: Sequence[AuditItem]) -> Figure:
 
 def two_processes(items: Sequence[AuditItem], rounds: int) -> Figure:
     """Compare the local engine of two processes with one, by wall time."""
-    order = random.Random(0)
-    times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for workers in order.sample([1, 2], 2):
-            times[workers].append(_engine_seconds(items, AuditSettings(), workers, False))
-    ratios = [one / two for one, two in zip(times[1], times[2], strict=True)]
-    one, two = (1000 * statistics.median(each) for each in times.values())
-    note = f"{one:.1f} ms a clip, with two {two:.1f} ms; wall time"
-    interval = ratio_interval(ratios, confidence=0.99)
-    return Figure("two processes, against one", interval, "1.8", "1.95", note)
+
+    def seconds(workers: int) -> float:
+        return _engine_seconds(items, AuditSettings(), workers, official=False)
+
+    ratio, one, two = wall_turns(lambda: seconds(1), lambda: seconds(2), rounds)
+    note = f"{1000 * one:.1f} ms a clip, with two {1000 * two:.1f} ms; wall time"
+    return Figure("two processes, against one", ratio, "1.8", "1.95", note)
 
 
 def figures(items: Sequence[AuditItem], rounds: int) -> Iterator[Figure]:
@@ -318,7 +316,7 @@ def figures(items: Sequence[AuditItem], rounds: int) -> Iterator[Figure]:
     embedded, official = load_vocoder("embedded"), bench_vocoder("random-official", "cpu")
     yield against_plain("embedded vocoder, against a plain loop", embedded, items, rounds)
     yield against_plain("official configuration, against a plain loop", official, items, rounds)
-    # Nothing else may run meanwhile, and the rest of this process must not hold its threads.
+    # Nothing else may run meanwhile.
     yield engine_against_plain("embedded, engine against a loop", items, rounds, official=False)
     yield engine_against_plain("official, engine against a loop", items, rounds, official=True)
     yield audio_alone(embedded, items[: len(SPEECH)], rounds)

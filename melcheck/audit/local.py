@@ -47,6 +47,11 @@ _MOST_STARTS = 3
 _LARGE_BYTES = 100_000
 
 
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Streaming(Protocol):
     """A row maker that tells what it works on: `melcheck.audit.rows.ClipRows`."""
 

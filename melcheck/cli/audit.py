@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +152,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> Answer:
 
 
 def _audit(options: argparse.Namespace) -> Audit:
+    from melcheck.audit.local import available_cores
     from melcheck.audit.model import AuditSettings
     from melcheck.audit.run import Audit
     from melcheck.audit.sources import Source
@@ -175,7 +175,7 @@ def _audit(options: argparse.Namespace) -> Audit:
     vocoder = None if options.vocoder == _NO_VOCODER else options.vocoder
     writable_folder(options.output, "--output")
     # Of a cluster, those of the cluster.
-    workers = options.workers or (0 if options.engine == "ray" else _processors())
+    workers = options.workers or (0 if options.engine == "ray" else available_cores())
     return Audit(
         source=Source(options.source, by=options.by, column=options.column, remote=options.remote),
         output=options.output,
@@ -208,10 +208,6 @@ def _engine(options: argparse.Namespace) -> Engine:
     from melcheck.audit.local import run_local
 
     return run_local
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _made_by(settings: AuditSettings) -> dict[str, object]:
